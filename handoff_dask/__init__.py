@@ -1,0 +1,1 @@
+"""Handoff for Python, as an integration of Dask distributed."""

@@ -1,0 +1,166 @@
+"""Every error that handoff_dask raises on purpose.
+
+Each carries its facts as attributes, hands all of them to ``super().__init__`` so that it
+survives pickling between processes, and says in ``str`` what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "AllocationError",
+    "CyclicDependencyError",
+    "DuplicateFunctionError",
+    "FunctionFailedError",
+    "HandoffError",
+    "InvalidFunctionError",
+    "MissingFunctionError",
+    "NotFoundError",
+    "ValidationError",
+]
+
+#: What names a function in its DAG: any hashable.
+FunctionId = Hashable
+
+
+class HandoffError(Exception):
+    """The base of every error of handoff_dask."""
+
+
+class ValidationError(HandoffError, ValueError):
+    """Something given by the user is wrong; nothing has run."""
+
+
+class MissingFunctionError(ValidationError):
+    """A function refers to another one that the DAG does not have."""
+
+    def __init__(self, function_id: FunctionId, missing: FunctionId) -> None:
+        super().__init__(function_id, missing)
+        #: The function that refers.
+        self.function_id = function_id
+        #: The id that is not there.
+        self.missing = missing
+
+    def __str__(self) -> str:
+        return (
+            f"function {self.function_id!r} refers to {self.missing!r}, "
+            "which is not in the DAG; add it, or mend args or node"
+        )
+
+
+class CyclicDependencyError(ValidationError):
+    """Functions wait for each other in a circle."""
+
+    def __init__(self, cycle: Sequence[FunctionId]) -> None:
+        super().__init__(list(cycle))
+        #: The ids along the edges (producer before consumer); the first is not repeated.
+        self.cycle = list(cycle)
+
+    def __str__(self) -> str:
+        path = " -> ".join(repr(i) for i in [*self.cycle, *self.cycle[:1]])
+        return f"functions depend on each other in a circle: {path}; take one of these arguments away"
+
+
+class DuplicateFunctionError(ValidationError):
+    """Two functions of one DAG have the same id."""
+
+    def __init__(self, function_id: FunctionId) -> None:
+        super().__init__(function_id)
+        #: The id that is there twice.
+        self.function_id = function_id
+
+    def __str__(self) -> str:
+        return f"the DAG already has a function {self.function_id!r}; give the second one another id"
+
+
+class InvalidFunctionError(ValidationError):
+    """A function's fields contradict each other or have the wrong type."""
+
+    def __init__(self, function_id: FunctionId, problem: str) -> None:
+        super().__init__(function_id, problem)
+        #: The function that is wrong.
+        self.function_id = function_id
+        #: What is wrong with it, and what to do.
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"function {self.function_id!r}: {self.problem}"
+
+
+class AllocationError(HandoffError):
+    """A function can run on no node there is."""
+
+    def __init__(
+        self,
+        function_id: FunctionId,
+        cost: Mapping[str, Any] | None,
+        reasons: Mapping[str, str],
+        problem: str | None = None,
+    ) -> None:
+        super().__init__(function_id, dict(cost or {}), dict(reasons), problem)
+        #: The function that cannot be placed.
+        self.function_id = function_id
+        #: What it asks for.
+        self.cost = dict(cost or {})
+        #: ``{node name: why it cannot hold the function}``.
+        self.reasons = dict(reasons)
+        #: What is wrong where it is not the nodes (a strategy that failed, say).
+        self.problem = problem
+
+    def __str__(self) -> str:
+        head = f"function {self.function_id!r} (cost {self.cost}) cannot be placed"
+        if self.problem:
+            head += f": {self.problem}"
+        if not self.reasons:
+            return head if self.problem else f"{head}: the cluster has no nodes; start a worker"
+        nodes = list(self.reasons.items())
+        shown = "; ".join(f"{node}: {why}" for node, why in nodes[:8])
+        more = f"; and {len(nodes) - 8} more nodes" if len(nodes) > 8 else ""
+        return f"{head}; {shown}{more}. Lower the cost, free the pin, or add a node that can hold it"
+
+
+class FunctionFailedError(HandoffError):
+    """A function raised and has no retries left; its exception is ``__cause__``."""
+
+    def __init__(
+        self,
+        function_id: FunctionId,
+        node: str | None,
+        attempts: int,
+        cause: BaseException | None = None,
+    ) -> None:
+        super().__init__(function_id, node, attempts)
+        #: The function that failed.
+        self.function_id = function_id
+        #: The node of its last attempt.
+        self.node = node
+        #: How many times it was started.
+        self.attempts = attempts
+        if cause is not None:
+            self.__cause__ = cause
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.function_id, self.node, self.attempts, self.__cause__)
+
+    def __str__(self) -> str:
+        times = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        why = f": {type(self.__cause__).__name__}: {self.__cause__}" if self.__cause__ else ""
+        return f"function {self.function_id!r} failed on node {self.node!r} after {times}{why}"
+
+
+class NotFoundError(HandoffError, KeyError):
+    """A name, an id or a value that nobody knows."""
+
+    def __init__(self, what: str, name: object, hint: str = "") -> None:
+        super().__init__(what, name, hint)
+        #: The kind of thing looked for: ``"node"``, ``"execution"``, ``"value"``, …
+        self.what = what
+        #: The name that was not found.
+        self.name = name
+        #: What to do.
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"no {self.what} {self.name!r}" + (f"; {self.hint}" if self.hint else "")

@@ -1,0 +1,51 @@
+"""What must be done: the orders that the engine gives a driver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from handoff_dask.placement.events import FunctionKey, GroupKey, RunKey
+from handoff_dask.placement.explanation import Obstacle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Run this function on this node, now; its cost is booked there."""
+
+    function: FunctionKey
+    node: str
+    #: Nodes that had room for it.
+    candidates: int
+    #: Seconds since it was ready.
+    waited_s: float
+    #: What it waited for, in a word (``""``: nothing): ``"room"``, ``"thread"``, ``"pin"``, …
+    cause: str = ""
+    #: Sent behind a running function whose claim it takes over: ``(lane, its slots)``.
+    lane: tuple[int, int] | None = None
+    #: The group that has been given a node because of this function: ``(group, node)``.
+    bound: tuple[GroupKey, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Leave this function where it is; told once, when it starts to wait."""
+
+    function: FunctionKey
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """This function can never run: fail its run."""
+
+    function: FunctionKey
+    run: RunKey
+    #: ``{node: why not}``.
+    obstacles: Mapping[str, Obstacle]
+    #: What a strategy did wrong, if that is why.
+    problem: str | None = None
+
+
+Decision: TypeAlias = Place | Wait | Reject

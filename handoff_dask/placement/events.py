@@ -1,0 +1,176 @@
+"""What has happened: the facts that a driver tells the engine.
+
+Times are never part of a fact; they arrive beside it, as ``now``.  Names are the driver's: the
+engine compares and hashes them and looks no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from handoff_dask.resources import NOTHING, Capabilities, Cost
+
+if TYPE_CHECKING:
+    from handoff_dask.placement.strategies import Strategy
+
+#: One function of one run (live: its Dask key).
+FunctionKey: TypeAlias = Hashable
+#: One execution of a DAG.
+RunKey: TypeAlias = Hashable
+#: Functions that must share a node.
+GroupKey: TypeAlias = Hashable
+#: Something that holds resources and is none of our functions.
+ClaimKey: TypeAlias = Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a function asks of a node.  Equal demands of one run wait in one queue."""
+
+    cost: Cost = NOTHING
+    #: Name or address of the only node it may run on.
+    pin: str | None = None
+    #: The collocation group it belongs to.
+    group: GroupKey | None = None
+    #: A group that must have a node before this function starts (its value is sent there).
+    binds: GroupKey | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeJoined:
+    """A node may be used from now on."""
+
+    node: str
+    capabilities: Capabilities
+    #: Functions that run at once there, whatever they cost.
+    threads: int
+    #: Another name by which a pin may call it.
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLeft:
+    """A node is gone with all that ran there.
+
+    With ``returning``, somebody is restarting it: what can only run there waits for it, as for
+    a busy node, until it joins again or leaves for good.
+    """
+
+    node: str
+    returning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeChanged:
+    """A node offers more or less than before, or stops (resumes) taking new functions."""
+
+    node: str
+    capabilities: Capabilities
+    threads: int
+    accepting: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedElsewhere:
+    """Something that is not ours holds part of a node; the node may be overdrawn by it."""
+
+    claim: ClaimKey
+    node: str
+    cost: Cost = NOTHING
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReturnedElsewhere:
+    """What was claimed under this key is free again."""
+
+    claim: ClaimKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOpened:
+    """A DAG is going to be executed."""
+
+    run: RunKey
+    strategy: Strategy
+    #: Confines the run: ``{node: the most it may use there}``.
+    nodes: Mapping[str, Capabilities] | None = None
+    #: The most functions of this run that run at once.
+    max_concurrency: int | None = None
+    #: Seconds that a ready function may wait for a node that could hold it to exist.
+    allocation_timeout_s: float = 0.0
+    #: ``{group: what its node must be able to hold}``.
+    groups: Mapping[GroupKey, Demand] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRanked:
+    """The order of a run's functions has been worked out anew."""
+
+    run: RunKey
+    #: ``{function: rank}``, for waiting functions and those still to come; larger goes earlier.
+    ranks: Mapping[FunctionKey, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunClosed:
+    """A run is over or cancelled: what of it waits is dropped, what runs is not ended."""
+
+    run: RunKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionReady:
+    """Every argument of a function is available; it may be placed now."""
+
+    function: FunctionKey
+    run: RunKey
+    demand: Demand
+    #: The user's: larger goes earlier, before any rank.
+    priority: float = 0
+    #: Among equal priorities: larger goes earlier (seconds to the end of the DAG, as a rule).
+    rank: float = 0.0
+    #: Expected seconds, if anything is known.
+    duration_s: float | None = None
+    #: ``{node: seconds to bring the arguments there}``; a node that is left out has them.
+    transfer_s: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionFinished:
+    """A placed function has ended, well or not: what it held is free."""
+
+    function: FunctionKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionWithdrawn:
+    """A function is not wanted any more.
+
+    If it waits it is dropped.  If it is placed it keeps what it holds until it has finished.
+    """
+
+    function: FunctionKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimePassed:
+    """Nothing happened, but what waits for a moment may be due."""
+
+
+Event: TypeAlias = (
+    NodeJoined
+    | NodeLeft
+    | NodeChanged
+    | ClaimedElsewhere
+    | ReturnedElsewhere
+    | RunOpened
+    | RunRanked
+    | RunClosed
+    | FunctionReady
+    | FunctionFinished
+    | FunctionWithdrawn
+    | TimePassed
+)

@@ -1,0 +1,285 @@
+"""Exact amounts and labels by name: what a function costs, what a node is capable of.
+
+Amounts are integers in millionths of what the user wrote (``cpu: 0.1`` is 100_000; one unit of
+``memory``, which is in megabytes, is one byte), so that sums are exact: ten times 0.1 of 1 fit.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import ROUND_FLOOR, Decimal
+from fractions import Fraction
+from typing import Any
+
+from dask.utils import parse_bytes
+
+from handoff_dask.errors import ValidationError
+
+__all__ = ["Capabilities", "Cost", "amount_of", "units_of"]
+
+#: Units in an amount of one.
+UNITS = 1_000_000
+
+#: Digits of a float that are trusted; what lies behind them is the noise of binary fractions.
+_TRUSTED = Decimal(1).scaleb(-12)
+
+
+def units_of(name: str, value: Any) -> int:
+    """An amount as the user writes it, in units.
+
+    A positive amount below one unit is one unit; the rest is rounded down, so that n times 1/n
+    never exceeds 1.
+
+    Raises
+    ------
+    ValidationError
+        For what is no finite number of at least 0.
+
+    Examples
+    --------
+    >>> units_of("cpu", 0.1), units_of("memory", "4 GB"), units_of("cpu", 1 / 3)
+    (100000, 4000000000, 333333)
+    """
+    if name == "memory" and isinstance(value, str):
+        return _parse_memory(value)
+    if isinstance(value, Fraction):
+        exact = Decimal(value.numerator) / Decimal(value.denominator)
+    elif isinstance(value, Decimal):
+        exact = value
+    elif isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        exact = Decimal(int(value))
+    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+        exact = Decimal(repr(float(value)))
+    else:
+        raise ValidationError(f"{name}: {value!r} is not a number; give an amount of at least 0")
+    if not exact.is_finite() or exact < 0:
+        raise ValidationError(f"{name}: {value!r} is not an amount; give a finite number of at least 0")
+    if exact == exact.to_integral_value():
+        return int(exact) * UNITS
+    units = int((exact.quantize(_TRUSTED) * UNITS).to_integral_value(ROUND_FLOOR))
+    return units or 1
+
+
+def _parse_memory(text: str) -> int:
+    stripped = text.strip()
+    if not stripped or stripped[-1].isdigit() or stripped[-1] == ".":
+        raise ValidationError(f'memory: {text!r} has no unit; write "4 GB" or "512 MiB", or a number of megabytes')
+    try:
+        size = parse_bytes(stripped)
+    except ValueError as error:
+        raise ValidationError(f'memory: {text!r} is not a size; write "4 GB" or "512 MiB"') from error
+    if size < 0:
+        raise ValidationError(f"memory: {text!r} is negative; give a size of at least 0")
+    return int(size)
+
+
+def amount_of(units: int) -> int | float:
+    """Units as the user writes them: an int where it is whole.
+
+    Examples
+    --------
+    >>> amount_of(100_000), amount_of(2_000_000)
+    (0.1, 2)
+    """
+    whole, rest = divmod(units, UNITS)
+    return whole if not rest else units / UNITS
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a function holds while it runs, and what its node must have.
+
+    Made by :meth:`parse`; equal costs are equal and hash alike, so they can name a queue.
+    """
+
+    #: ``((name, units), …)``, sorted by name, each positive.
+    amounts: tuple[tuple[str, int], ...] = ()
+    #: ``((name, True or the string), …)``, sorted by name.
+    labels: tuple[tuple[str, str | bool], ...] = ()
+
+    @classmethod
+    def parse(cls, cost: Mapping[str, Any] | None) -> Cost:
+        """Read a ``cost=`` mapping.
+
+        Raises
+        ------
+        ValidationError
+            For what is no mapping, a name that is no string, or a value that is neither an
+            amount (a finite number of at least 0), a label (``True`` or a string) nor ``False``.
+
+        Examples
+        --------
+        >>> Cost.parse({"cpu": 0.5, "has_cuda": True, "zone": "eu"})
+        Cost(amounts=(('cpu', 500000),), labels=(('has_cuda', True), ('zone', 'eu')))
+        >>> Cost.parse({"cpu_intensive": True}) == Cost.parse({"cpu": 1})
+        True
+        """
+        if cost is None:
+            return NOTHING
+        if not isinstance(cost, Mapping):
+            raise ValidationError(f"cost: {cost!r} is not a mapping from resource name to amount or label")
+        amounts: dict[str, int] = {}
+        labels: dict[str, str | bool] = {}
+        hint: bool | None = None
+        for name, value in cost.items():
+            _check_name(name)
+            value = _plain_bool(value)
+            if name == "cpu_intensive":
+                if not isinstance(value, bool):
+                    raise ValidationError(f"cpu_intensive: {value!r} is neither True nor False")
+                hint = value
+            elif isinstance(value, bool):
+                if value:
+                    labels[name] = True
+            elif isinstance(value, str) and name != "memory":
+                labels[name] = value
+            else:
+                units = units_of(name, value)
+                if units:
+                    amounts[name] = units
+        if hint and "cpu" not in cost:
+            amounts["cpu"] = UNITS
+        return cls(tuple(sorted(amounts.items())), tuple(sorted(labels.items())))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The cost as a user writes it."""
+        return {**{n: amount_of(u) for n, u in self.amounts}, **dict(self.labels)}
+
+    def to_amounts(self) -> dict[str, int | float]:
+        """The amounts alone, as a user (or Dask's ``resources=``) writes them."""
+        return {n: amount_of(u) for n, u in self.amounts}
+
+    def union(self, other: Cost) -> Cost:
+        """What a node needs to hold either of two: the larger amounts, all labels.
+
+        Raises
+        ------
+        ValidationError
+            If the two ask for different values of one label.
+        """
+        amounts = dict(self.amounts)
+        for name, units in other.amounts:
+            amounts[name] = max(amounts.get(name, 0), units)
+        labels = dict(self.labels)
+        for name, value in other.labels:
+            mine = labels.setdefault(name, value)
+            if mine is True:
+                labels[name] = value
+            elif value is not True and mine != value:
+                raise ValidationError(f"label {name!r} is asked to be both {mine!r} and {value!r}")
+        return Cost(tuple(sorted(amounts.items())), tuple(sorted(labels.items())))
+
+
+NOTHING = Cost()
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a node offers.  Made by :meth:`parse`."""
+
+    #: ``{name: units}``, zeros included.
+    amounts: Mapping[str, int] = field(default_factory=dict)
+    #: ``{name: the strings it has, True, or False for a label that is known to be absent}``.
+    labels: Mapping[str, bool | frozenset[str]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, capabilities: Mapping[str, Any] | None) -> Capabilities:
+        """Read a ``capabilities`` mapping; a label may be ``True``, a string or a list of strings.
+
+        Raises
+        ------
+        ValidationError
+            As :meth:`Cost.parse`.
+
+        Examples
+        --------
+        >>> Capabilities.parse({"cpu": 4, "zone": ["eu", "us"], "has_cuda": False}).to_dict()
+        {'cpu': 4, 'zone': ['eu', 'us'], 'has_cuda': False}
+        """
+        if capabilities is None:
+            return cls()
+        if not isinstance(capabilities, Mapping):
+            raise ValidationError(
+                f"capabilities: {capabilities!r} is not a mapping from resource name to amount or label"
+            )
+        amounts: dict[str, int] = {}
+        labels: dict[str, bool | frozenset[str]] = {}
+        for name, value in capabilities.items():
+            _check_name(name)
+            value = _plain_bool(value)
+            if isinstance(value, bool):
+                labels[name] = value
+            elif isinstance(value, str) and name != "memory":
+                labels[name] = frozenset([value])
+            elif isinstance(value, (list, tuple, set, frozenset)):
+                if not all(isinstance(v, str) for v in value):
+                    raise ValidationError(f"{name}: {value!r} is not a list of strings")
+                labels[name] = frozenset(value)
+            else:
+                amounts[name] = units_of(name, value)
+        return cls(amounts, labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The capabilities as a user writes them."""
+        out: dict[str, Any] = {n: amount_of(u) for n, u in self.amounts.items()}
+        for name, value in self.labels.items():
+            if isinstance(value, bool):
+                out[name] = value
+            else:
+                values = sorted(value)
+                out[name] = values[0] if len(values) == 1 else values
+        return out
+
+    def updated(self, other: Capabilities) -> Capabilities:
+        """These with the other's entries put over them; a name is an amount or a label, not both."""
+        amounts = {n: u for n, u in self.amounts.items() if n not in other.labels}
+        labels = {n: v for n, v in self.labels.items() if n not in other.amounts}
+        return Capabilities({**amounts, **other.amounts}, {**labels, **other.labels})
+
+    def confined(self, other: Capabilities) -> Capabilities:
+        """The smaller of the two, by name; a name that ``other`` leaves out stays as it is here."""
+        amounts = {n: min(u, other.amounts.get(n, u)) for n, u in self.amounts.items()}
+        labels = dict(self.labels)
+        for name, value in other.labels.items():
+            mine = labels.get(name)
+            if value is False:
+                labels[name] = False
+                amounts.pop(name, None)
+            elif isinstance(mine, frozenset) and isinstance(value, frozenset):
+                labels[name] = mine & value
+        return Capabilities(amounts, labels)
+
+    def has_labels(self, cost: Cost) -> bool:
+        """Whether every label of the cost is here."""
+        return not any(self.lacks_label(name, value) for name, value in cost.labels)
+
+    def lacks_label(self, name: str, value: str | bool) -> bool:
+        """Whether one label is missing: ``True`` asks for any, a string for itself."""
+        mine = self.labels.get(name)
+        if value is True:
+            return not mine and self.amounts.get(name, 0) <= 0
+        return not isinstance(mine, frozenset) or value not in mine
+
+    def could_hold(self, cost: Cost) -> bool:
+        """Whether the node could hold the cost when idle."""
+        mine = self.amounts
+        return all(mine.get(n, 0) >= u for n, u in cost.amounts) and self.has_labels(cost)
+
+    @property
+    def price(self) -> float:
+        """Price per second: the ``price`` capability, 0 if absent."""
+        return self.amounts.get("price", 0) / UNITS
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise ValidationError(f"resource name {name!r} is not a string; write names such as 'cpu'")
+
+
+def _plain_bool(value: Any) -> Any:
+    """numpy's booleans are labels too."""
+    if type(value).__name__ in ("bool_", "bool") and not isinstance(value, (str, bytes)):
+        return bool(value)
+    return value
