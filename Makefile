@@ -1,0 +1,56 @@
+# Everything runs in .venv, which the first target that needs it creates.
+# Only make, bash and a Python >= 3.10 with the venv module are assumed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format unit packaging bench clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "$(PYTHON) is older than 3.10; name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are older than pyproject.toml when what is installed may be out of date.
+$(VENV)/.examples: pyproject.toml | $(BIN)/python
+	$(PIP) install -e ".[examples,report,progress]"
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(PIP) install -e ".[test,lint]"
+	@touch $@ $(VENV)/.examples
+
+demo: $(VENV)/.examples ## Run the examples on an embedded cluster; pictures go to examples/out/
+	$(BIN)/python examples/simple_pipeline.py
+	$(BIN)/python examples/distributed_pipeline.py
+	$(BIN)/python examples/image_processing.py
+
+test: lint packaging unit ## All that CI checks
+
+lint: $(VENV)/.test ## Style, imports and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test ## Put the code into the one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+packaging: $(VENV)/.test ## Build the wheel; try it on every Python there is
+	bash .ci/packaging $(BIN)/python
+
+unit: $(VENV)/.test ## Tests, doctests, and the code in the documentation
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.test ## Compare with stock Dask (minutes); the table goes into README.md
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) build dist examples/out bench-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
