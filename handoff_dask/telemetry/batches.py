@@ -74,7 +74,7 @@ def pack(events: Iterable[tuple[Event, Mapping[str, Any], Mapping[str, Any]]]) -
     try:
         return pickle.dumps(batch, protocol=pickle.HIGHEST_PROTOCOL)
     except Exception:
-        sealed = [(event, _sealed(measurements), _sealed(metadata)) for event, measurements, metadata in batch]
+        sealed = [(event, _sealed(numbers), _sealed(about)) for event, numbers, about in batch]
         return pickle.dumps(sealed, protocol=pickle.HIGHEST_PROTOCOL)
 
 

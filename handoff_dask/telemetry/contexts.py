@@ -7,43 +7,61 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import TypeAlias
 
-__all__ = ["CarrierSource", "add_carrier", "carrier"]
+__all__ = ["CarrierSource", "Carriers"]
 
 #: Called with a DAG's id when it is submitted; gives what its functions shall carry.
 CarrierSource: TypeAlias = Callable[[Hashable], dict[str, str]]
 
-_lock = threading.Lock()
-_sources: tuple[CarrierSource, ...] = ()
-
 logger = logging.getLogger("handoff_dask.telemetry")
 
 
-def add_carrier(source: CarrierSource) -> Callable[[], None]:
-    """Let each DAG carry what ``source(dag_id)`` gives; return what ends that."""
-    global _sources
+class Carriers:
+    """What the DAGs that are submitted in this process carry to their nodes.
 
-    def carry(dag_id: Hashable) -> dict[str, str]:
-        return source(dag_id)
-
-    def remove() -> None:
-        global _sources
-        with _lock:
-            _sources = tuple(s for s in _sources if s is not carry)
-
-    with _lock:
-        _sources = (*_sources, carry)
-    return remove
-
-
-def carrier(dag_id: Hashable) -> dict[str, str]:
-    """What a DAG that is being submitted carries to its nodes; empty if nobody gave anything.
-
-    Called once per execution, in the thread that submits; a source that raises is logged.
+    Examples
+    --------
+    >>> carriers = Carriers()
+    >>> remove = carriers.add_carrier(lambda dag_id: {"ticket": f"about {dag_id}"})
+    >>> carriers.carrier("etl")
+    {'ticket': 'about etl'}
+    >>> remove()
+    >>> carriers.carrier("etl")
+    {}
     """
-    carried: dict[str, str] = {}
-    for source in _sources:
-        try:
-            carried.update(source(dag_id))
-        except Exception:
-            logger.exception("no trace context for DAG %r", dag_id)
-    return carried
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sources: tuple[CarrierSource, ...] = ()
+
+    def add_carrier(self, source: CarrierSource) -> Callable[[], None]:
+        """Let each DAG carry what ``source(dag_id)`` gives; return what ends that."""
+
+        def carry(dag_id: Hashable) -> dict[str, str]:
+            return source(dag_id)
+
+        def remove() -> None:
+            with self._lock:
+                self._sources = tuple(s for s in self._sources if s is not carry)
+
+        with self._lock:
+            self._sources = (*self._sources, carry)
+        return remove
+
+    def carrier(self, dag_id: Hashable) -> dict[str, str]:
+        """What a DAG that is being submitted carries; empty if nobody gave anything.
+
+        Called once per execution, in the thread that submits.  A source that raises is logged.
+        """
+        carried: dict[str, str] = {}
+        for source in self._sources:
+            try:
+                carried.update(source(dag_id))
+            except Exception:
+                logger.exception("the DAG %r goes without the context of %r", dag_id, source)
+        return carried
+
+
+_carriers = Carriers()
+
+add_carrier = _carriers.add_carrier
+carrier = _carriers.carrier

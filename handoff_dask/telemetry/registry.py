@@ -115,7 +115,7 @@ class Registry:
         with self._lock:
             if handler_id not in self._by_id:
                 raise NotFoundError(
-                    "telemetry handler", handler_id, "it is not attached, or has been detached because it raised"
+                    "telemetry handler", handler_id, "it was not attached, or was detached because it raised"
                 )
             del self._by_id[handler_id]
             changed = self._index()
@@ -240,7 +240,7 @@ class Registry:
                 logger.exception("a callback for changed telemetry handlers raised")
 
 
-def _event_names(events: Iterable[Event]) -> list[Event]:
+def _event_names(events: Any) -> list[Event]:
     if isinstance(events, str) or not isinstance(events, Iterable):
         raise ValidationError(f"telemetry: events {events!r} is not a list of events; write [event, …]")
     listed = list(events)
@@ -258,7 +258,7 @@ def _check_handler(handler_id: Hashable, fn: HandlerFunction) -> None:
         raise ValidationError(f"telemetry: handler id {handler_id!r} is not hashable; use a string") from None
     if not callable(fn):
         raise ValidationError(f"telemetry: the handler {handler_id!r} is {fn!r}, which cannot be called")
-    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__):
         raise ValidationError(
             f"telemetry: the handler {handler_id!r} is a coroutine function, which nobody would await; "
             "give a plain one"
