@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from dask.utils import parse_bytes
@@ -120,32 +121,23 @@ class Cost:
             return NOTHING
         if not isinstance(cost, Mapping):
             raise ValidationError(f"cost: {cost!r} is not a mapping from resource name to amount or label")
-        amounts: dict[str, int] = {}
-        labels: dict[str, str | bool] = {}
-        hint: bool | None = None
-        for name, value in cost.items():
-            _check_name(name)
-            value = _plain_bool(value)
-            if name == "cpu_intensive":
-                if not isinstance(value, bool):
-                    raise ValidationError(f"cpu_intensive: {value!r} is neither True nor False")
-                hint = value
-            elif isinstance(value, bool):
-                if value:
-                    labels[name] = True
-            elif isinstance(value, str) and name != "memory":
-                labels[name] = value
-            else:
-                units = units_of(name, value)
-                if units:
-                    amounts[name] = units
-        if hint and "cpu" not in cost:
-            amounts["cpu"] = UNITS
-        return cls(tuple(sorted(amounts.items())), tuple(sorted(labels.items())))
+        flat = [x for item in cost.items() for x in item]
+        try:
+            hash(tuple(flat))
+        except TypeError:
+            return _parse_cost.__wrapped__(*flat)
+        return _parse_cost(*flat)
 
     def to_dict(self) -> dict[str, Any]:
-        """The cost as a user writes it."""
-        return {**{n: amount_of(u) for n, u in self.amounts}, **dict(self.labels)}
+        """The cost as a user writes it; a label asked to be several things is a list."""
+        out: dict[str, Any] = {n: amount_of(u) for n, u in self.amounts}
+        for name, value in self.labels:
+            if name in out:
+                earlier = out[name]
+                out[name] = [*earlier, value] if isinstance(earlier, list) else [earlier, value]
+            else:
+                out[name] = value
+        return out
 
     def to_amounts(self) -> dict[str, int | float]:
         """The amounts alone, as a user (or Dask's ``resources=``) writes them."""
@@ -154,22 +146,16 @@ class Cost:
     def union(self, other: Cost) -> Cost:
         """What a node needs to hold either of two: the larger amounts, all labels.
 
-        Raises
-        ------
-        ValidationError
-            If the two ask for different values of one label.
+        Two values of one label may both be asked: a node that lists both has both.
         """
         amounts = dict(self.amounts)
         for name, units in other.amounts:
             amounts[name] = max(amounts.get(name, 0), units)
-        labels = dict(self.labels)
-        for name, value in other.labels:
-            mine = labels.setdefault(name, value)
-            if mine is True:
-                labels[name] = value
-            elif value is not True and mine != value:
-                raise ValidationError(f"label {name!r} is asked to be both {mine!r} and {value!r}")
-        return Cost(tuple(sorted(amounts.items())), tuple(sorted(labels.items())))
+        labels = {*self.labels, *other.labels}
+        # A string or an amount satisfies True, so beside one True asks for nothing more.
+        named = {name for name, value in labels if value is not True} | amounts.keys()
+        labels = {(name, value) for name, value in labels if value is not True or name not in named}
+        return Cost(tuple(sorted(amounts.items())), tuple(sorted(labels)))
 
 
 NOTHING = Cost()
@@ -271,6 +257,32 @@ class Capabilities:
     def price(self) -> float:
         """Price per second: the ``price`` capability, 0 if absent."""
         return self.amounts.get("price", 0) / UNITS
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _parse_cost(*flat: Any) -> Cost:
+    """Read names and values in turn.  A DAG has few distinct costs, so each is read once."""
+    cost = dict(zip(flat[::2], flat[1::2], strict=True))
+    amounts: dict[str, int] = {}
+    labels: dict[str, str | bool] = {}
+    for name, value in cost.items():
+        _check_name(name)
+        value = _plain_bool(value)
+        if name == "cpu_intensive":
+            if not isinstance(value, bool):
+                raise ValidationError(f"cpu_intensive: {value!r} is neither True nor False")
+            if value and "cpu" not in cost:
+                amounts["cpu"] = UNITS
+        elif isinstance(value, bool):
+            if value:
+                labels[name] = True
+        elif isinstance(value, str) and name != "memory":
+            labels[name] = value
+        else:
+            units = units_of(name, value)
+            if units:
+                amounts[name] = units
+    return Cost(tuple(sorted(amounts.items())), tuple(sorted(labels.items())))
 
 
 def _check_name(name: object) -> None:

@@ -1,0 +1,352 @@
+"""A DAG: functions by id, checked as a whole, walked in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import uuid4
+
+from dask.base import DaskMethodsMixin
+from dask.threaded import get as threaded_get
+
+from handoff_dask.errors import (
+    CyclicDependencyError,
+    DuplicateFunctionError,
+    InvalidFunctionError,
+    MissingFunctionError,
+    ValidationError,
+)
+from handoff_dask.functions import Argument, Collocated, Function, FunctionId
+
+if TYPE_CHECKING:
+    from handoff_dask.check import CheckReport
+
+__all__ = ["DAG", "as_dag", "new"]
+
+
+class DAG(DaskMethodsMixin):  # type: ignore[misc]
+    """Functions that take each other's results.
+
+    It is a Dask collection too: ``dask.compute(dag)`` gives the dict of results.
+
+    Parameters
+    ----------
+    id
+        Any hashable; a fresh uuid4 hex string if ``None``.
+
+    Raises
+    ------
+    ValidationError
+        If the id cannot be hashed.
+
+    Examples
+    --------
+    >>> dag = DAG("sums").add_function(Function("one", [], int, extra_args=[1]))
+    >>> dag.add_function(Function("two", ["one", "one"], "operator:add")).order()
+    ('one', 'two')
+    """
+
+    def __init__(self, id: Hashable = None) -> None:
+        try:
+            hash(id)
+        except TypeError as error:
+            raise ValidationError(f"the DAG's id {id!r} cannot be hashed; use a string or a tuple") from error
+        self._id = uuid4().hex if id is None else id
+        self._functions: dict[FunctionId, Function] = {}
+        self._order: tuple[FunctionId, ...] | None = None
+        self._dependents: dict[FunctionId, tuple[FunctionId, ...]] | None = None
+        self._valid = False
+
+    @property
+    def id(self) -> Hashable:
+        """What names the DAG."""
+        return self._id
+
+    @property
+    def functions(self) -> Mapping[FunctionId, Function]:
+        """``{function id: function}`` in the order of adding; read only."""
+        return MappingProxyType(self._functions)
+
+    def add_function(self, function: Function) -> DAG:
+        """Add a function, and return the DAG.
+
+        Raises
+        ------
+        DuplicateFunctionError
+            If the DAG has a function of this id.
+        InvalidFunctionError
+            If it is no :class:`Function`.
+        """
+        if not isinstance(function, Function):
+            raise InvalidFunctionError(repr(function), "it is no Function; make one with Function(id, args, code)")
+        if function.id in self._functions:
+            raise DuplicateFunctionError(function.id)
+        self._functions[function.id] = function
+        self._order = self._dependents = None
+        self._valid = False
+        return self
+
+    def validate(self) -> None:
+        """Check what the functions say of each other.
+
+        Raises
+        ------
+        MissingFunctionError
+            If a function refers to one that is not there.
+        CyclicDependencyError
+            If functions wait for each other in a circle.
+        InvalidFunctionError
+            If an argument with functions has an inline end, or a collocation leads to no node.
+        """
+        if self._valid:
+            return
+        self.order()
+        for function in self._functions.values():
+            if function.node is not None and isinstance(function.node, Collocated):
+                self._check_target(function, function.node.id)
+            for arg in function.args:
+                if isinstance(arg, Argument) and not arg.travels_as_is:
+                    self._check_ends(function, arg)
+        self.collocation_roots()
+        self._valid = True
+
+    def order(self) -> tuple[FunctionId, ...]:
+        """The ids, each after those it takes; as they were added, as far as that allows.
+
+        Raises
+        ------
+        MissingFunctionError, CyclicDependencyError
+            If there is no such order.
+
+        Examples
+        --------
+        >>> DAG().add_function(Function("b", ["a"], abs)).add_function(Function("a", [], int)).order()
+        ('a', 'b')
+        """
+        if self._order is None:
+            self._order = _topological(self._functions)
+        return self._order
+
+    def dependents(self) -> Mapping[FunctionId, tuple[FunctionId, ...]]:
+        """``{id: ids of the functions that take its result}``, each once.
+
+        Raises
+        ------
+        MissingFunctionError
+            If a function refers to one that is not there.
+        """
+        if self._dependents is None:
+            taken: dict[FunctionId, list[FunctionId]] = {id: [] for id in self._functions}
+            for function in self._functions.values():
+                for arg in dict.fromkeys(function.argument_ids):
+                    if arg not in taken:
+                        raise MissingFunctionError(function.id, arg)
+                    taken[arg].append(function.id)
+            self._dependents = {id: tuple(ids) for id, ids in taken.items()}
+        return MappingProxyType(self._dependents)
+
+    def needed_by(self, outputs: Iterable[FunctionId]) -> tuple[FunctionId, ...]:
+        """These and all that they take, directly or not, in order.
+
+        Raises
+        ------
+        ValidationError
+            If an id is not in the DAG.
+
+        Examples
+        --------
+        >>> dag = DAG().add_function(Function("a", [], int)).add_function(Function("b", ["a"], abs))
+        >>> dag.needed_by(["a"])
+        ('a',)
+        """
+        found: set[FunctionId] = set()
+        stack = list(outputs)
+        for id in stack:
+            if id not in self:
+                raise ValidationError(f"{id!r} is not in the DAG; name a function of it")
+        while stack:
+            id = stack.pop()
+            if id not in found:
+                found.add(id)
+                stack.extend(self._functions[id].argument_ids)
+        return tuple([id for id in self.order() if id in found])
+
+    def collocation_roots(self) -> Mapping[FunctionId, FunctionId]:
+        """``{id: the function whose ``node`` decides}`` for each function that shares a node.
+
+        A function that others are collocated with is its own root.
+
+        Raises
+        ------
+        InvalidFunctionError
+            If functions are collocated with each other in a circle.
+        """
+        roots: dict[FunctionId, FunctionId] = {}
+        for function in self._functions.values():
+            id, path = function.id, dict[FunctionId, None]()
+            while id not in roots and isinstance(node := self._functions[id].node, Collocated):
+                if id in path:
+                    circle = [*path][[*path].index(id) :]
+                    _refuse_circle(circle)
+                path[id] = None
+                id = node.id
+                if id not in self._functions:
+                    raise MissingFunctionError([*path][-1], id)
+            if path:
+                root = roots.setdefault(id, id)
+                for member in path:
+                    roots[member] = root
+        return roots
+
+    def check(self, nodes: Any) -> CheckReport:
+        """What of the DAG fits nowhere, is misspelt or unused, and how fast it could run at best.
+
+        Parameters
+        ----------
+        nodes
+            ``{node name: capabilities}``, or anything with a ``discover_nodes()`` that gives it.
+        """
+        from handoff_dask.check import check
+
+        return check(self, nodes)
+
+    def _check_target(self, function: Function, target: FunctionId) -> None:
+        other = self._functions.get(target)
+        if other is None:
+            raise MissingFunctionError(function.id, target)
+        if other.type != "regular":
+            raise InvalidFunctionError(
+                function.id,
+                f"it is collocated with {target!r}, which is {other.type} and has no node; name a regular function",
+            )
+
+    def _check_ends(self, consumer: Function, arg: Argument) -> None:
+        for end in (self._functions[arg.id], consumer):
+            if end.type == "inline":
+                raise InvalidFunctionError(
+                    consumer.id,
+                    f"its argument {arg.id!r} has functions, but {end.id!r} is inline and has no node; "
+                    "make it regular, or name the argument by its id alone",
+                )
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+    def __bool__(self) -> bool:
+        # An empty DAG is still a DAG: `dag or default` must not drop it.
+        return True
+
+    def __contains__(self, id: object) -> bool:
+        try:
+            return id in self._functions
+        except TypeError:
+            return False
+
+    def __iter__(self) -> Iterator[FunctionId]:
+        return iter(self._functions)
+
+    def __repr__(self) -> str:
+        return f"<DAG {self._id!r}: {len(self)} function{'' if len(self) == 1 else 's'}>"
+
+    # What makes it a Dask collection.  handoff_dask.live.compile knows how; the vocabulary only
+    # points there, at the moment of asking, because imports go the other way.
+
+    __dask_optimize__ = None
+    __dask_scheduler__ = staticmethod(threaded_get)
+
+    def __dask_graph__(self) -> Mapping[Any, Any]:
+        from handoff_dask.live import compile
+
+        return compile.graph_of(self)
+
+    def __dask_keys__(self) -> list[Any]:
+        from handoff_dask.live import compile
+
+        return compile.keys_of(self)
+
+    def __dask_postcompute__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        from handoff_dask.live import compile
+
+        return compile.postcompute_of(self)
+
+    def __dask_postpersist__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        from handoff_dask.live import compile
+
+        return compile.postpersist_of(self)
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return ("handoff-dag", self._id, tuple(self._functions.values()))
+
+
+def new(id: Hashable = None) -> DAG:
+    """An empty DAG; the same as ``DAG(id)``."""
+    return DAG(id)
+
+
+def as_dag(functions: DAG | Iterable[Function]) -> DAG:
+    """A DAG as it is; functions in a list, made into one.
+
+    Raises
+    ------
+    ValidationError
+        If it is neither, or two functions have one id.
+
+    Examples
+    --------
+    >>> len(as_dag([Function("a", [], int), Function("b", ["a"], abs)]))
+    2
+    """
+    if isinstance(functions, DAG):
+        return functions
+    if isinstance(functions, (str, bytes, Mapping, Function)) or not isinstance(functions, Iterable):
+        raise ValidationError(f"{functions!r} is no DAG; give a DAG or a list of Functions")
+    dag = DAG()
+    for function in functions:
+        dag.add_function(function)
+    return dag
+
+
+def _topological(functions: Mapping[FunctionId, Function]) -> tuple[FunctionId, ...]:
+    """Depth first, with a stack of its own: chains are longer than Python's."""
+    order: dict[FunctionId, None] = {}
+    for start, function in functions.items():
+        if start in order:
+            continue
+        args = function.argument_ids
+        if all([arg in order for arg in args]):
+            order[start] = None
+            continue
+        stack, path = [(start, iter(args))], {start}
+        while stack:
+            id, rest = stack[-1]
+            for arg in rest:
+                if arg in order:
+                    continue
+                if arg in path:
+                    _refuse_cycle(functions, [step for step, _ in stack], arg)
+                if arg not in functions:
+                    raise MissingFunctionError(id, arg)
+                stack.append((arg, iter(functions[arg].argument_ids)))
+                path.add(arg)
+                break
+            else:
+                stack.pop()
+                path.discard(id)
+                order[id] = None
+    return tuple(order)
+
+
+def _refuse_cycle(functions: Collection[FunctionId], path: list[FunctionId], closing: FunctionId) -> NoReturn:
+    """The path goes from consumer to producer; the cycle is told along the edges, first added first."""
+    cycle = path[path.index(closing) :][::-1]
+    members = set(cycle)
+    first = cycle.index(next(id for id in functions if id in members))
+    raise CyclicDependencyError(cycle[first:] + cycle[:first])
+
+
+def _refuse_circle(circle: list[FunctionId]) -> NoReturn:
+    path = " -> ".join(repr(id) for id in [*circle, circle[0]])
+    raise InvalidFunctionError(
+        circle[0], f"functions are collocated with each other in a circle: {path}; give one of them no node"
+    )
