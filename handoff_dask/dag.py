@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from uuid import uuid4
 
 from dask.base import DaskMethodsMixin
@@ -19,13 +20,10 @@ from handoff_dask.errors import (
 )
 from handoff_dask.functions import Argument, Collocated, Function, FunctionId
 
-if TYPE_CHECKING:
-    from handoff_dask.check import CheckReport
-
 __all__ = ["DAG", "as_dag", "new"]
 
 
-class DAG(DaskMethodsMixin):  # type: ignore[misc]
+class DAG(DaskMethodsMixin):
     """Functions that take each other's results.
 
     It is a Dask collection too: ``dask.compute(dag)`` gives the dict of results.
@@ -47,7 +45,7 @@ class DAG(DaskMethodsMixin):  # type: ignore[misc]
     ('one', 'two')
     """
 
-    def __init__(self, id: Hashable = None) -> None:
+    def __init__(self, id: Hashable = None) -> None:  # noqa: A002
         try:
             hash(id)
         except TypeError as error:
@@ -79,7 +77,9 @@ class DAG(DaskMethodsMixin):  # type: ignore[misc]
             If it is no :class:`Function`.
         """
         if not isinstance(function, Function):
-            raise InvalidFunctionError(repr(function), "it is no Function; make one with Function(id, args, code)")
+            raise InvalidFunctionError(
+                repr(function), "it is no Function; make it one: Function(id, args, code)"
+            )
         if function.id in self._functions:
             raise DuplicateFunctionError(function.id)
         self._functions[function.id] = function
@@ -137,13 +137,13 @@ class DAG(DaskMethodsMixin):  # type: ignore[misc]
             If a function refers to one that is not there.
         """
         if self._dependents is None:
-            taken: dict[FunctionId, list[FunctionId]] = {id: [] for id in self._functions}
+            taken: dict[FunctionId, list[FunctionId]] = {key: [] for key in self._functions}
             for function in self._functions.values():
                 for arg in dict.fromkeys(function.argument_ids):
                     if arg not in taken:
                         raise MissingFunctionError(function.id, arg)
                     taken[arg].append(function.id)
-            self._dependents = {id: tuple(ids) for id, ids in taken.items()}
+            self._dependents = {key: tuple(users) for key, users in taken.items()}
         return MappingProxyType(self._dependents)
 
     def needed_by(self, outputs: Iterable[FunctionId]) -> tuple[FunctionId, ...]:
@@ -162,15 +162,15 @@ class DAG(DaskMethodsMixin):  # type: ignore[misc]
         """
         found: set[FunctionId] = set()
         stack = list(outputs)
-        for id in stack:
-            if id not in self:
-                raise ValidationError(f"{id!r} is not in the DAG; name a function of it")
+        for key in stack:
+            if key not in self:
+                raise ValidationError(f"{key!r} is not in the DAG; name a function of it")
         while stack:
-            id = stack.pop()
-            if id not in found:
-                found.add(id)
-                stack.extend(self._functions[id].argument_ids)
-        return tuple([id for id in self.order() if id in found])
+            key = stack.pop()
+            if key not in found:
+                found.add(key)
+                stack.extend(self._functions[key].argument_ids)
+        return tuple([key for key in self.order() if key in found])
 
     def collocation_roots(self) -> Mapping[FunctionId, FunctionId]:
         """``{id: the function whose ``node`` decides}`` for each function that shares a node.
@@ -184,32 +184,18 @@ class DAG(DaskMethodsMixin):  # type: ignore[misc]
         """
         roots: dict[FunctionId, FunctionId] = {}
         for function in self._functions.values():
-            id, path = function.id, dict[FunctionId, None]()
-            while id not in roots and isinstance(node := self._functions[id].node, Collocated):
-                if id in path:
-                    circle = [*path][[*path].index(id) :]
-                    _refuse_circle(circle)
-                path[id] = None
-                id = node.id
-                if id not in self._functions:
-                    raise MissingFunctionError([*path][-1], id)
+            key, path = function.id, dict[FunctionId, None]()
+            while key not in roots and isinstance(node := self._functions[key].node, Collocated):
+                if key in path:
+                    _refuse_circle([*path], key)
+                path[key] = None
+                if node.id not in self._functions:
+                    raise MissingFunctionError(key, node.id)
+                key = node.id
             if path:
-                root = roots.setdefault(id, id)
-                for member in path:
-                    roots[member] = root
+                root = roots.setdefault(key, key)
+                roots.update(dict.fromkeys(path, root))
         return roots
-
-    def check(self, nodes: Any) -> CheckReport:
-        """What of the DAG fits nowhere, is misspelt or unused, and how fast it could run at best.
-
-        Parameters
-        ----------
-        nodes
-            ``{node name: capabilities}``, or anything with a ``discover_nodes()`` that gives it.
-        """
-        from handoff_dask.check import check
-
-        return check(self, nodes)
 
     def _check_target(self, function: Function, target: FunctionId) -> None:
         other = self._functions.get(target)
@@ -218,7 +204,8 @@ class DAG(DaskMethodsMixin):  # type: ignore[misc]
         if other.type != "regular":
             raise InvalidFunctionError(
                 function.id,
-                f"it is collocated with {target!r}, which is {other.type} and has no node; name a regular function",
+                f"it is collocated with {target!r}, which is {other.type} and has no node; "
+                "name a regular function",
             )
 
     def _check_ends(self, consumer: Function, arg: Argument) -> None:
@@ -237,9 +224,9 @@ class DAG(DaskMethodsMixin):  # type: ignore[misc]
         # An empty DAG is still a DAG: `dag or default` must not drop it.
         return True
 
-    def __contains__(self, id: object) -> bool:
+    def __contains__(self, key: object) -> bool:
         try:
-            return id in self._functions
+            return key in self._functions
         except TypeError:
             return False
 
@@ -249,37 +236,29 @@ class DAG(DaskMethodsMixin):  # type: ignore[misc]
     def __repr__(self) -> str:
         return f"<DAG {self._id!r}: {len(self)} function{'' if len(self) == 1 else 's'}>"
 
-    # What makes it a Dask collection.  handoff_dask.live.compile knows how; the vocabulary only
-    # points there, at the moment of asking, because imports go the other way.
+    # What makes it a Dask collection.  Only the live layer knows how, and it imports this module:
+    # so it is looked up at the moment of asking.
 
     __dask_optimize__ = None
     __dask_scheduler__ = staticmethod(threaded_get)
 
-    def __dask_graph__(self) -> Mapping[Any, Any]:
-        from handoff_dask.live import compile
+    def __dask_graph__(self) -> Any:
+        return _compiler().graph_of(self)
 
-        return compile.graph_of(self)
+    def __dask_keys__(self) -> Any:
+        return _compiler().keys_of(self)
 
-    def __dask_keys__(self) -> list[Any]:
-        from handoff_dask.live import compile
+    def __dask_postcompute__(self) -> Any:
+        return _compiler().postcompute_of(self)
 
-        return compile.keys_of(self)
-
-    def __dask_postcompute__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        from handoff_dask.live import compile
-
-        return compile.postcompute_of(self)
-
-    def __dask_postpersist__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        from handoff_dask.live import compile
-
-        return compile.postpersist_of(self)
+    def __dask_postpersist__(self) -> Any:
+        return _compiler().postpersist_of(self)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return ("handoff-dag", self._id, tuple(self._functions.values()))
 
 
-def new(id: Hashable = None) -> DAG:
+def new(id: Hashable = None) -> DAG:  # noqa: A002
     """An empty DAG; the same as ``DAG(id)``."""
     return DAG(id)
 
@@ -307,6 +286,10 @@ def as_dag(functions: DAG | Iterable[Function]) -> DAG:
     return dag
 
 
+def _compiler() -> Any:
+    return import_module("handoff_dask.live.compile")
+
+
 def _topological(functions: Mapping[FunctionId, Function]) -> tuple[FunctionId, ...]:
     """Depth first, with a stack of its own: chains are longer than Python's."""
     order: dict[FunctionId, None] = {}
@@ -314,26 +297,26 @@ def _topological(functions: Mapping[FunctionId, Function]) -> tuple[FunctionId, 
         if start in order:
             continue
         args = function.argument_ids
-        if all([arg in order for arg in args]):
+        if all(arg in order for arg in args):
             order[start] = None
             continue
         stack, path = [(start, iter(args))], {start}
         while stack:
-            id, rest = stack[-1]
+            key, rest = stack[-1]
             for arg in rest:
                 if arg in order:
                     continue
                 if arg in path:
                     _refuse_cycle(functions, [step for step, _ in stack], arg)
                 if arg not in functions:
-                    raise MissingFunctionError(id, arg)
+                    raise MissingFunctionError(key, arg)
                 stack.append((arg, iter(functions[arg].argument_ids)))
                 path.add(arg)
                 break
             else:
                 stack.pop()
-                path.discard(id)
-                order[id] = None
+                path.discard(key)
+                order[key] = None
     return tuple(order)
 
 
@@ -341,12 +324,13 @@ def _refuse_cycle(functions: Collection[FunctionId], path: list[FunctionId], clo
     """The path goes from consumer to producer; the cycle is told along the edges, first added first."""
     cycle = path[path.index(closing) :][::-1]
     members = set(cycle)
-    first = cycle.index(next(id for id in functions if id in members))
+    first = cycle.index(next(key for key in functions if key in members))
     raise CyclicDependencyError(cycle[first:] + cycle[:first])
 
 
-def _refuse_circle(circle: list[FunctionId]) -> NoReturn:
-    path = " -> ".join(repr(id) for id in [*circle, circle[0]])
+def _refuse_circle(path: list[FunctionId], closing: FunctionId) -> NoReturn:
+    circle = path[path.index(closing) :]
+    told = " -> ".join(repr(key) for key in [*circle, closing])
     raise InvalidFunctionError(
-        circle[0], f"functions are collocated with each other in a circle: {path}; give one of them no node"
+        closing, f"functions are collocated with each other in a circle: {told}; give one of them no node"
     )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from dask.utils import funcname
 
@@ -118,7 +118,7 @@ class Argument:
     deserialization_fn: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
-        _check_hashable(self.id)
+        _check_id(self.id)
         for side in ("serialization_fn", "deserialization_fn"):
             fn = getattr(self, side)
             if fn is None:
@@ -183,7 +183,7 @@ class Function:
     priority: float = 0
 
     def __post_init__(self) -> None:
-        _check_hashable(self.id)
+        _check_id(self.id)
         _set(self, "args", _checked_args(self))
         _check_call(self)
         if self.cost is not None:
@@ -212,40 +212,34 @@ class Function:
         """A short name of its code."""
         return name_of(self.code)
 
-    @property
-    def collocated_with(self) -> FunctionId:
-        """The function on whose node it must run.  Only where ``node`` is :class:`Collocated`."""
-        if not isinstance(self.node, Collocated):
-            raise AttributeError(f"function {self.id!r} is not collocated")
-        return self.node.id
+
+def _refuse(function: Function, problem: str) -> NoReturn:
+    raise InvalidFunctionError(function.id, problem)
 
 
-def _check_hashable(id: Any) -> None:
+def _is_hashable(key: object) -> bool:
     try:
-        hash(id)
-    except TypeError as error:
-        raise InvalidFunctionError(id, "its id cannot be hashed; use a string, a number or a tuple") from error
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_id(key: FunctionId) -> None:
+    if not _is_hashable(key):
+        raise InvalidFunctionError(key, "its id cannot be hashed; use a string, a number or a tuple of these")
 
 
 def _checked_args(function: Function) -> tuple[FunctionId | Argument, ...]:
     args = function.args
-    if type(args) is not tuple and type(args) is not list:
-        if isinstance(args, (str, bytes, Mapping, Set, Argument)) or not isinstance(args, Iterable):
-            raise InvalidFunctionError(
-                function.id, f"its args are {args!r}; give a list of the ids whose results it takes, in order"
-            )
+    if isinstance(args, (str, bytes, Mapping, Set, Argument)) or not isinstance(args, Iterable):
+        _refuse(function, f"its args are {args!r}; give a list of the ids whose results it takes, in order")
     found = tuple(args)
     for arg in found:
-        try:
-            hash(arg)
-        except TypeError as error:
-            raise InvalidFunctionError(
-                function.id, f"its argument {arg!r} is no id; name a function, and put values in extra_args"
-            ) from error
+        if not _is_hashable(arg):
+            _refuse(function, f"its argument {arg!r} is no id; name a function, and put values in extra_args")
         if isinstance(arg, Function):
-            raise InvalidFunctionError(
-                function.id, f"its argument is the function {arg.id!r} itself; name it by its id"
-            )
+            _refuse(function, f"its argument is the function {arg.id!r} itself; name it by its id")
     return found
 
 
@@ -253,42 +247,32 @@ def _check_call(function: Function) -> None:
     code = function.code
     if isinstance(code, str):
         if not _IMPORTABLE.fullmatch(code):
-            raise InvalidFunctionError(
-                function.id, f'its code is the string {code!r}; write "package.module:qualname", or give a callable'
-            )
+            _refuse(function, f'its code is the string {code!r}; write "package.module:qualname"')
     elif code is None:
         if function.type != "input":
-            raise InvalidFunctionError(
-                function.id, 'it has no code; give a callable, or type="input" for a value given at execution'
+            _refuse(
+                function, 'it has no code; give a callable, or type="input" for a value given at execution'
             )
     elif not callable(code):
-        raise InvalidFunctionError(
-            function.id, f'its code {code!r} cannot be called; give a callable or "package.module:qualname"'
-        )
+        _refuse(function, f'its code {code!r} cannot be called; give a callable or "package.module:qualname"')
     if type(function.extra_args) is not tuple:
         if not isinstance(function.extra_args, (list, tuple)):
-            raise InvalidFunctionError(
-                function.id, f"its extra_args are {function.extra_args!r}; give a list of values"
-            )
+            _refuse(function, f"its extra_args are {function.extra_args!r}; give a list of values")
         _set(function, "extra_args", tuple(function.extra_args))
     if function.kwargs is not None:
         _set(function, "kwargs", _checked_kwargs(function))
     if function.argument_inclusion not in INCLUSIONS:
-        raise InvalidFunctionError(
-            function.id,
-            f"its argument_inclusion is {function.argument_inclusion!r}; it is one of {', '.join(INCLUSIONS)}",
-        )
+        known = ", ".join(INCLUSIONS)
+        _refuse(function, f"its argument_inclusion is {function.argument_inclusion!r}; it is one of {known}")
 
 
 def _checked_kwargs(function: Function) -> dict[str, Any]:
-    kwargs = function.kwargs
+    kwargs: Any = function.kwargs
     if not isinstance(kwargs, Mapping):
-        raise InvalidFunctionError(function.id, f"its kwargs are {kwargs!r}; give a mapping from name to value")
+        _refuse(function, f"its kwargs are {kwargs!r}; give a mapping from name to value")
     for name in kwargs:
         if not isinstance(name, str):
-            raise InvalidFunctionError(
-                function.id, f"its kwargs have the name {name!r}, which is not a string; use strings"
-            )
+            _refuse(function, f"its kwargs have the name {name!r}, which is not a string; use strings")
     return dict(kwargs)
 
 
@@ -297,8 +281,7 @@ def _checked_cost(function: Function) -> dict[str, Any]:
         Cost.parse(function.cost)
     except ValidationError as error:
         raise InvalidFunctionError(function.id, f"its cost is wrong: {error}") from error
-    assert function.cost is not None
-    return dict(function.cost)
+    return dict(function.cost or {})
 
 
 def _checked_node(function: Function) -> str | Collocated:
@@ -306,20 +289,14 @@ def _checked_node(function: Function) -> str | Collocated:
     if isinstance(node, tuple) and len(node) == 2 and node[0] == "collocated":
         node = Collocated(node[1])
     if isinstance(node, Collocated):
-        try:
-            hash(node.id)
-        except TypeError as error:
-            raise InvalidFunctionError(
-                function.id, f"it is collocated with {node.id!r}, which is no id; name a function"
-            ) from error
+        if not _is_hashable(node.id):
+            _refuse(function, f"it is collocated with {node.id!r}, which is no id; name a function")
         return node
     # Dask's local clusters call their workers 0, 1, 2: as names these are strings.
     if isinstance(node, numbers.Integral) and not isinstance(node, bool):
         node = str(int(node))
     if not isinstance(node, str) or not node:
-        raise InvalidFunctionError(
-            function.id, f"its node is {node!r}; give a node's name or address, Collocated(id) or None"
-        )
+        _refuse(function, f"its node is {node!r}; give a node's name or address, Collocated(id) or None")
     return node
 
 
@@ -327,38 +304,36 @@ def _check_hints(function: Function) -> None:
     retries: Any = function.max_retries
     if retries is not None:
         if isinstance(retries, bool) or not isinstance(retries, numbers.Integral) or retries < 0:
-            raise InvalidFunctionError(
-                function.id, f"its max_retries is {retries!r}; give an int of at least 0, or None to inherit"
+            _refuse(
+                function, f"its max_retries is {retries!r}; give an int of at least 0, or None to inherit"
             )
         _set(function, "max_retries", int(retries))
-    if function.duration is not None and not (_is_finite(function.duration) and function.duration >= 0):
-        raise InvalidFunctionError(
-            function.id, f"its duration is {function.duration!r}; give seconds, a finite number of at least 0"
-        )
-    if function.priority != 0 or type(function.priority) is not int:
-        if not _is_finite(function.priority):
-            raise InvalidFunctionError(
-                function.id, f"its priority is {function.priority!r}; give a finite number, larger runs earlier"
-            )
+    duration, priority = function.duration, function.priority
+    if duration is not None and not (_is_finite(duration) and duration >= 0):
+        _refuse(function, f"its duration is {duration!r}; give seconds, a finite number of at least 0")
+    if type(priority) is not int and not _is_finite(priority):
+        _refuse(function, f"its priority is {priority!r}; give a finite number, larger runs earlier")
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+def _is_finite(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int too large for a float
+        return False
 
 
 def _check_type(function: Function) -> None:
-    if function.type not in TYPES:
-        raise InvalidFunctionError(function.id, f"its type is {function.type!r}; it is one of {', '.join(TYPES)}")
+    forbidden: tuple[str, ...]
     if function.type == "inline":
-        forbidden: tuple[str, ...] = ("node", "cost")
-        why = "it runs inside its dependents"
+        forbidden, why = ("node", "cost"), "it runs inside its dependents"
+    elif function.type == "input":
+        forbidden, why = ("args", "code", "cost", "node", "extra_args", "kwargs"), "its value comes later"
     else:
-        forbidden = ("args", "code", "cost", "node", "extra_args", "kwargs")
-        why = "its value is given at execution"
+        _refuse(function, f"its type is {function.type!r}; it is one of {', '.join(TYPES)}")
     for field in forbidden:
-        # An empty cost or list says nothing; an id-less node or code that is false does.
         value = getattr(function, field)
-        if value is not None and not (field not in ("node", "code") and not value):
-            raise InvalidFunctionError(
-                function.id, f'it has type="{function.type}" and a {field}; {why}, so leave {field} out'
-            )
+        # An empty list or mapping says nothing; a callable that is false is still code.
+        if value is not None and (field in ("code", "node") or value):
+            _refuse(function, f'it has type="{function.type}" and a {field}; {why}, so leave {field} out')

@@ -14,7 +14,7 @@ __all__ = ["function"]
 
 
 def function(
-    id: FunctionId,
+    id: FunctionId,  # noqa: A002
     code: Code | None,
     *,
     args: Sequence[FunctionId | Argument | tuple[FunctionId | Argument, int]] = (),
@@ -43,14 +43,15 @@ def function(
     >>> function("power", pow, args=[("exponent", 1), ("base", 0)]).args
     ('base', 'exponent')
     """
-    built = Function(id, args, code, cost=cost, **fields)  # type: ignore[arg-type]
+    built = Function(id, args, code, cost=cost, **fields)
     pairs = [entry for entry in built.args if _is_pair(entry)]
     if not pairs:
         return built
     if len(pairs) < len(built.args):
         other = next(entry for entry in built.args if not _is_pair(entry))
         raise InvalidFunctionError(
-            id, f"some of its args are pairs (id, position), but {other!r} is none; write all as pairs or none"
+            id,
+            f"some of its args are pairs (id, position), but {other!r} is not; write all as pairs or none",
         )
     positions = [position for _, position in pairs]
     if sorted(positions) != list(range(len(pairs))):

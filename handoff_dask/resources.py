@@ -66,7 +66,9 @@ def units_of(name: str, value: Any) -> int:
 def _parse_memory(text: str) -> int:
     stripped = text.strip()
     if not stripped or stripped[-1].isdigit() or stripped[-1] == ".":
-        raise ValidationError(f'memory: {text!r} has no unit; write "4 GB" or "512 MiB", or a number of megabytes')
+        raise ValidationError(
+            f'memory: {text!r} has no unit; write "4 GB" or "512 MiB", or a number of megabytes'
+        )
     try:
         size = parse_bytes(stripped)
     except ValueError as error:
