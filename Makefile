@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format unit packaging bench clean
@@ -19,11 +19,13 @@ $(BIN)/python:
 
 # The stamps are older than pyproject.toml when what is installed may be out of date.
 $(VENV)/.examples: pyproject.toml | $(BIN)/python
-	$(PIP) install -e ".[examples,report,progress]"
+	@echo "Installing into $(VENV) ..."
+	@$(PIP) install -e ".[examples,report,progress]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(PIP) install -e ".[test,lint]"
+	@echo "Installing into $(VENV) ..."
+	@$(PIP) install -e ".[test,lint]"
 	@touch $@ $(VENV)/.examples
 
 demo: $(VENV)/.examples ## Run the examples on an embedded cluster; pictures go to examples/out/
