@@ -1,0 +1,1 @@
+"""From telemetry to what others use: OpenTelemetry's traces, Python's logging."""

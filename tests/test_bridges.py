@@ -1,0 +1,433 @@
+"""Telemetry as OpenTelemetry's traces and as lines in a log."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+from handoff_dask import telemetry
+from handoff_dask.bridges import opentelemetry as bridge
+from handoff_dask.bridges.logging import attach_logging, detach_logging
+from handoff_dask.errors import NotFoundError, ValidationError
+
+T0 = 1_700_000_000.0
+
+
+def tell(*event: str, **facts: Any) -> None:
+    """Tell an event of handoff; what its table calls measurements goes there."""
+    name = ("handoff", *event)
+    known = telemetry.EVENTS[name].measurements
+    telemetry.execute(
+        name,
+        {k: v for k, v in facts.items() if k in known},
+        {k: v for k, v in facts.items() if k not in known},
+    )
+
+
+def dag(part: str, dag_id: Any = "etl", **facts: Any) -> None:
+    about = {"function_count": 2, "allocation_strategy": "fastest", "status": "running"}
+    tell("execution", "dag", part, dag_id=dag_id, **{**about, **facts})
+
+
+def function(
+    part: str, function_id: Any = "load", attempt: int = 1, dag_id: Any = "etl", **facts: Any
+) -> None:
+    about = {
+        "dag_id": dag_id,
+        "function_id": function_id,
+        "node": "a",
+        "attempt": attempt,
+        "cost": {"cpu": 2},
+    }
+    tell("execution", "function", part, **{**about, **facts})
+
+
+class Traces:
+    """A tracer provider of this test alone, and what it has exported."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer = self.provider.get_tracer("test")
+
+    def spans(self) -> dict[str, ReadableSpan]:
+        finished = self.exporter.get_finished_spans()
+        assert len({span.name for span in finished}) == len(finished)
+        return {span.name: span for span in finished}
+
+
+@pytest.fixture
+def traces():
+    traces = Traces()
+    bridge.instrument(traces.provider)
+    yield traces
+    bridge.uninstrument()
+
+
+def times(span: ReadableSpan) -> tuple[float, float]:
+    """When it began and ended, in seconds after T0, to the microsecond."""
+    return round((span.start_time - T0 * 1e9) / 1e9, 6), round((span.end_time - T0 * 1e9) / 1e9, 6)
+
+
+class TestOpenTelemetry:
+    def test_a_trace_per_dag_and_a_span_per_attempt(self, traces):
+        dag("start", system_time=T0)
+        tell(
+            "allocation", "function", wait_time=0.25, candidates=3,
+            dag_id="etl", function_id="load", node="a", strategy="fastest", reason="room",
+        )  # fmt: skip
+        function("start", system_time=T0 + 1, queue_time=0.5, cost={"cpu": 2, "zone": "eu", "gpu": 0.5})
+        function("stop", duration=2.0, nbytes=800)
+        dag("stop", duration=4.5, status="finished")
+
+        spans = traces.spans()
+        assert set(spans) == {"dag etl", "load"}
+        root, attempt = spans["dag etl"], spans["load"]
+        assert root.parent is None
+        assert attempt.parent == root.context
+        assert (times(root), times(attempt)) == ((0, 4.5), (1, 3))
+        assert (root.status.status_code, attempt.status.status_code) == (StatusCode.OK, StatusCode.OK)
+        assert root.attributes == {
+            "handoff.dag_id": "etl",
+            "handoff.function_count": 2,
+            "handoff.allocation_strategy": "fastest",
+            "handoff.status": "finished",
+        }
+        assert attempt.attributes == {
+            "handoff.dag_id": "etl",
+            "handoff.function_id": "load",
+            "handoff.node": "a",
+            "handoff.attempt": 1,
+            "handoff.queue_time": 0.5,
+            "handoff.wait_time": 0.25,
+            "handoff.wait_cause": "room",
+            "handoff.candidates": 3,
+            "handoff.cost.cpu": 2,
+            "handoff.cost.zone": "eu",
+            "handoff.cost.gpu": 0.5,
+            "handoff.nbytes": 800,
+        }
+
+    def test_ids_that_are_no_strings_appear_as_their_repr(self, traces):
+        dag("start", 7, system_time=T0)
+        function("start", ("part", 3), dag_id=7, system_time=T0, queue_time=0.0, cost=None)
+        function("stop", ("part", 3), dag_id=7, duration=1.0, nbytes=1)
+        dag("stop", 7, duration=1.0)
+
+        spans = traces.spans()
+        assert set(spans) == {"dag 7", "('part', 3)"}
+        assert spans["('part', 3)"].attributes["handoff.function_id"] == "('part', 3)"
+
+    def test_failed_attempts_carry_their_exceptions(self, traces):
+        dag("start", system_time=T0)
+        function("start", system_time=T0, queue_time=0.0)
+        function("retry", duration=1.0, exception=ValueError("first"))
+        function("start", attempt=2, system_time=T0 + 2, queue_time=0.0)
+        function("exception", attempt=2, duration=3.0, exception="node a is gone")
+        dag("exception", duration=5.0, status="failed", exception=RuntimeError("all is lost"))
+
+        first, second, root = traces.exporter.get_finished_spans()
+        assert [times(span) for span in (first, second, root)] == [(0, 1), (2, 5), (0, 5)]
+        assert [(span.status.status_code, span.status.description) for span in (first, second, root)] == [
+            (StatusCode.ERROR, "failed, and is tried again"),
+            (StatusCode.ERROR, "failed"),
+            (StatusCode.ERROR, "failed"),
+        ]
+        [recorded] = first.events
+        assert recorded.name == "exception"
+        assert recorded.attributes["exception.type"] == "ValueError"
+        assert recorded.attributes["exception.message"] == "first"
+        assert recorded.timestamp == first.end_time
+        [told] = second.events
+        assert (told.name, told.attributes) == ("exception", {"exception.message": "node a is gone"})
+
+    def test_retry_without_exception_is_an_error_still(self, traces):
+        function("start", system_time=T0, queue_time=0.0)
+        function("retry", duration=1.0)
+
+        assert traces.spans()["load"].status.status_code is StatusCode.ERROR
+
+    def test_cancelled_dag(self, traces):
+        dag("start", system_time=T0)
+        dag("exception", duration=1.0, status="cancelled", exception=None)
+
+        root = traces.spans()["dag etl"]
+        assert (root.status.status_code, root.status.description) == (StatusCode.ERROR, "cancelled")
+        assert root.attributes["handoff.status"] == "cancelled"
+
+    def test_dags_side_by_side_do_not_mix(self, traces):
+        for dag_id in ("one", "two"):
+            dag("start", dag_id, system_time=T0)
+        for dag_id in ("two", "one"):
+            function("start", f"f-{dag_id}", dag_id=dag_id, system_time=T0, queue_time=0.0)
+        for dag_id in ("one", "two"):
+            function("stop", f"f-{dag_id}", dag_id=dag_id, duration=1.0, nbytes=1)
+            dag("stop", dag_id, duration=1.0)
+
+        spans = traces.spans()
+        assert spans["f-one"].parent == spans["dag one"].context
+        assert spans["f-two"].parent == spans["dag two"].context
+        assert spans["dag one"].context.trace_id != spans["dag two"].context.trace_id
+
+    def test_an_attempt_that_outlives_its_dag_still_ends(self, traces):
+        """After a failure of a sibling, what cannot be stopped runs on."""
+        dag("start", system_time=T0)
+        function("start", system_time=T0, queue_time=0.0)
+        dag("exception", duration=1.0, status="failed", exception=ValueError())
+        function("exception", duration=2.0, exception=RuntimeError("cancelled"))
+
+        spans = traces.spans()
+        assert spans["load"].parent == spans["dag etl"].context
+        assert times(spans["load"]) == (0, 2)
+
+    def test_what_began_before_we_listened_is_left_out(self, traces):
+        function("stop", duration=1.0, nbytes=1)
+        dag("stop", duration=2.0)
+        with traces.tracer.start_as_current_span("of the telling thread"):
+            function("start", "late", system_time=T0, queue_time=0.0)
+        function("stop", "late", duration=1.0, nbytes=1)
+
+        spans = traces.spans()
+        assert set(spans) == {"of the telling thread", "late"}
+        assert spans["late"].parent is None
+
+    def test_dag_is_a_child_of_the_span_that_submits_it(self, traces):
+        with traces.tracer.start_as_current_span("request"):
+            carried = telemetry.carrier("etl")
+        dag("start", system_time=T0)
+        dag("stop", duration=1.0)
+
+        spans = traces.spans()
+        assert spans["dag etl"].parent == spans["request"].context
+        own = spans["dag etl"].context
+        assert carried == {"traceparent": f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}"}
+
+    def test_refused_dag_ends_though_it_never_started(self, traces):
+        telemetry.carrier("etl")
+        dag("exception", duration=0.0, status="failed", exception=ValueError("no room"))
+
+        assert traces.spans()["dag etl"].status.status_code is StatusCode.ERROR
+
+    def test_spans_inside_a_function_join_the_trace(self, traces):
+        """As on a node: another thread, with nothing but what was carried."""
+
+        def work() -> str:
+            with traces.tracer.start_as_current_span("inside"):
+                return f"for {baggage.get_baggage('tenant')}"
+
+        token = context.attach(baggage.set_baggage("tenant", "acme"))
+        try:
+            carried = telemetry.carrier("etl")
+        finally:
+            context.detach(token)
+        results: list[str] = []
+        node = threading.Thread(target=lambda: results.append(bridge.run_in_context(carried, work)))
+        node.start()
+        node.join()
+        dag("start", system_time=T0)
+        dag("stop", duration=1.0)
+
+        spans = traces.spans()
+        assert results == ["for acme"]
+        assert spans["inside"].context.trace_id == spans["dag etl"].context.trace_id
+        assert spans["inside"].parent.span_id == spans["dag etl"].context.span_id
+
+    def test_context_ends_with_the_function(self, traces):
+        def fail() -> None:
+            assert trace.get_current_span().get_span_context().is_valid
+            raise KeyError("x")
+
+        with pytest.raises(KeyError):
+            bridge.run_in_context(telemetry.carrier("etl"), fail)
+
+        assert not trace.get_current_span().get_span_context().is_valid
+        dag("stop", duration=1.0)
+
+    def test_nothing_carried_is_a_plain_call(self):
+        assert telemetry.carrier("etl") == {}
+        assert bridge.run_in_context({}, lambda: 3) == 3
+
+    def test_instrumenting_twice_is_refused(self, traces):
+        with pytest.raises(ValidationError, match=r"instrumented already; call uninstrument\(\) first"):
+            bridge.instrument(traces.provider)
+
+    def test_uninstrument_ends_what_is_open_and_lets_go(self):
+        traces = Traces()
+        bridge.instrument(traces.provider)
+        dag("start", system_time=T0)
+        function("start", system_time=T0, queue_time=0.0)
+
+        bridge.uninstrument()
+        bridge.uninstrument()
+
+        assert {name: span.status.description for name, span in traces.spans().items()} == {
+            "dag etl": "tracing was ended",
+            "load": "tracing was ended",
+        }
+        assert telemetry.list_handlers() == []
+        assert telemetry.carrier("etl") == {}
+
+    def test_uninstrument_after_telemetry_has_detached_it(self, caplog):
+        traces = Traces()
+        bridge.instrument(traces.provider)
+        telemetry.execute(("handoff", "execution", "dag", "start"), {}, {})  # a malformed event
+
+        bridge.uninstrument()
+
+        assert "has been detached" in caplog.text
+
+    def test_without_opentelemetry(self):
+        """The package imports, functions run, and instrument says what to install."""
+        script = (
+            "import sys\n"
+            "sys.modules['opentelemetry'] = None\n"
+            "from handoff_dask.bridges import opentelemetry as bridge\n"
+            "assert bridge.run_in_context({'traceparent': 'x'}, lambda: 3) == 3\n"
+            "try:\n"
+            "    bridge.instrument()\n"
+            "except ImportError as error:\n"
+            "    print(error)\n"
+        )
+        said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+        assert said.stdout == 'OpenTelemetry is not installed here; do pip install "handoff-dask[otel]"\n'
+
+
+class TestLogging:
+    @pytest.fixture
+    def lines(self, caplog):
+        """What was logged since, as (level, line)."""
+        caplog.set_level(logging.DEBUG, "handoff_dask")
+        yield lambda: [(r.levelname, r.getMessage()) for r in caplog.records]
+        for handler in {h.handler_id for h in telemetry.list_handlers()}:
+            telemetry.detach(handler)
+
+    def test_a_line_per_event(self, lines):
+        attach_logging()
+        dag("start", system_time=T0)
+        tell(
+            "allocation", "function", wait_time=0.25, candidates=3,
+            dag_id="etl", function_id="load", node="a", strategy="fastest", reason="",
+        )  # fmt: skip
+        tell(
+            "resources", "claim", amounts={"cpu": 2}, available={"cpu": 0},
+            node="a", dag_id="etl", function_id="load",
+        )  # fmt: skip
+        function("start", system_time=T0, queue_time=0.5)
+        function("retry", duration=1.0, exception=ValueError("first"))
+        function("start", attempt=2, system_time=T0, queue_time=0.0)
+        function("stop", attempt=2, duration=0.12345, nbytes=800)
+        function("exception", ("b", 1), duration=2.0, exception=ValueError("second"))
+        dag("exception", duration=4.0, status="failed", exception=RuntimeError("third"))
+        dag("exception", duration=4.0, status="cancelled", exception=None)
+        dag("stop", duration=4.0)
+        tell("node", "up", capabilities={"cpu": 2}, node="a", address="tcp://127.0.0.1:1")
+        tell("node", "update", capabilities={"cpu": 1}, node="a", address="tcp://127.0.0.1:1")
+        tell("node", "down", capabilities={"cpu": 1}, node="a", address="tcp://127.0.0.1:1")
+
+        assert lines() == [
+            ("INFO", "DAG 'etl' starts: 2 functions, fastest"),
+            ("INFO", "'load' of 'etl' goes to a by fastest: 3 candidates, waited 0.250 s for nothing"),
+            ("INFO", "'load' of 'etl' starts on a: attempt 1, cost {'cpu': 2}, queued 0.500 s"),
+            (
+                "WARNING",
+                "'load' of 'etl' is tried again; attempt 1 failed on a after 1.000 s: ValueError: first",
+            ),
+            ("INFO", "'load' of 'etl' starts on a: attempt 2, cost {'cpu': 2}, queued 0.000 s"),
+            ("INFO", "'load' of 'etl' has finished on a after 0.123 s: 800 bytes"),
+            ("ERROR", "('b', 1) of 'etl' has failed on a after 2.000 s, attempt 1: ValueError: second"),
+            ("ERROR", "DAG 'etl' has failed after 4.000 s: RuntimeError: third"),
+            ("WARNING", "DAG 'etl' was cancelled after 4.000 s"),
+            ("INFO", "DAG 'etl' has finished after 4.000 s"),
+            ("INFO", "node a is up: {'cpu': 2}"),
+            ("INFO", "node a has changed: {'cpu': 1}"),
+            ("WARNING", "node a is down"),
+        ]
+
+    def test_level_and_logger_are_the_users(self, lines, caplog):
+        attach_logging("handoff_dask.mine", "debug")
+        dag("start", system_time=T0)
+        dag("exception", duration=4.0, status="failed", exception=(error := RuntimeError("x")))
+
+        assert [(r.name, r.levelname) for r in caplog.records] == [
+            ("handoff_dask.mine", "DEBUG"),
+            ("handoff_dask.mine", "ERROR"),
+        ]
+        assert caplog.records[1].exc_info[1] is error
+
+    def test_a_level_that_is_off_costs_no_formatting(self, lines):
+        class Unprintable:
+            def __repr__(self):
+                raise AssertionError("formatted for nobody")
+
+        logging.getLogger("handoff_dask.quiet").setLevel(logging.WARNING)
+        attach_logging("handoff_dask.quiet")
+        dag("start", Unprintable(), system_time=T0)
+
+        assert lines() == []
+
+    def test_records_carry_the_event_for_structured_logs(self, lines, caplog):
+        attach_logging(logging.getLogger("handoff_dask.mine"))
+        dag("stop", duration=4.0)
+
+        [record] = caplog.records
+        assert record.handoff_event == ("handoff", "execution", "dag", "stop")
+        assert record.handoff_measurements == {"duration": 4.0}
+        assert record.handoff_metadata["dag_id"] == "etl"
+
+    def test_chosen_events_of_handoff_and_of_the_user(self, lines):
+        attach_logging(
+            events=[("app", "work"), ("handoff", "resources", "claim"), ("handoff", "resources", "release")],
+            handler_id="mine",
+        )
+        telemetry.execute(("app", "work"), {"items": 2}, {"status": "cancelled"})
+        for part in ("claim", "release"):
+            tell(
+                "resources",
+                part,
+                amounts={"cpu": 2},
+                available={"cpu": 1},
+                node="a",
+                dag_id=1,
+                function_id="f",
+            )
+        dag("start", system_time=T0)
+
+        assert lines() == [
+            ("INFO", "app.work: {'items': 2}, {'status': 'cancelled'}"),
+            ("INFO", "'f' of 1 claims {'cpu': 2} on a; left {'cpu': 1}"),
+            ("INFO", "'f' of 1 returns {'cpu': 2} on a; left {'cpu': 1}"),
+        ]
+
+    def test_what_was_not_told_is_a_question_mark(self, lines):
+        attach_logging()
+        telemetry.execute(("handoff", "node", "down"), {}, {})
+
+        assert lines() == [("WARNING", "node ? is down")]
+
+    @pytest.mark.parametrize("level", ["LOUD", None, 1.5, True])
+    def test_bad_level(self, level):
+        with pytest.raises(ValidationError, match="is not a level"):
+            attach_logging(level=level)
+
+    def test_detach(self, lines):
+        attach_logging()
+        with pytest.raises(ValidationError, match="attached already"):
+            attach_logging()
+        detach_logging()
+        dag("start", system_time=T0)
+
+        assert lines() == []
+        with pytest.raises(NotFoundError):
+            detach_logging()
