@@ -1,0 +1,395 @@
+"""Execution in this process, one function after the other: for small work, tests and debuggers."""
+
+from __future__ import annotations
+
+import contextvars
+import difflib
+import heapq
+import math
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
+from typing import Any, TypeAlias
+
+from dask.sizeof import sizeof
+
+from handoff_dask import telemetry
+from handoff_dask.dag import DAG, as_dag
+from handoff_dask.errors import FunctionFailedError, ValidationError
+from handoff_dask.expansion import Body, Expansion, expand, given_inputs
+from handoff_dask.functions import Function, FunctionId
+from handoff_dask.records import ExecutionRecord, ExecutionResult, FunctionRecord, Timing
+
+__all__ = ["LOCAL_NODE", "OnEvent", "execute_local"]
+
+#: The name of the only node there is.
+LOCAL_NODE = "local"
+#: Called with an event's name, measurements and metadata.
+OnEvent: TypeAlias = Callable[[tuple[str, ...], dict[str, Any], dict[str, Any]], object]
+
+# Options of an execution on a cluster.  They are about nodes, so they mean nothing here; a program
+# may still pass them, to run the same call in one process or on many.
+_OF_CLUSTERS = frozenset({"client", "allocation_strategy", "allocator", "resources", "max_concurrency"})
+_KNOWN = _OF_CLUSTERS | {"inputs", "outputs", "max_retries", "timeout", "progress"}
+
+
+def execute_local(
+    dag: DAG | Iterable[Function],
+    *,
+    inputs: Mapping[FunctionId, Any] | None = None,
+    outputs: Iterable[FunctionId] | None = None,
+    max_retries: int = 3,
+    timeout: float | None = None,
+    progress: bool = False,
+    on_event: OnEvent = telemetry.execute,
+    **options: Any,
+) -> ExecutionResult:
+    """Run a DAG in this process; ``node`` and ``cost`` are ignored.
+
+    Parameters
+    ----------
+    dag
+        A DAG or a list of functions.
+    inputs
+        ``{input id: value}``.
+    outputs
+        Only what these need runs, only they are in the results, and what nothing needs any more
+        is dropped.  All functions if ``None``.
+    max_retries
+        How often a function is tried again after it raised, unless it says so itself.
+    timeout
+        Seconds; the DAG then runs in a thread of its own, so that a function that hangs can be
+        left behind.
+    progress
+        Whether to count the functions on standard error.
+    on_event
+        Told what happens.
+    **options
+        Those of an execution on a cluster, which mean nothing here.
+
+    Returns
+    -------
+    ExecutionResult
+        Its only node is ``"local"``.
+
+    Raises
+    ------
+    ValidationError
+        If the DAG or an option is wrong; nothing has run.
+    FunctionFailedError
+        If a function raised and has no retries left.
+    TimeoutError
+        After ``timeout``.  A function that is running then runs to its end; nothing follows it.
+
+    Examples
+    --------
+    >>> result = execute_local([Function("a", [], int, extra_args=["20"]), Function("b", ["a"], str)])
+    >>> result.results, result.allocations
+    ({'a': 20, 'b': '20'}, {'a': 'local', 'b': 'local'})
+    """
+    _check_options(max_retries, timeout, options)
+    dag = as_dag(dag)
+    expansion = expand(dag, outputs)
+    run = _Run(expansion, given_inputs(dag, expansion, inputs), max_retries, on_event)
+    run.shows_progress = progress
+    return run.execute() if timeout is None else _within(run, float(timeout))
+
+
+def _check_options(max_retries: Any, timeout: Any, options: Mapping[str, Any]) -> None:
+    if isinstance(max_retries, bool) or not isinstance(max_retries, Integral) or max_retries < 0:
+        raise ValidationError(f"max_retries: {max_retries!r} is not an int of at least 0")
+    if timeout is not None and not _is_span(timeout):
+        raise ValidationError(
+            f"timeout: {timeout!r} is not a number of seconds; give one, or None for no end"
+        )
+    for name in options.keys() - _OF_CLUSTERS:
+        near = difflib.get_close_matches(name, _KNOWN, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(_KNOWN))}"
+        raise ValidationError(f"there is no option {name!r}; {hint}")
+
+
+def _is_span(seconds: object) -> bool:
+    if isinstance(seconds, bool) or not isinstance(seconds, Real):
+        return False
+    return 0 <= float(seconds) < math.inf
+
+
+def _within(run: _Run, timeout_s: float) -> ExecutionResult:
+    outcome: list[ExecutionResult | BaseException] = []
+
+    def work() -> None:
+        try:
+            outcome.append(run.execute())
+        except BaseException as error:
+            outcome.append(error)
+
+    context = contextvars.copy_context()
+    # A daemon, so that a function that hangs does not keep the process alive.
+    thread = threading.Thread(target=context.run, args=[work], name="handoff-local", daemon=True)
+    thread.start()
+    try:
+        thread.join(timeout_s)
+    except BaseException as interrupt:  # from the keyboard
+        run.cancel(interrupt)
+        raise
+    if not outcome:
+        late = TimeoutError(
+            f"DAG {run.expansion.dag_id!r} did not end within {timeout_s:g} s; give it a longer timeout"
+        )
+        if run.cancel(late):
+            raise late
+        thread.join()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+class _Cancelled(BaseException):
+    """Ends the thread of a run that has been left behind."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    function: Function
+    #: Which one, from 1.
+    number: int
+    start: float
+    began: float = field(default_factory=time.monotonic)
+
+
+class _Run:
+    """One execution: the values it has, and what has become of each function."""
+
+    def __init__(
+        self, expansion: Expansion, inputs: Mapping[FunctionId, Any], max_retries: int, on_event: OnEvent
+    ) -> None:
+        self.expansion = expansion
+        self.shows_progress = False
+        self.max_retries = max_retries
+        self.on_event = on_event
+        self.values: dict[FunctionId, Any] = dict(inputs)
+        self.records: dict[FunctionId, FunctionRecord] = {
+            key: _record_of(function) for key, function in expansion.functions.items()
+        }
+        #: How many bodies will still use a value.
+        self.uses: dict[FunctionId, int] = dict.fromkeys(expansion.functions, 0)
+        for body in expansion.bodies.values():
+            for key in body.needs:
+                self.uses[key] += 1
+        self.kept = frozenset(expansion.outputs)
+        self.about: dict[str, Any] = {
+            "dag_id": expansion.dag_id,
+            "function_count": len(expansion.bodies),
+            "allocation_strategy": LOCAL_NODE,
+        }
+        # Held to tell how an attempt or the run ends, so that each is told once.
+        self.lock = threading.RLock()
+        self.over = False
+        self.attempt: _Attempt | None = None
+        self.submitted = time.time()
+        self.began = time.monotonic()
+
+    def execute(self) -> ExecutionResult:
+        """Run all; the run is over when this returns or raises."""
+        self.tell("dag", "start", {"system_time": self.submitted}, {**self.about, "status": "running"})
+        try:
+            self.run_bodies()
+        except FunctionFailedError as error:
+            self.end("failed", error)
+            raise
+        except BaseException as error:
+            self.cancel(error)
+            raise
+        if not self.end("finished"):
+            raise _Cancelled
+        return self.result()
+
+    def run_bodies(self) -> None:
+        """Run each body after those it needs: of those that can run, by priority, then in order."""
+        bodies = list(self.expansion.bodies.values())
+        place = {body.function.id: i for i, body in enumerate(bodies)}
+        users: list[list[int]] = [[] for _ in bodies]
+        missing = [0] * len(bodies)
+        for i, body in enumerate(bodies):
+            for producer in body.needs:
+                if producer in place:
+                    users[place[producer]].append(i)
+                    missing[i] += 1
+        ready = [(-body.function.priority, i) for i, body in enumerate(bodies) if not missing[i]]
+        heapq.heapify(ready)
+        done = 0
+        while ready:
+            _, i = heapq.heappop(ready)
+            self.run_body(bodies[i])
+            for user in users[i]:
+                missing[user] -= 1
+                if not missing[user]:
+                    heapq.heappush(ready, (-bodies[user].function.priority, user))
+            done += 1
+            if self.shows_progress:
+                _show(done, len(bodies))
+
+    def run_body(self, body: Body) -> None:
+        """Run one function until it succeeds or has no retries left."""
+        function = body.function
+        retries = self.max_retries if function.max_retries is None else function.max_retries
+        ready = time.time()
+        for number in range(1, retries + 2):
+            attempt = self.start(function, number, ready)
+            values = [self.values[key] for key in body.needs]
+            try:
+                value = _run_here(body, values)
+            except Exception as error:
+                last = number == retries + 1
+                self.finish_attempt(attempt, "exception" if last else "retry", error)
+                if last:
+                    raise FunctionFailedError(function.id, LOCAL_NODE, number, error) from error
+            else:
+                self.finish_attempt(attempt, "stop", value=value)
+                break
+        if self.uses[function.id] or function.id in self.kept:
+            self.values[function.id] = value
+        for key in body.needs:
+            self.uses[key] -= 1
+            if not self.uses[key] and key not in self.kept:
+                del self.values[key]
+
+    def start(self, function: Function, number: int, ready: float) -> _Attempt:
+        """Begin an attempt."""
+        with self.lock:
+            if self.over:
+                raise _Cancelled
+            self.attempt = attempt = _Attempt(function, number, time.time())
+            self.records[function.id] = replace(
+                self.records[function.id],
+                status="running",
+                node=LOCAL_NODE,
+                ready=ready,
+                placed=ready,
+                start=attempt.start,
+                attempts=number,
+            )
+            measured = {"system_time": attempt.start, "queue_time": attempt.start - ready}
+            self.tell("function", "start", measured, self.about_attempt(attempt))
+        return attempt
+
+    def finish_attempt(
+        self, attempt: _Attempt, how: str, error: BaseException | None = None, value: Any = None
+    ) -> None:
+        """Tell how an attempt ended; does nothing more in a run that has been left behind."""
+        with self.lock:
+            if self.over:
+                raise _Cancelled
+            self.attempt = None
+            measured: dict[str, Any] = {"duration": time.monotonic() - attempt.began}
+            about = self.about_attempt(attempt)
+            nbytes = None
+            if error is None:
+                nbytes = measured["nbytes"] = _size(value)
+            else:
+                about["exception"] = error
+            self.records[attempt.function.id] = replace(
+                self.records[attempt.function.id],
+                status="finished" if error is None else "failed" if how == "exception" else "waiting",
+                stop=max(attempt.start, time.time()),
+                nbytes=nbytes,
+                error=None if error is None else "".join(traceback.format_exception(error)),
+            )
+            self.tell("function", how, measured, about)
+
+    def end(self, status: str, error: BaseException | None = None) -> bool:
+        """Tell how the run ended, unless that has been told."""
+        with self.lock:
+            if self.over:
+                return False
+            self.over = True
+            about = {**self.about, "status": status}
+            if error is not None:
+                about["exception"] = error
+            measured = {"duration": time.monotonic() - self.began}
+            self.tell("dag", "stop" if error is None else "exception", measured, about)
+        if self.shows_progress:
+            sys.stderr.write("\n")
+        return True
+
+    def cancel(self, error: BaseException) -> bool:
+        """Let nothing follow what is running; false if the run is over already."""
+        with self.lock:
+            if self.over:
+                return False
+            if self.attempt is not None:
+                about = {**self.about_attempt(self.attempt), "exception": error}
+                self.tell("function", "exception", {"duration": time.monotonic() - self.attempt.began}, about)
+            return self.end("cancelled", error)
+
+    def tell(self, what: str, how: str, measurements: dict[str, Any], metadata: dict[str, Any]) -> None:
+        self.on_event(("handoff", "execution", what, how), measurements, metadata)
+
+    def about_attempt(self, attempt: _Attempt) -> dict[str, Any]:
+        return {
+            "dag_id": self.expansion.dag_id,
+            "function_id": attempt.function.id,
+            "node": LOCAL_NODE,
+            "attempt": attempt.number,
+            "cost": dict(attempt.function.cost or {}),
+        }
+
+    def result(self) -> ExecutionResult:
+        """What the run came to."""
+        finished = {key: self.records[key] for key in self.expansion.bodies}
+        return ExecutionResult(
+            dag_id=self.expansion.dag_id,
+            results={key: self.values[key] for key in self.expansion.outputs},
+            allocations=dict.fromkeys(finished, LOCAL_NODE),
+            timings={
+                key: Timing(record.start, record.stop, record.attempts)
+                for key, record in finished.items()
+                if record.start is not None and record.stop is not None
+            },
+            record=ExecutionRecord(
+                dag_id=self.expansion.dag_id,
+                status="finished",
+                functions=tuple(self.records.values()),
+                nodes={LOCAL_NODE: {"threads": 1}},
+                strategy=LOCAL_NODE,
+                submitted=self.submitted,
+                ended=time.time(),
+            ),
+        )
+
+
+def _record_of(function: Function) -> FunctionRecord:
+    return FunctionRecord(
+        id=function.id,
+        name=function.name,
+        args=function.argument_ids,
+        type=function.type,
+        cost=dict(function.cost or {}),
+        status="pending" if function.type == "regular" else "none",
+        duration_s=function.duration,
+    )
+
+
+def _run_here(body: Body, values: list[Any]) -> Any:
+    if body.is_transfer:
+        return body.transfer(values[0], LOCAL_NODE, LOCAL_NODE)
+    return body(*values)
+
+
+def _size(value: Any) -> int | None:
+    """Bytes of a value, as Dask estimates them."""
+    try:
+        return int(sizeof(value))
+    except Exception:  # the value's own code runs here, and its size is a detail
+        return None
+
+
+def _show(done: int, total: int) -> None:
+    # Not at every function: writing takes longer than many of them.
+    if done == total or done % max(1, total // 100) == 0:
+        sys.stderr.write(f"\r{done} of {total} functions")
+        sys.stderr.flush()
