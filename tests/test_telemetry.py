@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import enum
 import logging
 import pickle
+import re
 import subprocess
 import sys
 import threading
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -556,3 +559,19 @@ def test_table_of_events():
         ("handoff", "node", "down"): node,
         ("handoff", "node", "update"): node,
     }
+
+
+def test_table_in_the_documentation_is_the_table():
+    """Each event has its row, with each of its measurements and metadata."""
+    text = (Path(__file__).resolve().parent.parent / "docs" / "telemetry.md").read_text()
+    same: set[str] = set()
+    rows: dict[tuple[str, ...], tuple[set[str], set[str]]] = {}
+    for line in text.splitlines():
+        if line.startswith('| `("handoff"'):
+            event, _, measurements, metadata = (cell.strip() for cell in line.strip("|").split(" | "))
+            named = set(re.findall(r"`(\w+)`", metadata))
+            same = named | same if metadata.startswith("the same") else named
+            rows[ast.literal_eval(event.strip("`"))] = (set(re.findall(r"`(\w+)`", measurements)), same)
+            same = same - {"exception"}
+
+    assert rows == {name: (set(row.measurements), set(row.metadata)) for name, row in EVENTS.items()}

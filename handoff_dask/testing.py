@@ -1,0 +1,212 @@
+"""For the tests of those who use handoff: what was told, and small clusters."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from handoff_dask import telemetry
+from handoff_dask.telemetry import EVENTS, HANDLER_FAILURE, Event
+from handoff_dask.telemetry.events import event_name, starts_with
+
+__all__ = ["Capture", "Captured", "capture_telemetry"]
+
+_FUNCTION = ("handoff", "execution", "function")
+_DAG = ("handoff", "execution", "dag")
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One event, as it was told."""
+
+    #: Its name.
+    event: Event
+    #: What was measured.
+    measurements: dict[str, Any]
+    #: What it is about.
+    metadata: dict[str, Any]
+
+
+class Capture(list[Captured]):
+    """The events that were told, in their order; a list that other threads append to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = threading.Condition()
+
+    def hear(self, event: Event, measurements: dict[str, Any], metadata: dict[str, Any], config: Any) -> None:
+        """The telemetry handler."""
+        with self._told:
+            self.append(Captured(event, measurements, metadata))
+            self._told.notify_all()
+
+    def of(self, event: Event, **metadata: Any) -> list[Captured]:
+        """The events whose names begin so, and whose metadata have these values.
+
+        Examples
+        --------
+        >>> with capture_telemetry(("app",)) as captured:
+        ...     with telemetry.span(("app",), {"item": 1}):
+        ...         pass
+        >>> [c.event for c in captured.of(("app", "stop"), item=1)]
+        [('app', 'stop')]
+        """
+        prefix = event_name(event, what="prefix", empty=True)
+        return [
+            captured
+            for captured in list(self)
+            if starts_with(captured.event, prefix)
+            and all(
+                name in captured.metadata and captured.metadata[name] == metadata[name] for name in metadata
+            )
+        ]
+
+    def wait_for(
+        self, event: Event, count: int = 1, *, timeout: float = 5.0, **metadata: Any
+    ) -> list[Captured]:
+        """Wait until :meth:`of` gives that many; return them.
+
+        Events reach a client a moment after they happen on the cluster.
+
+        Raises
+        ------
+        AssertionError
+            If after ``timeout`` seconds there are fewer.
+        """
+        with self._told:
+            self._told.wait_for(lambda: len(self.of(event, **metadata)) >= count, timeout)
+            found = self.of(event, **metadata)
+        if len(found) < count:
+            raise AssertionError(
+                f"{len(found)} events {event!r} {metadata or ''} in {timeout} s, not {count}; "
+                f"told were {dict(Counter(c.event for c in list(self)))}"
+            )
+        return found
+
+    def balance(self) -> None:
+        """Check that what began has ended, once and in order.
+
+        Each attempt has one start and then one stop, exception or retry; attempts count starts
+        from 1; each claim is returned, with the same amounts on the same node; each DAG that has
+        started has ended.  Only what was captured is checked: capture all of ``("handoff",)``, or
+        whole groups of it.
+
+        Raises
+        ------
+        AssertionError
+            With everything that is wrong.
+        """
+        captured = list(self)
+        problems = [*_attempt_problems(captured), *_claim_problems(captured), *_dag_problems(captured)]
+        if problems:
+            raise AssertionError("telemetry does not balance:\n  " + "\n  ".join(problems))
+
+
+@contextmanager
+def capture_telemetry(*events: Event) -> Iterator[Capture]:
+    """Gather the events that are told while the block runs.
+
+    Parameters
+    ----------
+    *events
+        Names or prefixes of handoff's events, such as ``("handoff", "execution")``; names of
+        your own events, or the prefixes that you give to :func:`handoff_dask.telemetry.span`.
+        All of handoff's if there are none.
+
+    Raises
+    ------
+    ValidationError
+        For what is no name of an event.
+
+    Examples
+    --------
+    >>> with capture_telemetry(("handoff", "node")) as captured:
+    ...     telemetry.execute(("handoff", "node", "up"), {"capabilities": {"cpu": 2}}, {"node": "a"})
+    >>> captured.of(("handoff", "node", "up"))[0].metadata
+    {'node': 'a'}
+    """
+    prefixes = [event_name(event) for event in events]
+    capture = Capture()
+    # Unlike any other id, even in a nested block.
+    handler_id = ("handoff_dask.testing", next(_numbers))
+    telemetry.attach_many(handler_id, _expanded(prefixes), capture.hear)
+    try:
+        yield capture
+    finally:
+        telemetry.detach(handler_id)
+
+
+def _expanded(prefixes: list[Event]) -> list[Event]:
+    """Handlers listen to whole names: put in place of prefixes what may be told under them."""
+    if not prefixes:
+        return list(EVENTS)
+    expanded: list[Event] = []
+    for prefix in prefixes:
+        ours = [event for event in (*EVENTS, HANDLER_FAILURE) if starts_with(event, prefix)]
+        expanded += ours or [prefix, *((*prefix, part) for part in ("start", "stop", "exception"))]
+    return expanded
+
+
+def _attempt_problems(captured: list[Captured]) -> Iterator[str]:
+    running: dict[tuple[Hashable, Hashable], int | None] = {}
+    last: dict[tuple[Hashable, Hashable], int] = {}
+    for told in captured:
+        if not starts_with(told.event, _FUNCTION):
+            if told.event == (*_DAG, "start"):
+                # An execution counts its attempts anew.
+                last = {key: n for key, n in last.items() if key[0] != told.metadata["dag_id"]}
+            continue
+        key = (told.metadata["dag_id"], told.metadata["function_id"])
+        attempt, name = told.metadata["attempt"], f"{key[1]!r} of {key[0]!r}, attempt"
+        if told.event[-1] == "start":
+            if running.get(key) is not None:
+                yield f"{name} {running[key]} has not ended when attempt {attempt} starts"
+            elif attempt != last.get(key, 0) + 1:
+                yield f"{name} {attempt} follows attempt {last.get(key, 0)}"
+            running[key] = last[key] = attempt
+        else:
+            if running.get(key) != attempt:
+                yield f"{name} {attempt} ends ({told.event[-1]}) but was not running"
+            running[key] = None
+    for (dag_id, function_id), left in running.items():
+        if left is not None:
+            yield f"{function_id!r} of {dag_id!r}, attempt {left} has not ended"
+
+
+def _claim_problems(captured: list[Captured]) -> Iterator[str]:
+    held: Counter[tuple[Hashable, Hashable, str, tuple[tuple[str, float], ...]]] = Counter()
+    for told in captured:
+        if not starts_with(told.event, ("handoff", "resources")):
+            continue
+        about = told.metadata
+        amounts = tuple(sorted(told.measurements["amounts"].items()))
+        key = (about["dag_id"], about["function_id"], about["node"], amounts)
+        held[key] += 1 if told.event[-1] == "claim" else -1
+        if held[key] < 0:
+            yield f"{key[1]!r} of {key[0]!r} returns {dict(amounts)} on {key[2]}, which it has not claimed"
+            held[key] = 0
+    for (dag_id, function_id, node, claimed), count in held.items():
+        if count:
+            yield f"{function_id!r} of {dag_id!r} has not returned {dict(claimed)} on {node}"
+
+
+def _dag_problems(captured: list[Captured]) -> Iterator[str]:
+    running: Counter[Hashable] = Counter()
+    for told in captured:
+        if not starts_with(told.event, _DAG):
+            continue
+        dag_id = told.metadata["dag_id"]
+        running[dag_id] += 1 if told.event[-1] == "start" else -1
+        if running[dag_id] < 0:
+            yield f"DAG {dag_id!r} ends ({told.event[-1]}) but was not running"
+            running[dag_id] = 0
+    for dag_id, count in running.items():
+        if count:
+            yield f"DAG {dag_id!r} has not ended"
