@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
 from dask.base import DaskMethodsMixin
@@ -19,6 +19,9 @@ from handoff_dask.errors import (
     ValidationError,
 )
 from handoff_dask.functions import Argument, Collocated, Function, FunctionId
+
+if TYPE_CHECKING:
+    from handoff_dask.check import CheckReport
 
 __all__ = ["DAG", "as_dag", "new"]
 
@@ -196,6 +199,25 @@ class DAG(DaskMethodsMixin):
                 root = roots.setdefault(key, key)
                 roots.update(dict.fromkeys(path, root))
         return roots
+
+    def check(self, nodes: Any, *, outputs: Iterable[FunctionId] | None = None) -> CheckReport:
+        """What of it fits nowhere, is misspelt or unused, and how fast it could run at best.
+
+        Parameters
+        ----------
+        nodes
+            ``{node name: capabilities}``, or anything with a ``discover_nodes()`` that gives it.
+        outputs
+            As for an execution: only what these need is looked at.
+
+        Raises
+        ------
+        ValidationError
+            If the DAG, the nodes or the outputs are wrong.
+        """
+        from handoff_dask.check import check
+
+        return check(self, nodes, outputs=outputs)
 
     def _check_target(self, function: Function, target: FunctionId) -> None:
         other = self._functions.get(target)
