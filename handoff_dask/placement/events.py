@@ -115,6 +115,15 @@ class RunRanked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DurationsLearned:
+    """It has become known how long functions of a run take, after they became ready."""
+
+    run: RunKey
+    #: ``{function: expected seconds}``; functions that do not wait are passed over.
+    durations: Mapping[FunctionKey, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunClosed:
     """A run is over or cancelled: what of it waits is dropped, what runs is not ended."""
 
@@ -169,6 +178,7 @@ Event: TypeAlias = (
     | RunOpened
     | RunRanked
     | RunClosed
+    | DurationsLearned
     | FunctionReady
     | FunctionFinished
     | FunctionWithdrawn

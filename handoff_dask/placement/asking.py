@@ -1,0 +1,67 @@
+"""Asking users' own strategies.  What they answer is vetted; what they raise fails their run alone."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from handoff_dask.placement.events import FunctionKey
+from handoff_dask.placement.ledger import THREAD, Ledger, Node
+from handoff_dask.placement.strategies import AllocateStrategy, NodeSnapshot, SelectStrategy
+from handoff_dask.resources import amount_of
+
+
+class StrategyFailed(Exception):
+    """A user's strategy raised, or answered with what cannot be."""
+
+
+def snapshot(node: Node) -> NodeSnapshot:
+    """A node as users see it."""
+    available = {n: amount_of(max(u, 0)) for n, u in node.free.items() if n != THREAD}
+    running = sum(lane.booked - lane.outstanding for lane in node.lanes.values()) + len(node.placed)
+    return NodeSnapshot(node.name, node.capabilities.to_dict(), available, node.price, running)
+
+
+def ask_select(strategy: SelectStrategy, key: Hashable, nodes: list[Node]) -> Node | None:
+    """The one of these nodes that the strategy wants for a function, or None for later.
+
+    Raises
+    ------
+    StrategyFailed
+        If it raises or names none of them.
+    """
+    by_name = {node.name: node for node in sorted(nodes, key=lambda n: n.name)}
+    try:
+        name = strategy.select(strategy.describe(key), [snapshot(node) for node in by_name.values()])
+    except Exception as error:
+        raise StrategyFailed(f"the strategy raised {type(error).__name__}: {error}") from error
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise StrategyFailed(f"the strategy answered {name!r}; give the name of a node, or None")
+    node = by_name.get(name) or next((n for n in nodes if n.address == name), None)
+    if node is None:
+        shown = ", ".join(map(repr, by_name))
+        raise StrategyFailed(f"the strategy chose {name!r}, which was not offered; it may choose from {shown}")
+    return node
+
+
+def ask_allocate(strategy: AllocateStrategy, ledger: Ledger) -> Mapping[FunctionKey, str]:
+    """Which functions the strategy gives to which nodes.
+
+    Raises
+    ------
+    StrategyFailed
+        If it raises, answers with no mapping, or names a node that does not exist.
+    """
+    capabilities = {n.name: n.capabilities.to_dict() for n in sorted(ledger.nodes.values(), key=lambda n: n.name)}
+    try:
+        answer: Any = strategy.assign(capabilities)
+    except Exception as error:
+        raise StrategyFailed(f"the strategy raised {type(error).__name__}: {error}") from error
+    if not isinstance(answer, Mapping):
+        raise StrategyFailed(f"the strategy answered {answer!r}; give a mapping from function id to node name")
+    for function, name in answer.items():
+        if not isinstance(name, str) or ledger.find(name) is None:
+            raise StrategyFailed(f"the strategy puts {function!r} on {name!r}, which is not a node")
+    return dict(answer)

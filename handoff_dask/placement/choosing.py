@@ -1,0 +1,152 @@
+"""Choosing a node for a function, among those that have room for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from handoff_dask.placement.backlog import Backlog
+from handoff_dask.placement.collocation import Group
+from handoff_dask.placement.ledger import THREAD, Node
+from handoff_dask.placement.queues import Queue, Waiting
+from handoff_dask.placement.reservation import Reservations
+from handoff_dask.placement.shapes import NodeOrder, Shape
+from handoff_dask.placement.strategies import ScoredStrategy
+
+#: How many nodes are looked at to tell a lack of threads from a lack of room.
+_SAMPLE = 8
+
+
+class Chooser:
+    """Applies the built-in strategies, within the limits of runs and reservations."""
+
+    def __init__(self, backlog: Backlog, reservations: Reservations) -> None:
+        self._backlog = backlog
+        self._ledger = backlog.ledger
+        self._reservations = reservations
+
+    def admits(self, queue: Queue, head: Waiting, node: Node) -> bool:
+        """Whether a function may start on a node that could hold it."""
+        if not queue.shape.fits(node) or queue.scope.full:
+            return False
+        if node.reservation is not None and not node.reservation.admits(head):
+            return False
+        group = queue.to_bind
+        return group is None or group.node is not None or self._backlog.can_bind(group)
+
+    def choose(self, queue: Queue, head: Waiting) -> tuple[Node | None, int]:
+        """The node for the head of a queue, and how many had room; None if none has."""
+        backlog, shape = self._backlog, queue.shape
+        group = queue.to_bind
+        if queue.scope.full or (group is not None and group.node is None and not backlog.can_bind(group)):
+            return None, 0
+        if backlog.is_tied(queue):
+            node = backlog.target(queue)
+            if node is None or node.name not in shape.holders or not self.admits(queue, head, node):
+                return None, 0
+            return node, 1
+        strategy = queue.scope.strategy
+        order = self._order(shape, strategy)
+        barred = self._reservations.barring(head)
+        if head.transfer_s and strategy.heeds_transfer:
+            node = self._nearest(shape, head, strategy, barred)
+        else:
+            node = order.best(barred)
+        return node, 0 if node is None else shape.count_fitting(order)
+
+    def fitting(self, queue: Queue, head: Waiting) -> list[Node]:
+        """All nodes where the head of a queue may start now."""
+        tied = self._backlog.target(queue)
+        if self._backlog.is_tied(queue):
+            nodes = [tied] if tied is not None and tied.name in queue.shape.holders else []
+        else:
+            nodes = list(queue.shape.holders.values())
+        return [node for node in nodes if self.admits(queue, head, node)]
+
+    def best_of(self, queue: Queue, head: Waiting, nodes: Sequence[Node]) -> Node:
+        """The best of a few nodes that all have room."""
+        strategy, shape = queue.scope.strategy, queue.shape
+        if strategy.heeds_transfer and head.transfer_s:
+            away = head.transfer_s
+            return min(nodes, key=lambda n: (away.get(n.name, 0.0), strategy.score(n, shape), n.name))
+        best = min_by_score(strategy, shape, nodes)
+        assert best is not None
+        return best
+
+    def node_for(self, group: Group) -> Node:
+        """The node to bind a group to: one with room for all of it now, or else one that could hold it."""
+        shape, strategy = group.shape, group.run.scope.strategy
+        if group.pin is not None:
+            node = self._ledger.find(group.pin)
+            assert node is not None
+            return node
+        best = self._order(shape, strategy).best()
+        if best is not None:
+            return best
+        holders = list(shape.holders.values())
+        best = min_by_score(strategy, shape, [node for node in holders if node.offer] or holders)
+        assert best is not None
+        return best
+
+    def cause(self, queue: Queue) -> str:
+        """Why the head of a queue waits, in a word."""
+        backlog = self._backlog
+        if not backlog.is_possible(queue):
+            return "pin" if queue.pin is not None else "no nodes"
+        if queue.scope.full:
+            return "max_concurrency"
+        if queue.declined:
+            return "strategy"
+        if backlog.is_tied(queue):
+            return "pin" if queue.pin is not None else "collocation"
+        return self._shortage(queue.shape)
+
+    def _shortage(self, shape: Shape) -> str:
+        barred = short_of_threads = confined = False
+        for node, _ in zip(shape.holders.values(), range(_SAMPLE), strict=False):
+            if node.has_room(shape.amounts):
+                if shape.confinement is None or shape.confinement.has_room(node, shape.amounts):
+                    barred = True
+                else:
+                    confined = True
+            elif node.offer.get(THREAD, 1) < 1 and node.has_room(shape.cost.amounts):
+                short_of_threads = True
+        if barred:
+            return "reservation"
+        if confined:
+            return "confined"
+        return "thread" if short_of_threads else "room"
+
+    def _order(self, shape: Shape, strategy: ScoredStrategy) -> NodeOrder:
+        order = shape.orders.get(strategy)
+        if order is None:
+            order = shape.orders[strategy] = NodeOrder(shape, strategy, self._ledger)
+        return order
+
+    def _nearest(
+        self, shape: Shape, head: Waiting, strategy: ScoredStrategy, barred: frozenset[str]
+    ) -> Node | None:
+        """The node with room to which the arguments come soonest."""
+        away, holders = head.transfer_s, shape.holders
+        # Nodes that are left out have the arguments: if one of them has room it is the best.
+        if 2 * len(away) < len(holders):
+            best = self._order(shape, strategy).best(barred.union(away))
+        else:
+            here = [n for name, n in holders.items() if name not in away and name not in barred]
+            best = min_by_score(strategy, shape, [n for n in here if shape.fits(n)])
+        if best is not None:
+            return best
+        soonest = math.inf
+        nearest: list[Node] = []
+        for name, seconds in away.items():
+            if seconds <= soonest and name not in barred:
+                node = holders.get(name)
+                if node is not None and shape.fits(node):
+                    nearest = [*nearest, node] if seconds == soonest else [node]
+                    soonest = seconds
+        return min_by_score(strategy, shape, nearest)
+
+
+def min_by_score(strategy: ScoredStrategy, shape: Shape, nodes: Sequence[Node]) -> Node | None:
+    """The node with the lowest score, the first in name order among equals."""
+    return min(nodes, key=lambda n: (strategy.score(n, shape), n.name), default=None)

@@ -1,0 +1,230 @@
+"""Deciding: which of the functions that wait go where, once the facts are known.
+
+What is known between two decisions: the head of every queue in an agenda has room nowhere.  So
+only two things need a look: queues that are fresh (all nodes are considered), and nodes that
+have been freed (the agendas are searched for the first heads that fit there).
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from handoff_dask.placement.asking import StrategyFailed, ask_select
+from handoff_dask.placement.backlog import Backlog
+from handoff_dask.placement.choosing import Chooser
+from handoff_dask.placement.decisions import Decision, Place
+from handoff_dask.placement.events import FunctionKey, GroupKey
+from handoff_dask.placement.lanes import Lane, Lanes
+from handoff_dask.placement.ledger import Node
+from handoff_dask.placement.orphans import reject
+from handoff_dask.placement.queues import Queue, Waiting
+from handoff_dask.placement.queues import Place as Standing
+from handoff_dask.placement.reservation import Reservations
+from handoff_dask.placement.strategies import SelectStrategy
+
+#: With more freed nodes than this every waiting queue looks at all nodes instead.
+_FEW = 16
+
+#: ``(where the head stands, number, queue, the freed node that has room for it or None)``.
+_Offer = tuple[Standing, int, Queue, "Node | None"]
+
+
+class Decider:
+    """Places what can be placed, in the order of functions."""
+
+    def __init__(self, backlog: Backlog, chooser: Chooser, reservations: Reservations, lanes: Lanes) -> None:
+        self._backlog = backlog
+        self._ledger = backlog.ledger
+        self._chooser = chooser
+        self._reservations = reservations
+        self._lanes = lanes
+        #: Functions that are placed, sent ahead included.
+        self.placed: dict[FunctionKey, Waiting] = {}
+        self._offers: list[_Offer] = []
+        self._number = 0
+
+    def decide(self, now: float, decisions: list[Decision]) -> None:
+        """Place whatever has room; afterwards every queue that still waits has none."""
+        backlog, ledger = self._backlog, self._ledger
+        # More than one round only if a reservation ended on the way.
+        while backlog.fresh or ledger.freed:
+            freed = self._gather()
+            while self._offers:
+                standing, _, queue, node = heappop(self._offers)
+                if node is not None:
+                    self._fill(node, queue, standing, freed, now, decisions)
+                elif queue.fresh:
+                    self._look(queue, now, decisions)
+        self._give_up_unwanted(decisions)
+        self._lanes.send_ahead(lambda waiting, lane: decisions.append(self._follow(waiting, lane, now)))
+
+    def _gather(self) -> list[Node]:
+        backlog, ledger = self._backlog, self._ledger
+        freed = [node for node in ledger.freed.values() if node.offer]
+        if freed or backlog.fresh:
+            for queue in list(backlog.asking):
+                backlog.refresh(queue)
+        ledger.freed.clear()
+        if len(freed) > _FEW:
+            for agenda in [backlog.anywhere, *backlog.at.values()]:
+                for queue in list(agenda):
+                    backlog.refresh(queue)
+            freed = []
+        for queue in backlog.fresh:
+            self._offer(queue)
+        for node in freed:
+            self._offer_room(node, None)
+        return freed
+
+    def _offer(self, queue: Queue) -> None:
+        standing = queue.head()
+        if standing is not None:
+            self._number += 1
+            heappush(self._offers, (standing, self._number, queue, None))
+
+    def _offer_room(self, node: Node, after: Standing | None) -> None:
+        """Find the first queue, behind a place in the order, whose head fits on a freed node."""
+        found = self._backlog.anywhere.first_fit(node, after)
+        agenda = self._backlog.at.get(node.name)
+        if agenda is not None:
+            found = _earlier(found, agenda.first_fit(node, after))
+        if found is not None:
+            assert found.key is not None
+            self._number += 1
+            heappush(self._offers, (found.key, self._number, found, node))
+
+    def _look(self, queue: Queue, now: float, decisions: list[Decision]) -> None:
+        """Place heads of a fresh queue until one has no room or another queue's goes first."""
+        while (standing := queue.head()) is not None:
+            if self._offers and self._offers[0][0] < standing:
+                self._offer(queue)
+                return
+            head = standing[3]
+            if queue.scope.select is not None:
+                node, candidates = self._ask(queue.scope.select, queue, head, decisions)
+                if node is None and candidates:
+                    continue
+            else:
+                node, candidates = self._chooser.choose(queue, head)
+            if node is None:
+                break
+            decisions.append(self.settle(head, node, candidates, now))
+        self._set_aside(queue)
+
+    def _ask(
+        self, select: SelectStrategy, queue: Queue, head: Waiting, decisions: list[Decision]
+    ) -> tuple[Node | None, int]:
+        """Ask the user's strategy; with no node but candidates, it wanted none of them."""
+        fitting = self._chooser.fitting(queue, head)
+        if not fitting:
+            return None, 0
+        try:
+            node = ask_select(select, head.function, fitting)
+        except StrategyFailed as error:
+            decisions.append(reject(self._backlog, head, str(error)))
+            return None, len(fitting)
+        if node is None:
+            queue.decline()
+        return node, len(fitting)
+
+    def _give_up_unwanted(self, decisions: list[Decision]) -> None:
+        """Fail the runs whose strategy wants no node although every node is idle."""
+        if self._ledger.claims:
+            return
+        for queue in list(self._backlog.asking):
+            unwanted = next((waiting for waiting in queue.declined if waiting.waits), None)
+            if unwanted is not None:
+                problem = "the strategy wants no node for it, and nothing runs that could change that"
+                decisions.append(reject(self._backlog, unwanted, problem))
+
+    def _set_aside(self, queue: Queue) -> None:
+        backlog = self._backlog
+        cause = self._chooser.cause(queue)
+        if queue.scope.select is not None and queue.count:
+            backlog.rest(queue)
+            queue.cause = cause
+            backlog.asking[queue] = None
+        else:
+            backlog.block(queue, cause)
+
+    def _fill(
+        self, node: Node, queue: Queue, standing: Standing, freed: list[Node], now: float, decisions: list[Decision]
+    ) -> None:
+        """Place the head of a queue that fits on a freed node, on the best of the freed ones."""
+        chosen = node
+        if queue.key is standing and self._chooser.admits(queue, standing[3], node):
+            fitting = [node]
+            if len(freed) > 1 and not self._backlog.is_tied(queue):
+                fitting = [n for n in freed if n.name in queue.shape.holders]
+                fitting = [n for n in fitting if self._chooser.admits(queue, standing[3], n)]
+                chosen = self._chooser.best_of(queue, standing[3], fitting)
+            decisions.append(self.settle(standing[3], chosen, len(fitting), now))
+            self._backlog.reposition(queue)
+            if chosen is not node:
+                self._offer_room(chosen, standing)
+        self._offer_room(node, standing)
+
+    def settle(self, head: Waiting, node: Node, candidates: int, now: float) -> Place:
+        """Book the head of a queue on a node."""
+        queue = head.queue
+        queue.pop()
+        self._lanes.book(head, node)
+        queue.scope.claims += 1
+        queue.shape.take(self._ledger, node)
+        self._reservations.settled(head, node)
+        return self._note(head, node, candidates, now)
+
+    def _follow(self, head: Waiting, lane: Lane, now: float) -> Place:
+        """Note that a function has been sent behind others: it holds nothing of its own."""
+        place = self._note(head, lane.node, 1, now)
+        self._backlog.reposition(head.queue)
+        return place
+
+    def _note(self, head: Waiting, node: Node, candidates: int, now: float) -> Place:
+        queue, function, lane = head.queue, head.function, head.lane
+        del self._backlog.waiting[function]
+        head.run.waiting -= 1
+        queue.served = now
+        head.node, head.placed_at = node, now
+        node.placed[function] = self.placed[function] = head
+        bound = self._bind(queue, head, node) if queue.group is not None or queue.to_bind is not None else None
+        return Place(
+            function=function,
+            node=node.name,
+            candidates=candidates,
+            waited_s=now - head.since,
+            cause=queue.cause if head.told else "",
+            lane=None if lane is None else (lane.number, lane.slots),
+            bound=bound,
+        )
+
+    def _bind(self, queue: Queue, head: Waiting, node: Node) -> tuple[GroupKey, str] | None:
+        """Give the groups that need one their node; tell of the one the driver cannot know."""
+        bound = None
+        own, other = queue.group, queue.to_bind
+        if own is not None and own.node is None:
+            own.bind(node)
+            bound = (own.key, node.name)
+            self._recall(own.queues)
+        if other is not None and other.node is None:
+            chosen = self._chooser.node_for(other)
+            other.bind(chosen)
+            bound = (other.key, chosen.name)
+            self._recall(other.queues)
+        return bound
+
+    def _recall(self, queues: dict[Queue, None]) -> None:
+        # Members that waited for any node now wait for one.
+        for queue in queues:
+            if not queue.fresh and queue.count:
+                self._backlog.refresh(queue)
+                self._offer(queue)
+
+
+def _earlier(one: Queue | None, other: Queue | None) -> Queue | None:
+    if one is None or other is None:
+        return one or other
+    assert one.key is not None
+    assert other.key is not None
+    return one if one.key < other.key else other
+

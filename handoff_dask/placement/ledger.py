@@ -1,0 +1,287 @@
+"""What each node offers, what is held there, what is free: the one place where room is counted.
+
+Units are integers (see :mod:`handoff_dask.resources`), so sums are exact.  Threads are counted
+as one more resource, under the name :data:`THREAD`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from handoff_dask.placement.events import ClaimKey, FunctionKey
+from handoff_dask.resources import Capabilities, Cost
+
+if TYPE_CHECKING:
+    from handoff_dask.placement.collocation import Group
+    from handoff_dask.placement.lanes import Lane
+    from handoff_dask.placement.queues import Waiting
+    from handoff_dask.placement.reservation import Reservation
+
+#: The name under which threads are counted; no resource of a user has an empty name.
+THREAD = ""
+
+#: ``((name, units), …)``: what one function takes, its thread included.
+Amounts = tuple[tuple[str, int], ...]
+
+_NOTHING_TO_OFFER: Mapping[str, int] = {}
+
+
+def amounts_of(cost: Cost, threads: int = 1) -> Amounts:
+    """What a cost takes from a node: its amounts and its threads.
+
+    Examples
+    --------
+    >>> amounts_of(Cost.parse({"cpu": 2}))
+    (('', 1), ('cpu', 2000000))
+    """
+    return ((THREAD, threads), *cost.amounts) if threads else cost.amounts
+
+
+class Node:
+    """One node as the ledger sees it."""
+
+    __slots__ = (
+        "accepting",
+        "address",
+        "capabilities",
+        "elsewhere",
+        "free",
+        "groups",
+        "lanes",
+        "name",
+        "offer",
+        "placed",
+        "present",
+        "price",
+        "reservation",
+        "scarce",
+        "shares",
+        "total",
+        "version",
+    )
+
+    def __init__(self, name: str, address: str | None) -> None:
+        self.name = name
+        self.address = address
+        self.capabilities = Capabilities()
+        #: Units it has, by name, threads among them.
+        self.total: dict[str, int] = {}
+        #: Units nobody holds; below 0 where the node is overdrawn.
+        self.free: dict[str, int] = {}
+        #: ``free`` while the node may be used, else nothing.
+        self.offer: Mapping[str, int] = _NOTHING_TO_OFFER
+        self.accepting = True
+        #: False while somebody restarts it.
+        self.present = True
+        self.price = 0.0
+        #: ``((name, units it has), …)`` of what can be used up: what load is measured by.
+        self.shares: Amounts = ()
+        #: Names of what it has, resources and labels: the more, the more there is to spare it for.
+        self.scarce: frozenset[str] = frozenset()
+        #: Changes whenever its free room does; no two nodes ever share one.
+        self.version = 0
+        #: Functions that hold something here or are queued in one of its lanes.
+        self.placed: dict[FunctionKey, Waiting] = {}
+        #: What others hold here.
+        self.elsewhere: dict[ClaimKey, Amounts] = {}
+        #: Groups that are bound to it.
+        self.groups: dict[Group, None] = {}
+        self.lanes: dict[int, Lane] = {}
+        #: For whom it is being cleared.
+        self.reservation: Reservation | None = None
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name!r}>"
+
+    def has_room(self, amounts: Amounts) -> bool:
+        """Whether the amounts are free now and the node may be used."""
+        offer = self.offer
+        for name, units in amounts:
+            if offer.get(name, 0) < units:
+                return False
+        return True
+
+    def used(self) -> dict[str, int]:
+        """Units that are held, by name, threads included."""
+        return {name: self.total.get(name, 0) - free for name, free in self.free.items()}
+
+    def measure(self, capabilities: Capabilities, threads: int) -> None:
+        """Take over what it has now, keeping what is held."""
+        used = self.used()
+        self.capabilities = capabilities
+        self.total = {THREAD: threads, **capabilities.amounts}
+        self.free = {n: self.total.get(n, 0) - used.get(n, 0) for n in [*self.total, *(n for n in used if used[n])]}
+        self.price = capabilities.price
+        self.shares = tuple((n, u) for n, u in self.total.items() if u > 0 and n != "price")
+        labels = (n for n, v in capabilities.labels.items() if v)
+        self.scarce = frozenset([*(n for n, _ in self.shares if n != THREAD), *labels])
+        self.open()
+
+    def open(self) -> None:
+        """Offer what is free, if the node may be used."""
+        self.offer = self.free if self.present and self.accepting else _NOTHING_TO_OFFER
+
+
+class ChangeLog:
+    """Nodes that changed, in order; readers keep their own place in it."""
+
+    __slots__ = ("_nodes", "_start")
+
+    def __init__(self) -> None:
+        self._nodes: list[Node] = []
+        self._start = 0
+
+    @property
+    def end(self) -> int:
+        """The place behind the last change."""
+        return self._start + len(self._nodes)
+
+    def append(self, node: Node) -> None:
+        self._nodes.append(node)
+
+    def since(self, place: int) -> list[Node] | None:
+        """The nodes that changed since then; None if that is forgotten."""
+        return self._nodes[place - self._start :] if place >= self._start else None
+
+    def trim(self, keep: int) -> None:
+        """Forget the older half once there is more than ``keep``."""
+        if len(self._nodes) > keep:
+            half = len(self._nodes) - keep // 2
+            del self._nodes[:half]
+            self._start += half
+
+
+class Ledger:
+    """All nodes, and every claim on them."""
+
+    def __init__(self) -> None:
+        #: In the order in which they joined; nodes that are being restarted are among them.
+        self.nodes: dict[str, Node] = {}
+        self._by_address: dict[str, Node] = {}
+        self._claims: dict[ClaimKey, Node] = {}
+        self._version = 0
+        #: Every change of a node's free room.
+        self.changes = ChangeLog()
+        #: Those that may have made room.
+        self.gains = ChangeLog()
+        #: Nodes that may have more room than when this was last emptied.
+        self.freed: dict[str, Node] = {}
+        #: How many claims there are, ours and others'.
+        self.claims = 0
+
+    def find(self, name: str) -> Node | None:
+        """The node of that name or address."""
+        return self.nodes.get(name) or self._by_address.get(name)
+
+    def join(self, name: str, address: str | None, capabilities: Capabilities, threads: int) -> Node:
+        """Add a node; there is none of that name."""
+        node = Node(name, address)
+        self.nodes[name] = node
+        if address is not None:
+            self._by_address[address] = node
+        node.measure(capabilities, threads)
+        self.touch(node, gain=True)
+        return node
+
+    def change(self, node: Node, capabilities: Capabilities, threads: int, accepting: bool) -> None:
+        """Take over what a node has from now on; what is held there stays held."""
+        node.accepting = accepting
+        node.measure(capabilities, threads)
+        self.touch(node, gain=True)
+
+    def empty(self, node: Node, returning: bool) -> None:
+        """Forget every claim on a node that is gone; keep its place if it comes back."""
+        for claim in node.elsewhere:
+            del self._claims[claim]
+        self.claims -= len(node.elsewhere)
+        node.elsewhere.clear()
+        node.placed.clear()
+        node.lanes.clear()
+        node.free = dict(node.total)
+        node.present = False
+        node.open()
+        self.touch(node, gain=False)
+        self.freed.pop(node.name, None)
+        if node.address is not None:
+            self._by_address.pop(node.address, None)
+        if not returning:
+            del self.nodes[node.name]
+
+    def take(self, node: Node, amounts: Amounts) -> None:
+        """Book one claim; whether there is room is the caller's concern."""
+        free = node.free
+        for name, units in amounts:
+            free[name] = free.get(name, 0) - units
+        self.claims += 1
+        self._version = node.version = self._version + 1
+        self.changes.append(node)
+
+    def give_back(self, node: Node, amounts: Amounts) -> None:
+        """Return one claim."""
+        free = node.free
+        for name, units in amounts:
+            free[name] += units
+        self.claims -= 1
+        self._version = node.version = self._version + 1
+        self.changes.append(node)
+        self.gains.append(node)
+        self.freed[node.name] = node
+
+    def claim_elsewhere(self, claim: ClaimKey, node: Node, cost: Cost, threads: int) -> None:
+        """Book what somebody else holds, whether or not there is room."""
+        self.return_elsewhere(claim)
+        amounts = amounts_of(cost, threads)
+        node.elsewhere[claim] = amounts
+        self._claims[claim] = node
+        self.take(node, amounts)
+
+    def return_elsewhere(self, claim: ClaimKey) -> None:
+        """Return what was claimed under this key, if anything was."""
+        node = self._claims.pop(claim, None)
+        if node is not None:
+            self.give_back(node, node.elsewhere.pop(claim))
+
+    def touch(self, node: Node, *, gain: bool) -> None:
+        """Note that a node is not what it was."""
+        self._version = node.version = self._version + 1
+        self.changes.append(node)
+        if gain:
+            self.gains.append(node)
+            self.freed[node.name] = node
+
+    def trim(self, keep: bool) -> None:
+        """Shorten the logs; drop them if nobody reads them."""
+        size = 4 * len(self.nodes) + 256 if keep else 0
+        self.changes.trim(size)
+        self.gains.trim(size)
+
+    def check(self) -> None:
+        """Assert that every node's free room is what its claims leave."""
+        held = 0
+        for node in self.nodes.values():
+            left = dict(node.total)
+            for amounts in [*node.elsewhere.values(), *_booked(node.placed.values())]:
+                held += 1
+                for name, units in amounts:
+                    left[name] = left.get(name, 0) - units
+            names = {*left, *node.free}
+            assert all(left.get(n, 0) == node.free.get(n, 0) for n in names), (node, left, node.free)
+            assert node.offer is (node.free if node.present and node.accepting else _NOTHING_TO_OFFER)
+            assert node.present or not node.placed
+        assert held == self.claims, (held, self.claims)
+        assert all(claim in node.elsewhere for claim, node in self._claims.items())
+
+
+def _booked(placed: Iterable[Waiting]) -> list[Amounts]:
+    """The claims of what is placed: one each, but for lanes, which claim their slots at most."""
+    claims: list[Amounts] = []
+    lanes: dict[int, int] = {}
+    for function in placed:
+        lane = function.lane
+        if lane is not None:
+            lanes[lane.number] = lanes.get(lane.number, 0) + 1
+            if lanes[lane.number] > lane.slots:
+                continue
+        claims.append(function.queue.shape.amounts)
+    return claims

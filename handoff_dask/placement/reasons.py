@@ -1,0 +1,102 @@
+"""Finding out what stands between a function and a node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from handoff_dask.placement.explanation import Obstacle
+from handoff_dask.placement.ledger import THREAD, Node
+from handoff_dask.resources import Capabilities, Cost
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from handoff_dask.placement.queues import Queue, Waiting
+    from handoff_dask.placement.shapes import Confinement
+
+
+def idle_obstacle(
+    node: Node, cost: Cost, pin: str | None = None, hold: Cost | None = None, confinement: Confinement | None = None
+) -> Obstacle | None:
+    """Why a node could not even hold a function when idle; None if it could."""
+    if pin is not None and pin not in (node.name, node.address):
+        return Obstacle(cause="pin", detail=f"is not {pin!r}, to which it is pinned")
+    offers = node.capabilities if confinement is None else confinement.capabilities(node)
+    if offers is None:
+        return Obstacle(cause="confined", detail="is not among the nodes that this execution may use")
+    if node.total.get(THREAD, 0) < 1:
+        return Obstacle(cause="amount", resource="threads", needed=1_000_000)
+    found = _lacking(node, offers, cost)
+    if found is None and hold is not None and (lacking := _lacking(node, offers, hold)) is not None:
+        found = Obstacle(cause="collocation", resource=lacking.resource, detail=f"its group {lacking}")
+    return found
+
+
+def _lacking(node: Node, offers: Capabilities, cost: Cost) -> Obstacle | None:
+    for name, units in cost.amounts:
+        has = offers.amounts.get(name, 0)
+        if has < units:
+            confined = node.capabilities.amounts.get(name, 0) > has
+            detail = "this execution is confined to that" if confined else ""
+            return Obstacle(cause="amount", resource=name, needed=units, capability=has, free=has, detail=detail)
+    for name, value in cost.labels:
+        if offers.lacks_label(name, value):
+            return Obstacle(cause="label", resource=name, detail=_label(offers, name, value))
+    return None
+
+
+def _label(offers: Capabilities, name: str, value: str | bool) -> str:
+    if value is True:
+        return f"lacks {name!r}"
+    has = offers.labels.get(name)
+    if isinstance(has, frozenset):
+        return f"needs {name} {value!r}, has " + (" or ".join(map(repr, sorted(has))) or "none")
+    return f"needs {name} {value!r}, has none"
+
+
+def obstacle_now(node: Node, queue: Queue, waiting: Waiting) -> Obstacle | None:
+    """Why a node does not take a waiting function now; None if it has room for it."""
+    group, confinement = queue.group, queue.shape.confinement
+    found = idle_obstacle(node, queue.shape.cost, queue.pin, queue.shape.hold, confinement)
+    if found is not None:
+        return found
+    if group is not None and group.node is not None and group.node is not node:
+        return Obstacle(cause="collocation", detail=f"its group is on {group.node.name!r}")
+    if not node.present:
+        return Obstacle(cause="returning")
+    if not node.accepting:
+        return Obstacle(cause="not accepting")
+    return _taken(node, queue) or _forbidden(node, queue, waiting)
+
+
+def _taken(node: Node, queue: Queue) -> Obstacle | None:
+    for name, units in reversed(queue.shape.amounts):
+        free, total = node.free.get(name, 0), node.total.get(name, 0)
+        if free < units:
+            cause, shown = ("thread", "threads") if name == THREAD else ("room", name)
+            holders = _holders(node, name)
+            return Obstacle(
+                cause=cause, resource=shown, needed=units, capability=total, free=free, holders=holders
+            )
+    return None
+
+
+def _forbidden(node: Node, queue: Queue, waiting: Waiting) -> Obstacle | None:
+    confinement, scope = queue.shape.confinement, queue.scope
+    if confinement is not None and not confinement.has_room(node, queue.shape.amounts):
+        return Obstacle(cause="confined", detail="this execution holds as much there as it may")
+    if scope.full:
+        return Obstacle(cause="max_concurrency", detail=f"the execution runs {scope.claims} functions, as many as it may")
+    reservation = node.reservation
+    if reservation is not None and not reservation.admits(waiting):
+        function = reservation.waiting.function
+        return Obstacle(cause="reservation", holders=(function,), detail=f"is kept for {function!r}")
+    if scope.select is not None and queue.cause == "strategy":
+        return Obstacle(cause="strategy")
+    return None
+
+
+def _holders(node: Node, name: str) -> tuple[Hashable, ...]:
+    ours = (f for f, w in node.placed.items() if w.queue.shape.asked.get(name))
+    others = (claim for claim, amounts in node.elsewhere.items() if dict(amounts).get(name))
+    return (*ours, *others)

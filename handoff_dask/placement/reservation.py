@@ -1,0 +1,235 @@
+"""Reservations: a function that has been passed over for too long gets a node cleared for it.
+
+Smaller functions fill the gaps that a bigger one cannot use.  If they kept coming, the bigger
+one would wait for ever.  Two rules prevent that, both measured by *patience*: a multiple of how
+long functions take (its own expected duration or the typical one, whichever is longer), and at
+least :data:`FLOOR_S`.
+
+1. A queue (functions of one demand) from which nothing could be placed for its patience gets a
+   node reserved for its head: the one where it will fit earliest.  Until it starts, a function
+   may start there only if it does not delay it: it ends before, or fits beside it.
+2. The function that has waited longest of all, :data:`TRICKLE` times its patience, goes before
+   all others of its user priority; only one per that time, so the order by rank stays what
+   it is but for a trickle.
+
+A function of a strictly higher user priority is never held back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from heapq import nsmallest
+from typing import NamedTuple
+
+from handoff_dask.placement.backlog import Backlog
+from handoff_dask.placement.events import FunctionKey
+from handoff_dask.placement.ledger import Amounts, Node
+from handoff_dask.placement.queues import Queue, Waiting
+from handoff_dask.placement.shapes import Shape
+
+#: Nobody has waited too long before this.
+FLOOR_S = 1.0
+#: Patience in multiples of how long functions take.
+PATIENCE = 4.0
+#: How many patiences the function that waits longest waits before it goes first.
+TRICKLE = 4.0
+#: One node in so many may be reserved at a time (but always one).
+_SHARE = 8
+#: Of the nodes that could hold it, so many with least missing are looked at closely.
+_CLOSELY = 64
+
+
+class _Plan(NamedTuple):
+    """When a node could start a function if nothing else were started there."""
+
+    start_s: float
+    missing: float
+    name: str
+    node: Node
+    free: dict[str, int]
+
+
+class Reservation:
+    """A node that is being cleared for a function."""
+
+    __slots__ = ("_beside", "_clock", "_spare", "node", "start_s", "waiting")
+
+    def __init__(self, clock: Reservations, waiting: Waiting, plan: _Plan) -> None:
+        self.waiting = waiting
+        self.node = plan.node
+        #: When it is expected to start; infinity if nobody knows.
+        self.start_s = plan.start_s
+        self._clock = clock
+        self._spare = plan.free
+        _take(self._spare, waiting.queue.shape.amounts)
+        self._beside: dict[FunctionKey, Amounts] = {}
+
+    def admits(self, other: Waiting) -> bool:
+        """Whether a function may start here without delaying the one that has waited."""
+        if other is self.waiting or other.priority > self.waiting.priority or self._ends_before(other):
+            return True
+        return all(self._spare.get(name, 0) >= units for name, units in other.queue.shape.amounts)
+
+    def started(self, other: Waiting) -> None:
+        """Note that another function has started here."""
+        if not self._ends_before(other):
+            self._beside[other.function] = other.queue.shape.amounts
+            _take(self._spare, other.queue.shape.amounts)
+
+    def ended(self, other: Waiting) -> None:
+        """Note that another function has ended here."""
+        for name, units in self._beside.pop(other.function, ()):
+            self._spare[name] += units
+
+    def _ends_before(self, other: Waiting) -> bool:
+        return other.duration_s is not None and self._clock.now + other.duration_s <= self.start_s < math.inf
+
+
+class Reservations:
+    """Who has waited too long, and which nodes are being cleared for them."""
+
+    def __init__(self, backlog: Backlog, floor_s: float = FLOOR_S) -> None:
+        self._backlog = backlog
+        self._floor_s = floor_s
+        #: ``{node name: its reservation}``.
+        self.active: dict[str, Reservation] = {}
+        self.now = -math.inf
+        #: How long functions take, the recent ones counting most; None before the first ended.
+        self.typical_s: float | None = None
+        self._next_review = -math.inf
+        self._last_trickle = -math.inf
+
+    def barring(self, head: Waiting) -> frozenset[str]:
+        """The nodes on which a function must not start because of a reservation."""
+        if not self.active:
+            return _NONE
+        return frozenset(name for name, r in self.active.items() if not r.admits(head))
+
+    def learn(self, held_s: float) -> None:
+        """Note how long a function took."""
+        typical = self.typical_s
+        self.typical_s = held_s if typical is None else typical + 0.1 * (held_s - typical)
+
+    def patience_s(self, waiting: Waiting) -> float:
+        """How long a function may be passed over."""
+        return max(self._floor_s, PATIENCE * max(self.typical_s or 0.0, waiting.duration_s or 0.0))
+
+    def drop(self, node: Node) -> None:
+        """Let anybody use a node again."""
+        if node.reservation is not None:
+            del self.active[node.name]
+            node.reservation = None
+            self._backlog.ledger.freed[node.name] = node
+
+    def settled(self, waiting: Waiting, node: Node) -> None:
+        """Note that a function has been placed."""
+        if node.reservation is not None and node.reservation.waiting is not waiting:
+            node.reservation.started(waiting)
+        for reservation in list(self.active.values()):
+            if reservation.waiting is waiting:
+                self.drop(reservation.node)
+
+    def tidy(self) -> None:
+        """End reservations whose function waits no longer."""
+        for reservation in list(self.active.values()):
+            if not reservation.waiting.waits:
+                self.drop(reservation.node)
+
+    def review(self, now: float) -> bool:
+        """Look for those who have waited too long; True if something may be placed now."""
+        if now < self._next_review:
+            return False
+        self._next_review = now + self._floor_s / 4
+        changed = self._let_longest_go_first(now)
+        room = max(1, len(self._backlog.ledger.nodes) // _SHARE) - len(self.active)
+        for queue in self._passed_over(now):
+            if room <= 0:
+                break
+            if self._reserve(queue, now):
+                room -= 1
+        return changed
+
+    def _passed_over(self, now: float) -> Iterator[Queue]:
+        reserved = {reservation.waiting.queue for reservation in self.active.values()}
+        agendas = [self._backlog.anywhere, *self._backlog.at.values()]
+        for queue in [queue for agenda in agendas for queue in agenda]:
+            assert queue.key is not None
+            if now - queue.served > self.patience_s(queue.key[3]) and queue not in reserved:
+                yield queue
+
+    def _let_longest_go_first(self, now: float) -> bool:
+        longest = next(iter(self._backlog.waiting.values()), None)
+        if longest is None or longest.rank == math.inf or not longest.waits:
+            return False
+        time_s = TRICKLE * self.patience_s(longest)
+        if now - longest.since <= time_s or now - self._last_trickle <= time_s:
+            return False
+        self._last_trickle = now
+        longest.queue.advance(longest, math.inf)
+        self._backlog.reposition(longest.queue)
+        return True
+
+    def _reserve(self, queue: Queue, now: float) -> bool:
+        """Reserve a node for the head of a queue; False if there is none to reserve."""
+        standing = queue.head()
+        assert standing is not None
+        if queue.scope.full or queue.scope.select is not None:
+            return False
+        backlog, shape = self._backlog, queue.shape
+        tied = backlog.target(queue)
+        nodes: Iterable[Node] = [tied] if tied is not None else shape.holders.values()
+        if tied is None and backlog.is_tied(queue):
+            return False
+        usable = [n for n in nodes if n.offer and n.reservation is None and n.name in shape.holders]
+        near = nsmallest(_CLOSELY, usable, key=lambda n: _missing(n, shape))
+        plans = [plan for node in near if (plan := _plan(node, shape, now)) is not None]
+        if not plans:
+            return False
+        reservation = Reservation(self, standing[3], min(plans, key=lambda p: p[:3]))
+        node = reservation.node
+        node.reservation = self.active[node.name] = reservation
+        return True
+
+
+_NONE: frozenset[str] = frozenset()
+
+
+def _missing(node: Node, shape: Shape) -> float:
+    """How much of the node has yet to be freed, in shares of what it has."""
+    return sum(max(0, units - node.free.get(name, 0)) / node.total[name] for name, units in shape.amounts)
+
+
+def _plan(node: Node, shape: Shape, now: float) -> _Plan | None:
+    """When the node will have room, by what is known of those that run there."""
+    missing = _missing(node, shape)
+    free = dict(node.free)
+    start_s = now
+    for end_s, amounts in sorted(_ends(node, now)):
+        if end_s > start_s and _covers(free, shape.amounts):
+            break
+        start_s = end_s
+        for name, units in amounts:
+            free[name] += units
+    return _Plan(start_s, missing, node.name, node, free) if _covers(free, shape.amounts) else None
+
+
+def _ends(node: Node, now: float) -> Iterator[tuple[float, Amounts]]:
+    """When each claim on a node is expected to be returned: infinity if nobody knows."""
+    for waiting in node.placed.values():
+        if waiting.lane is None:
+            known = waiting.duration_s is not None
+            end_s = max(now, waiting.placed_at + (waiting.duration_s or 0.0)) if known else math.inf
+            yield end_s, waiting.queue.shape.amounts
+    for lane in node.lanes.values():
+        for _ in range(lane.booked):
+            yield now, lane.queue.shape.amounts
+
+
+def _covers(free: dict[str, int], amounts: Amounts) -> bool:
+    return all(free.get(name, 0) >= units for name, units in amounts)
+
+
+def _take(free: dict[str, int], amounts: Amounts) -> None:
+    for name, units in amounts:
+        free[name] = free.get(name, 0) - units

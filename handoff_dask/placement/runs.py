@@ -1,0 +1,97 @@
+"""Runs, and scopes: the runs whose functions may share queues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from handoff_dask.placement.collocation import Group
+from handoff_dask.placement.events import Demand, FunctionKey, GroupKey, RunKey
+from handoff_dask.placement.queues import Queue
+from handoff_dask.placement.shapes import Confinement
+from handoff_dask.placement.strategies import (
+    FIRST_AVAILABLE,
+    ScoredStrategy,
+    SelectStrategy,
+    Strategy,
+)
+
+
+class Scope:
+    """What makes functions of equal demand equal: one strategy, and the same limits.
+
+    Runs without limits of their own share the scope of their strategy, so that a cluster with a
+    thousand small runs has as few queues as one with a single big run.
+    """
+
+    __slots__ = ("assigned", "claims", "confinement", "limit", "queues", "select", "shared", "strategy", "users")
+
+    def __init__(
+        self,
+        strategy: ScoredStrategy,
+        select: SelectStrategy | None = None,
+        confinement: Confinement | None = None,
+        limit: int | None = None,
+        shared: bool = False,
+    ) -> None:
+        #: How nodes are compared, or would be if the user's strategy were not asked.
+        self.strategy = strategy
+        self.select = select
+        self.confinement = confinement
+        #: The most functions that run at once.
+        self.limit = limit
+        self.shared = shared
+        #: ``{demand: its queue}``.
+        self.queues: dict[Demand, Queue] = {}
+        #: The same for functions that a user's strategy has given a node.
+        self.assigned: dict[Demand, Queue] = {}
+        #: Open runs in it.
+        self.users = 0
+        #: Claims that its functions hold.
+        self.claims = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether as many functions run as may."""
+        return self.limit is not None and self.claims >= self.limit
+
+
+class Run:
+    """An execution that is open."""
+
+    __slots__ = (
+        "assigned",
+        "failed",
+        "groups",
+        "key",
+        "private",
+        "problem",
+        "ranks",
+        "scope",
+        "strategy",
+        "timeout_s",
+        "waiting",
+    )
+
+    def __init__(self, key: RunKey, strategy: Strategy, scope: Scope, timeout_s: float) -> None:
+        self.key = key
+        self.strategy = strategy
+        self.scope = scope
+        #: Queues of its groups: what belongs to a group of this run is nobody else's demand.
+        self.private: dict[Demand, Queue] = {}
+        self.timeout_s = timeout_s
+        self.groups: dict[GroupKey, Group] = {}
+        #: Ranks of its functions where they have been worked out anew.
+        self.ranks: Mapping[FunctionKey, float] = {}
+        #: What a user's ``allocate`` decided, by function.
+        self.assigned: Mapping[FunctionKey, str] = {}
+        #: What a user's ``allocate`` did wrong.
+        self.problem: str | None = None
+        #: Set once a function of it was rejected: nothing more of it is placed.
+        self.failed = False
+        #: How many of its functions wait.
+        self.waiting = 0
+
+
+def scored(strategy: Strategy) -> ScoredStrategy:
+    """The built-in strategy that decides where a user's does not."""
+    return strategy if isinstance(strategy, ScoredStrategy) else FIRST_AVAILABLE
