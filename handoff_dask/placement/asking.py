@@ -42,7 +42,9 @@ def ask_select(strategy: SelectStrategy, key: Hashable, nodes: list[Node]) -> No
     node = by_name.get(name) or next((n for n in nodes if n.address == name), None)
     if node is None:
         shown = ", ".join(map(repr, by_name))
-        raise StrategyFailed(f"the strategy chose {name!r}, which was not offered; it may choose from {shown}")
+        raise StrategyFailed(
+            f"the strategy chose {name!r}, which was not offered; it may choose from {shown}"
+        )
     return node
 
 
@@ -54,13 +56,17 @@ def ask_allocate(strategy: AllocateStrategy, ledger: Ledger) -> Mapping[Function
     StrategyFailed
         If it raises, answers with no mapping, or names a node that does not exist.
     """
-    capabilities = {n.name: n.capabilities.to_dict() for n in sorted(ledger.nodes.values(), key=lambda n: n.name)}
+    capabilities = {
+        n.name: n.capabilities.to_dict() for n in sorted(ledger.nodes.values(), key=lambda n: n.name)
+    }
     try:
         answer: Any = strategy.assign(capabilities)
     except Exception as error:
         raise StrategyFailed(f"the strategy raised {type(error).__name__}: {error}") from error
     if not isinstance(answer, Mapping):
-        raise StrategyFailed(f"the strategy answered {answer!r}; give a mapping from function id to node name")
+        raise StrategyFailed(
+            f"the strategy answered {answer!r}; give a mapping from function id to node name"
+        )
     for function, name in answer.items():
         if not isinstance(name, str) or ledger.find(name) is None:
             raise StrategyFailed(f"the strategy puts {function!r} on {name!r}, which is not a node")

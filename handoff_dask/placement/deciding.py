@@ -17,8 +17,8 @@ from handoff_dask.placement.events import FunctionKey, GroupKey
 from handoff_dask.placement.lanes import Lane, Lanes
 from handoff_dask.placement.ledger import Node
 from handoff_dask.placement.orphans import reject
-from handoff_dask.placement.queues import Queue, Waiting
 from handoff_dask.placement.queues import Place as Standing
+from handoff_dask.placement.queues import Queue, Waiting
 from handoff_dask.placement.reservation import Reservations
 from handoff_dask.placement.strategies import SelectStrategy
 
@@ -148,7 +148,13 @@ class Decider:
             backlog.block(queue, cause)
 
     def _fill(
-        self, node: Node, queue: Queue, standing: Standing, freed: list[Node], now: float, decisions: list[Decision]
+        self,
+        node: Node,
+        queue: Queue,
+        standing: Standing,
+        freed: list[Node],
+        now: float,
+        decisions: list[Decision],
     ) -> None:
         """Place the head of a queue that fits on a freed node, on the best of the freed ones."""
         chosen = node
@@ -187,7 +193,9 @@ class Decider:
         queue.served = now
         head.node, head.placed_at = node, now
         node.placed[function] = self.placed[function] = head
-        bound = self._bind(queue, head, node) if queue.group is not None or queue.to_bind is not None else None
+        bound = (
+            self._bind(queue, head, node) if queue.group is not None or queue.to_bind is not None else None
+        )
         return Place(
             function=function,
             node=node.name,
@@ -227,4 +235,3 @@ def _earlier(one: Queue | None, other: Queue | None) -> Queue | None:
     assert one.key is not None
     assert other.key is not None
     return one if one.key < other.key else other
-

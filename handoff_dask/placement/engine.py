@@ -183,10 +183,10 @@ class PlacementEngine:
     def _lose(self, node: Node, returning: bool) -> None:
         """Forget what ran on a node, and the node itself unless it comes back."""
         self._reservations.drop(node)
-        self._lanes.lose(node)
         for waiting in list(node.placed.values()):
             del self._placed[waiting.function]
-            self._return(waiting)
+            if self._lanes.end(waiting):
+                self._return(waiting)
         for group in list(node.groups):
             group.unbind()
             for queue in group.queues:
@@ -348,7 +348,9 @@ class PlacementEngine:
             return False
         return bool(found.offer) and found.has_room(amounts_of(cost, threads))
 
-    def obstacles(self, demand: Demand, nodes: Mapping[str, Capabilities] | None = None) -> dict[str, Obstacle]:
+    def obstacles(
+        self, demand: Demand, nodes: Mapping[str, Capabilities] | None = None
+    ) -> dict[str, Obstacle]:
         """Why each node that could not hold a demand could not, even when idle.
 
         Parameters
@@ -367,6 +369,10 @@ class PlacementEngine:
     def explain(self, function: FunctionKey, *, now: float) -> Explanation:
         """Where a function stands; if it waits, what stands in the way on each node."""
         return views.explain(self._backlog, self._placed, function, now)
+
+    def remembers(self) -> dict[str, int]:
+        """What is kept, by kind, kinds of which nothing is left out; {} once all has ended."""
+        return views.sizes(self._backlog, self._placed, len(self._orphans.queues))
 
     def check(self) -> None:
         """Assert everything that must always hold; for tests."""

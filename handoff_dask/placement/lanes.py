@@ -75,7 +75,9 @@ class Lanes:
     def is_short(self, waiting: Waiting) -> bool:
         """Whether a function may be sent ahead, or let others follow it."""
         duration_s = waiting.duration_s
-        return duration_s is not None and duration_s <= self._round_trip_s and waiting.queue.scope.select is None
+        return (
+            duration_s is not None and duration_s <= self._round_trip_s and waiting.queue.scope.select is None
+        )
 
     def touch(self, queue: Queue) -> None:
         """Note that a queue has more to send, or its lanes have less left."""
@@ -119,11 +121,6 @@ class Lanes:
         if not lane.outstanding:
             self._close(lane)
         return True
-
-    def lose(self, node: Node) -> None:
-        """Forget the lanes of a node that is gone."""
-        for lane in list(node.lanes.values()):
-            self._close(lane)
 
     def send_ahead(self, follow: Callable[[Waiting, Lane], None]) -> None:
         """Send what may go ahead; ``follow`` is told of each function, which is in its lane then."""

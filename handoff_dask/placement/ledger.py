@@ -69,7 +69,7 @@ class Node:
         self.total: dict[str, int] = {}
         #: Units nobody holds; below 0 where the node is overdrawn.
         self.free: dict[str, int] = {}
-        #: ``free`` while the node may be used, else nothing.
+        #: ``free`` while the node may be used and holds no more than it has, else nothing.
         self.offer: Mapping[str, int] = _NOTHING_TO_OFFER
         self.accepting = True
         #: False while somebody restarts it.
@@ -97,7 +97,8 @@ class Node:
     def has_room(self, amounts: Amounts) -> bool:
         """Whether the amounts are free now and the node may be used."""
         offer = self.offer
-        for name, units in amounts:
+        # Asked more often than anything else: a loop takes half the time of all().
+        for name, units in amounts:  # noqa: SIM110
             if offer.get(name, 0) < units:
                 return False
         return True
@@ -111,7 +112,9 @@ class Node:
         used = self.used()
         self.capabilities = capabilities
         self.total = {THREAD: threads, **capabilities.amounts}
-        self.free = {n: self.total.get(n, 0) - used.get(n, 0) for n in [*self.total, *(n for n in used if used[n])]}
+        self.free = {
+            n: self.total.get(n, 0) - used.get(n, 0) for n in [*self.total, *(n for n in used if used[n])]
+        }
         self.price = capabilities.price
         self.shares = tuple((n, u) for n, u in self.total.items() if u > 0 and n != "price")
         labels = (n for n, v in capabilities.labels.items() if v)
@@ -119,8 +122,13 @@ class Node:
         self.open()
 
     def open(self) -> None:
-        """Offer what is free, if the node may be used."""
-        self.offer = self.free if self.present and self.accepting else _NOTHING_TO_OFFER
+        """Offer what is free, if the node may be used and is not overdrawn."""
+        usable = self.present and self.accepting and not self.is_overdrawn()
+        self.offer = self.free if usable else _NOTHING_TO_OFFER
+
+    def is_overdrawn(self) -> bool:
+        """Whether more of something is held than the node has."""
+        return any(units < 0 for units in self.free.values())
 
 
 class ChangeLog:
@@ -132,12 +140,16 @@ class ChangeLog:
         self._nodes: list[Node] = []
         self._start = 0
 
+    def __len__(self) -> int:
+        return len(self._nodes)
+
     @property
     def end(self) -> int:
         """The place behind the last change."""
         return self._start + len(self._nodes)
 
     def append(self, node: Node) -> None:
+        """Note one more change."""
         self._nodes.append(node)
 
     def since(self, place: int) -> list[Node] | None:
@@ -203,10 +215,10 @@ class Ledger:
         node.open()
         self.touch(node, gain=False)
         self.freed.pop(node.name, None)
-        if node.address is not None:
-            self._by_address.pop(node.address, None)
         if not returning:
             del self.nodes[node.name]
+            if node.address is not None and self._by_address.get(node.address) is node:
+                del self._by_address[node.address]
 
     def take(self, node: Node, amounts: Amounts) -> None:
         """Book one claim; whether there is room is the caller's concern."""
@@ -222,6 +234,8 @@ class Ledger:
         free = node.free
         for name, units in amounts:
             free[name] += units
+        if node.offer is not free:
+            node.open()
         self.claims -= 1
         self._version = node.version = self._version + 1
         self.changes.append(node)
@@ -235,6 +249,7 @@ class Ledger:
         node.elsewhere[claim] = amounts
         self._claims[claim] = node
         self.take(node, amounts)
+        node.open()
 
     def return_elsewhere(self, claim: ClaimKey) -> None:
         """Return what was claimed under this key, if anything was."""
@@ -267,7 +282,8 @@ class Ledger:
                     left[name] = left.get(name, 0) - units
             names = {*left, *node.free}
             assert all(left.get(n, 0) == node.free.get(n, 0) for n in names), (node, left, node.free)
-            assert node.offer is (node.free if node.present and node.accepting else _NOTHING_TO_OFFER)
+            usable = node.present and node.accepting and min(node.free.values()) >= 0
+            assert node.offer is (node.free if usable else _NOTHING_TO_OFFER)
             assert node.present or not node.placed
         assert held == self.claims, (held, self.claims)
         assert all(claim in node.elsewhere for claim, node in self._claims.items())

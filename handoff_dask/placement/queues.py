@@ -102,7 +102,9 @@ class Queue:
         "to_bind",
     )
 
-    def __init__(self, scope: Scope, demand: Demand, shape: Shape, group: Group | None, to_bind: Group | None) -> None:
+    def __init__(
+        self, scope: Scope, demand: Demand, shape: Shape, group: Group | None, to_bind: Group | None
+    ) -> None:
         self.scope = scope
         self.demand = demand
         self.shape = shape

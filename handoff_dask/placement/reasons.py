@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def idle_obstacle(
-    node: Node, cost: Cost, pin: str | None = None, hold: Cost | None = None, confinement: Confinement | None = None
+    node: Node,
+    cost: Cost,
+    pin: str | None = None,
+    hold: Cost | None = None,
+    confinement: Confinement | None = None,
 ) -> Obstacle | None:
     """Why a node could not even hold a function when idle; None if it could."""
     if pin is not None and pin not in (node.name, node.address):
@@ -38,7 +42,9 @@ def _lacking(node: Node, offers: Capabilities, cost: Cost) -> Obstacle | None:
         if has < units:
             confined = node.capabilities.amounts.get(name, 0) > has
             detail = "this execution is confined to that" if confined else ""
-            return Obstacle(cause="amount", resource=name, needed=units, capability=has, free=has, detail=detail)
+            return Obstacle(
+                cause="amount", resource=name, needed=units, capability=has, free=has, detail=detail
+            )
     for name, value in cost.labels:
         if offers.lacks_label(name, value):
             return Obstacle(cause="label", resource=name, detail=_label(offers, name, value))
@@ -70,7 +76,9 @@ def obstacle_now(node: Node, queue: Queue, waiting: Waiting) -> Obstacle | None:
 
 
 def _taken(node: Node, queue: Queue) -> Obstacle | None:
-    for name, units in reversed(queue.shape.amounts):
+    # A node that holds too much of anything takes nothing, whether or not it is asked for that.
+    overdrawn = [(name, 0) for name, units in node.free.items() if units < 0]
+    for name, units in [*reversed(queue.shape.amounts), *overdrawn]:
         free, total = node.free.get(name, 0), node.total.get(name, 0)
         if free < units:
             cause, shown = ("thread", "threads") if name == THREAD else ("room", name)
@@ -86,7 +94,9 @@ def _forbidden(node: Node, queue: Queue, waiting: Waiting) -> Obstacle | None:
     if confinement is not None and not confinement.has_room(node, queue.shape.amounts):
         return Obstacle(cause="confined", detail="this execution holds as much there as it may")
     if scope.full:
-        return Obstacle(cause="max_concurrency", detail=f"the execution runs {scope.claims} functions, as many as it may")
+        return Obstacle(
+            cause="max_concurrency", detail=f"the execution runs {scope.claims} functions, as many as it may"
+        )
     reservation = node.reservation
     if reservation is not None and not reservation.admits(waiting):
         function = reservation.waiting.function

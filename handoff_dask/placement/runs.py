@@ -23,7 +23,17 @@ class Scope:
     thousand small runs has as few queues as one with a single big run.
     """
 
-    __slots__ = ("assigned", "claims", "confinement", "limit", "queues", "select", "shared", "strategy", "users")
+    __slots__ = (
+        "assigned",
+        "claims",
+        "confinement",
+        "limit",
+        "queues",
+        "select",
+        "shared",
+        "strategy",
+        "users",
+    )
 
     def __init__(
         self,

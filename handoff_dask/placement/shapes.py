@@ -74,7 +74,18 @@ class Confinement:
 class Shape:
     """A cost, and what the node must be able to hold when idle (more, for collocated functions)."""
 
-    __slots__ = ("amounts", "asked", "confinement", "cost", "groups", "hold", "holders", "orders", "queues", "wanted")
+    __slots__ = (
+        "amounts",
+        "asked",
+        "confinement",
+        "cost",
+        "groups",
+        "hold",
+        "holders",
+        "orders",
+        "queues",
+        "wanted",
+    )
 
     def __init__(self, cost: Cost, hold: Cost | None = None, confinement: Confinement | None = None) -> None:
         self.cost = cost

@@ -89,3 +89,20 @@ def explain(
         ahead=sum(1 for other in queue if other.place()[:3] < place[:3]),
         nodes={node.name: obstacle_now(node, queue, waiting) for node in nodes},
     )
+
+
+def sizes(backlog: Backlog, placed: Mapping[FunctionKey, Waiting], orphaned: int) -> dict[str, int]:
+    """How many things are kept, by kind, kinds of which there are none left out."""
+    ledger = backlog.ledger
+    kept = {
+        "nodes": len(ledger.nodes),
+        "claims": ledger.claims,
+        "changes": len(ledger.changes) + len(ledger.gains),
+        "runs": len(backlog.runs),
+        "scopes": len(backlog.scopes),
+        "shapes": len(backlog.shapes),
+        "waiting": len(backlog.waiting),
+        "placed": len(placed),
+        "queues": len(backlog.asking) + len(backlog.at) + bool(backlog.anywhere) + orphaned,
+    }
+    return {kind: size for kind, size in kept.items() if size}

@@ -1,0 +1,83 @@
+"""Events in few words, and decisions in fewer: what the tests of the engine are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from handoff_dask.placement.decisions import Decision, Place, Reject, Wait
+from handoff_dask.placement.events import (
+    Demand,
+    FunctionFinished,
+    FunctionReady,
+    NodeChanged,
+    NodeJoined,
+    RunOpened,
+)
+from handoff_dask.placement.strategies import BUILT_IN, Strategy
+from handoff_dask.resources import Capabilities, Cost
+
+
+def joined(node: str, *, threads: int = 8, address: str | None = None, **capabilities: Any) -> NodeJoined:
+    return NodeJoined(
+        node=node, capabilities=Capabilities.parse(capabilities), threads=threads, address=address
+    )
+
+
+def changed(node: str, *, threads: int = 8, accepting: bool = True, **capabilities: Any) -> NodeChanged:
+    return NodeChanged(
+        node=node, capabilities=Capabilities.parse(capabilities), threads=threads, accepting=accepting
+    )
+
+
+def opened(run: Hashable = "run", strategy: str | Strategy = "first_available", **more: Any) -> RunOpened:
+    chosen = BUILT_IN[strategy] if isinstance(strategy, str) else strategy
+    return RunOpened(run=run, strategy=chosen, **more)
+
+
+def demand(*, pin: str | None = None, group: Hashable = None, binds: Hashable = None, **cost: Any) -> Demand:
+    return Demand(Cost.parse(cost), pin=pin, group=group, binds=binds)
+
+
+def ready(
+    function: Hashable,
+    *,
+    run: Hashable = "run",
+    priority: float = 0,
+    rank: float = 0.0,
+    duration_s: float | None = None,
+    transfer_s: Mapping[str, float] | None = None,
+    **asked: Any,
+) -> FunctionReady:
+    return FunctionReady(
+        function=function,
+        run=run,
+        demand=demand(**asked),
+        priority=priority,
+        rank=rank,
+        duration_s=duration_s,
+        transfer_s=transfer_s or {},
+    )
+
+
+def finished(function: Hashable) -> FunctionFinished:
+    return FunctionFinished(function=function)
+
+
+def placed(decisions: Iterable[Decision]) -> dict[Hashable, str]:
+    """``{function: node}``, in the order of placement."""
+    return {d.function: d.node for d in decisions if isinstance(d, Place)}
+
+
+def waits(decisions: Iterable[Decision]) -> dict[Hashable, str]:
+    """``{function: cause}``."""
+    return {d.function: d.cause for d in decisions if isinstance(d, Wait)}
+
+
+def rejected(decisions: Iterable[Decision]) -> dict[Hashable, str]:
+    """``{function: what a strategy did wrong, or why the nodes do not do}``."""
+    return {
+        d.function: d.problem or "; ".join(f"{n}: {why}" for n, why in d.obstacles.items())
+        for d in decisions
+        if isinstance(d, Reject)
+    }
