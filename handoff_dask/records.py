@@ -52,6 +52,8 @@ class FunctionRecord:
     nbytes: int | None = None
     #: Expected or hinted seconds.
     duration_s: float | None = None
+    #: Seconds between ``placed`` and ``start`` that its arguments took to its node, if known.
+    transfer_s: float | None = None
     #: Traceback as text, if it failed.
     error: str | None = None
 

@@ -1,0 +1,81 @@
+"""Pictures by graphviz's ``dot`` program."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from os import PathLike, fspath
+from pathlib import Path
+from shutil import which
+
+from handoff_dask.errors import HandoffError, ValidationError
+
+__all__ = ["has_dot", "render", "svg"]
+
+#: Endings that name a format by themselves.
+FORMATS = frozenset({"svg", "png", "pdf", "ps", "eps", "jpg", "jpeg", "gif", "webp", "dot", "gv", "json"})
+#: Seconds after which a layout is given up.
+PATIENCE_S = 120.0
+
+
+def has_dot() -> bool:
+    """Whether the ``dot`` program is there."""
+    return which("dot") is not None
+
+
+def draw(dot: str, format: str, *, patience_s: float = PATIENCE_S) -> bytes:  # noqa: A002
+    """What ``dot`` makes of a text in its language.
+
+    Raises
+    ------
+    HandoffError
+        If the program is not there, fails, or takes longer than ``patience_s`` seconds.
+    """
+    program = which("dot")
+    if program is None:
+        raise HandoffError(
+            "graphviz's program 'dot' is not there; install the package graphviz "
+            "(apt install graphviz, brew install graphviz, conda install graphviz), "
+            "or take to_dot() or report(), which need none"
+        )
+    try:
+        # The text goes in by a pipe and the format is checked: nothing here is read by a shell.
+        done = subprocess.run(
+            [program, f"-T{format}"], input=dot.encode(), capture_output=True, timeout=patience_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HandoffError(
+            f"graphviz has not laid out the graph in {patience_s:g} s; draw it with collapse=True"
+        ) from error
+    if done.returncode or not done.stdout:
+        said = done.stderr.decode(errors="replace").strip()
+        if "not recognized" in said:
+            raise ValidationError(f"format: graphviz here does not know {format!r}: {said}")
+        raise HandoffError(f"graphviz could not draw the graph: {said or done.returncode}")
+    return done.stdout
+
+
+def svg(dot: str, *, patience_s: float = PATIENCE_S) -> str:
+    """The picture as an ``<svg>`` element, without the lines that only a file of its own needs."""
+    text = draw(dot, "svg", patience_s=patience_s).decode()
+    return text[text.index("<svg") :]
+
+
+def render(dot: str, path: str | PathLike[str], format: str) -> str:  # noqa: A002
+    """Draw into a file; see :meth:`handoff_dask.visualization.ExecutionGraph.render`."""
+    target, format = _target(fspath(path), format)
+    target.write_bytes(draw(dot, format))
+    return str(target)
+
+
+def _target(path: str, format: str) -> tuple[Path, str]:  # noqa: A002
+    if not isinstance(format, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]+", format):
+        raise ValidationError(f"format: {format!r} is no name of a format; write 'svg', 'png' or 'pdf'")
+    ending = Path(path).suffix.lower().lstrip(".")
+    if ending == format.lower():
+        return Path(path), format
+    if ending in FORMATS:
+        if format != "svg":
+            raise ValidationError(f"format: {format!r} does not go with the ending of {path!r}; leave one out")
+        return Path(path), ending
+    return Path(f"{path}.{format}"), format
