@@ -132,7 +132,7 @@ def _digraph(lines: Iterable[str], direction: str) -> str:
         "digraph {",
         f'  graph [rankdir={direction}, bgcolor="transparent", fontname="{FONT}", fontsize=13, fontcolor="{INK}",'
         ' style="rounded", penwidth=1.5, nodesep=0.15, ranksep=0.5, nslimit=4, nslimit1=4, mclimit=0.5]',
-        f'  node [shape=box, style=filled, fillcolor="#e8e8e8", color="#404040", fontcolor="#000000",'
+        f'  node [shape=box, style=filled, fillcolor="#e8e8e8", color="{INK}", fontcolor="#000000",'
         f' fontname="{FONT}", fontsize=11, margin="0.12,0.06", height=0.3]',
         f'  edge [color="{INK}", fontcolor="{INK}", fontname="{FONT}", fontsize=10, arrowsize=0.7]',
     ]
@@ -172,7 +172,8 @@ def _group(group: Group, colours: Mapping[str, str]) -> str:
     placed = [(place, number) for place, number in sorted(group.nodes.items(), key=_by_number) if place]
     where = ", ".join(f"{shortened(place, 16)} ×{number}" for place, number in placed[:NAMED])
     if len(placed) > NAMED:
-        where += f", {len(placed) - NAMED} more nodes"
+        more = len(placed) - NAMED
+        where += f", {more} more node" + ("s" if more > 1 else "")
     unusual = ", ".join(f"{n} {s}" for s, n in group.statuses.items() if s not in ("finished", "none"))
     rows = [shortened(group.name, 32), count, where, unusual]
     style = {
