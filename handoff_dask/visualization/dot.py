@@ -130,8 +130,8 @@ def of_groups(groups: Groups) -> str:
 def _digraph(lines: Iterable[str], direction: str) -> str:
     head = [
         "digraph {",
-        f'  graph [rankdir={direction}, bgcolor="transparent", fontname="{FONT}", fontsize=13, fontcolor="{INK}",'
-        ' style="rounded", penwidth=1.5, nodesep=0.15, ranksep=0.5, nslimit=4, nslimit1=4, mclimit=0.5]',
+        f'  graph [rankdir={direction}, bgcolor="transparent", fontname="{FONT}", fontsize=13,'
+        f' fontcolor="{INK}", style="rounded", penwidth=1.5, nodesep=0.15, ranksep=0.5, nslimit=4, nslimit1=4, mclimit=0.5]',
         f'  node [shape=box, style=filled, fillcolor="#e8e8e8", color="{INK}", fontcolor="#000000",'
         f' fontname="{FONT}", fontsize=11, margin="0.12,0.06", height=0.3]',
         f'  edge [color="{INK}", fontcolor="{INK}", fontname="{FONT}", fontsize=10, arrowsize=0.7]',
@@ -224,7 +224,8 @@ def _legend(colours: Mapping[str, str], kinds: Iterable[str], *, stripes: bool =
     if not rows:
         return
     table = f'<table border="0" cellborder="0" cellspacing="3">{_words("Legend")}{"".join(rows)}</table>'
-    yield f'  legend [shape=plain, style="", fontcolor="{INK}", fontsize=10, tooltip="Legend", label=<{table}>]'
+    look = f'shape=plain, style="", fontcolor="{INK}", fontsize=10, tooltip="Legend"'
+    yield f"  legend [{look}, label=<{table}>]"
 
 
 def _words(text: str) -> str:
@@ -232,4 +233,7 @@ def _words(text: str) -> str:
 
 
 def _html(text: str) -> str:
-    return html.escape(visible(shortened(text, 48)))
+    # HTML-like labels know the escapes too (\N is the node's name) and no way to write a backslash
+    # before a letter, other than to set it apart.
+    backslash = '<font point-size="10">\\</font>'
+    return html.escape(visible(shortened(text, 48))).replace("\\", backslash)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from os import PathLike
 from typing import Any
 
+from handoff_dask.dag import as_dag
 from handoff_dask.errors import HandoffError, ValidationError
+from handoff_dask.expansion import expand
+from handoff_dask.functions import Function, name_of
 from handoff_dask.records import ExecutionRecord, FunctionRecord
 from handoff_dask.visualization import dot, rendering
 from handoff_dask.visualization.grouping import grouped
@@ -125,7 +128,9 @@ class ExecutionGraph:
 def dag_graph(dag: Any, *, collapse: bool | None = None) -> ExecutionGraph:
     """The graph of a DAG, before it runs.
 
-    A function's ``node`` is the one it is pinned to, if any.
+    A function's ``node`` is the one it is pinned to, or the functions it shares a node with are.  What
+    serialises and deserialises an argument is there as a function.  A DAG that is not valid is
+    drawn as far as it goes.
 
     Parameters
     ----------
@@ -133,17 +138,20 @@ def dag_graph(dag: Any, *, collapse: bool | None = None) -> ExecutionGraph:
         A DAG, or a list of functions.
     collapse
         See :class:`ExecutionGraph`.
+
+    Raises
+    ------
+    ValidationError
+        If it is neither a DAG nor a list of functions.
     """
-    functions = getattr(dag, "functions", dag)
-    if isinstance(functions, Mapping):
-        functions = functions.values()
+    dag = as_dag(dag)
     try:
-        records = [_planned(f) for f in functions]
-    except (TypeError, AttributeError) as error:
-        raise ValidationError(
-            f"{dag!r} is no DAG; give a DAG or a list of functions (and an execution to execution_graph)"
-        ) from error
-    return ExecutionGraph(getattr(dag, "id", None), _producers_first(records), collapse=collapse)
+        expansion = expand(dag)
+    except ValidationError:
+        # What is wrong may be easiest to see in a picture: the functions as they were added.
+        return ExecutionGraph(dag.id, map(_planned, dag.functions.values()), collapse=collapse)
+    records = (_planned(f, expansion.pin_of(f.id)) for f in expansion.functions.values())
+    return ExecutionGraph(dag.id, records, collapse=collapse)
 
 
 def execution_graph(execution: Any, *, collapse: bool | None = None) -> ExecutionGraph:
@@ -175,9 +183,10 @@ def record_of(execution: Any) -> ExecutionRecord:
             record = record()
     if isinstance(record, ExecutionRecord):
         return record
-    hint = "await its record() first" if hasattr(record, "__await__") else "give what execute or submit returned"
-    if hasattr(record, "close"):
+    awaitable = hasattr(record, "__await__")
+    if awaitable and hasattr(record, "close"):
         record.close()  # a coroutine that nobody will await
+    hint = "await its record() and give that" if awaitable else "give what execute or submit returned"
     raise ValidationError(f"{execution!r} has no record of an execution; {hint}")
 
 
@@ -195,35 +204,13 @@ def _node(function: FunctionRecord, text: str) -> dict[str, Any]:
     }
 
 
-def _planned(function: Any) -> FunctionRecord:
-    from handoff_dask.functions import name_of
-
+def _planned(function: Function, pin: str | None = None) -> FunctionRecord:
     return FunctionRecord(
         id=function.id,
         name=name_of(function.code),
-        args=tuple(getattr(arg, "id", arg) for arg in function.args),
+        args=function.argument_ids,
         type=function.type,
         cost=dict(function.cost or {}),
         status="pending" if function.type == "regular" else "none",
-        node=function.node if isinstance(function.node, str) else None,
-        duration_s=function.duration,
+        node=pin,
     )
-
-
-def _producers_first(records: list[FunctionRecord]) -> list[FunctionRecord]:
-    """In topological order; functions in a circle come last, for a DAG may be drawn to find it."""
-    known = {r.id: r for r in records}
-    missing = {r.id: len({a for a in r.args if a in known}) for r in records}
-    consumers: dict[Hashable, list[Hashable]] = {i: [] for i in known}
-    for record in records:
-        for arg in dict.fromkeys(record.args):
-            if arg in known:
-                consumers[arg].append(record.id)
-    order = [i for i in known if not missing[i]]
-    for done in order:  # grows while it is walked
-        for consumer in consumers[done]:
-            missing[consumer] -= 1
-            if not missing[consumer]:
-                order.append(consumer)
-    circle = [i for i in known if missing[i]]
-    return [known[i] for i in [*order, *circle]]

@@ -90,9 +90,7 @@ def _keys(
     return {node["id"]: (node["name"] if node["name"] in shown else others, 0) for node in nodes}
 
 
-def levels_of(
-    nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, str]]
-) -> dict[str, int]:
+def levels_of(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, str]]) -> dict[str, int]:
     """``{id: functions on the longest way to it}``, for nodes given producers first."""
     producers: dict[str, list[str]] = {}
     for edge in edges:

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Hashable, Mapping
 
 from handoff_dask.records import ExecutionRecord, FunctionRecord
-from handoff_dask.time_split import span_of
+from handoff_dask.time_split import RUNNING, STARTING, span_of, waiting_for
 
 __all__ = ["activity", "lanes_of"]
 
@@ -55,8 +55,6 @@ def activity(record: ExecutionRecord) -> tuple[list[float], Mapping[str, list[in
         The moments at which something changed (seconds since the epoch), and ``{what: how many
         from that moment on}``: ``"running"``, ``"starting"``, ``"scheduler"``, ``"waiting for …"``.
     """
-    from handoff_dask.time_split import RUNNING, STARTING, waiting_for
-
     _, end = span_of(record)
     changes: dict[str, dict[float, int]] = {RUNNING: {}, STARTING: {}}
 
@@ -74,7 +72,11 @@ def activity(record: ExecutionRecord) -> tuple[list[float], Mapping[str, list[in
                 add(waiting_for(f.cause), f.ready, placed)
             if f.start is not None or f.status == "running":
                 add(STARTING, f.placed, f.start)
-            add(RUNNING, f.start, f.stop if f.stop is not None else (None if f.status == "running" else f.start))
+            add(
+                RUNNING,
+                f.start,
+                f.stop if f.stop is not None else (None if f.status == "running" else f.start),
+            )
     moments = sorted({moment for steps in changes.values() for moment in steps})
     return moments, {what: _counted(steps, moments) for what, steps in changes.items() if steps}
 

@@ -99,7 +99,9 @@ def _svg(graph: ExecutionGraph) -> str | None:
 @cache
 def _asset(name: str) -> str:
     # As the browser will hash it: with line feeds alone.
-    return files("handoff_dask.visualization").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
+    return (
+        files("handoff_dask.visualization").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
+    )
 
 
 def _digest(script: str) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-from handoff_dask.lower_bound import lower_bound
+from handoff_dask.bounds import Bound
+from handoff_dask.lower_bound import lower_bounds
 from handoff_dask.records import ExecutionRecord, FunctionRecord
 from handoff_dask.resources import Capabilities
 from handoff_dask.time_split import ARGUMENTS, span_of, time_split
@@ -26,6 +28,8 @@ __all__ = ["errors_of", "json_for_html", "page_data", "summary_of"]
 SHOWN = 120
 #: Errors that the page shows in full, and characters of each.
 ERRORS = 50
+#: Lower bounds that it shows.
+BOUNDS = 6
 TRACEBACK = 8000
 
 
@@ -37,7 +41,7 @@ def page_data(record: ExecutionRecord) -> dict[str, Any]:
     moments, counts = activity(record)
     return {
         "span_s": _rounded(end - begin),
-        "bound_s": _rounded(lower_bound(record).seconds),
+        "bound_s": _rounded(lower_bounds(record)[0].seconds),
         "path": {part: _rounded(seconds) for part, seconds in time_split(record).along_path.items()},
         "activity": {"t": [_rounded(m - begin) for m in moments], "counts": counts},
         "nodes": [
@@ -124,7 +128,7 @@ def _flat(value: Any) -> str:
 def summary_of(record: ExecutionRecord) -> dict[str, Any]:
     """What the page says in words and small tables, as text and numbers."""
     begin, end = span_of(record)
-    split, bound = time_split(record), lower_bound(record)
+    split, bounds = time_split(record), lower_bounds(record)
     regular = [f for f in record.functions if f.type == "regular"]
     parts = [part for part in dict.fromkeys([*split.along_path, *split.total]) if part != ARGUMENTS]
     return {
@@ -133,15 +137,25 @@ def summary_of(record: ExecutionRecord) -> dict[str, Any]:
         "strategy": record.strategy,
         "begin": begin,
         "makespan_s": end - begin,
-        "bound": bound,
+        "bound_s": bounds[0].seconds,
+        "bounds": [(_bound_text(bound, record), bound.seconds) for bound in bounds[:BOUNDS]],
         "functions": len(regular),
         "counts": _counts(f.status for f in regular),
         "retried": sum(1 for f in regular if f.attempts > 1),
         "split": [(part, split.along_path.get(part, 0.0), split.total.get(part, 0.0)) for part in parts],
         "path": [shortened(visible(str(i)), 60) for i in split.path],
         "nodes": _node_rows(record, end - begin),
-        "layers": None,
     }
+
+
+def _bound_text(bound: Bound, record: ExecutionRecord) -> str:
+    if bound.resource is None:
+        return "longest path"
+    if len(bound.nodes) == len(record.nodes):
+        return f"{visible(bound.resource)} on all nodes"
+    more = f", {len(bound.nodes) - 4} more nodes" if len(bound.nodes) > 5 else ""
+    nodes = bound.nodes[:4] if more else bound.nodes
+    return f"{visible(bound.resource)} on " + ", ".join(shortened(visible(n), 30) for n in nodes) + more
 
 
 def _counts(statuses: Iterable[str]) -> dict[str, int]:
@@ -177,7 +191,7 @@ def _mean_use(use: Mapping[str, Steps], capabilities: Mapping[str, Any], makespa
         has = capacity.get(name)
         if not isinstance(has, (int, float)) or isinstance(has, bool) or not has or not makespan_s:
             continue
-        area = sum(used * (after - moment) for (moment, used), (after, _) in zip(steps, steps[1:], strict=False))
+        area = sum(used * (after - moment) for (moment, used), (after, _) in pairwise(steps))
         shares.append(f"{visible(name)} {area / has / makespan_s:.0%}")
     return ", ".join(shares)
 
@@ -215,7 +229,9 @@ def layers_data(graph: ExecutionGraph) -> dict[str, Sequence[Any]]:
         level = levels[str(number)]
         filled[level] = filled.get(level, 0) + 1
         text = f"{shortened(visible(group.name), 24)} ×{group.count}"
-        places.append({"text": text, "x": level, "y": filled[level], "failed": bool(group.statuses["failed"])})
+        places.append(
+            {"text": text, "x": level, "y": filled[level], "failed": bool(group.statuses["failed"])}
+        )
     return {"groups": places, "edges": [[a, b, number] for (a, b), number in groups.edges.items()]}
 
 

@@ -63,19 +63,21 @@ def svg(dot: str, *, patience_s: float = PATIENCE_S) -> str:
 
 def render(dot: str, path: str | PathLike[str], format: str) -> str:  # noqa: A002
     """Draw into a file; see :meth:`handoff_dask.visualization.ExecutionGraph.render`."""
-    target, format = _target(fspath(path), format)
-    target.write_bytes(draw(dot, format))
+    target, known = _target(fspath(path), format)
+    target.write_bytes(draw(dot, known))
     return str(target)
 
 
 def _target(path: str, format: str) -> tuple[Path, str]:  # noqa: A002
-    if not isinstance(format, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]+", format):
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]+", format):
         raise ValidationError(f"format: {format!r} is no name of a format; write 'svg', 'png' or 'pdf'")
     ending = Path(path).suffix.lower().lstrip(".")
     if ending == format.lower():
         return Path(path), format
     if ending in FORMATS:
         if format != "svg":
-            raise ValidationError(f"format: {format!r} does not go with the ending of {path!r}; leave one out")
+            raise ValidationError(
+                f"format: {format!r} does not go with the ending of {path!r}; leave one out"
+            )
         return Path(path), ending
     return Path(f"{path}.{format}"), format

@@ -5,7 +5,9 @@ from __future__ import annotations
 import heapq
 import random
 from collections import defaultdict
+from collections.abc import Hashable
 from dataclasses import replace
+from functools import cache
 
 from handoff_dask.records import ExecutionRecord, FunctionRecord
 
@@ -21,130 +23,178 @@ NODES = {
     "s0": {"cpu": 2, "memory": 8000, "threads": 4},
 }
 
-#: What lies between a finished function and one that it lets start, in seconds.
+#: What lies between a function's placement and its start, in seconds.
 LATENCY_S = 0.004
+
+#: Ids made to break out of whatever they are written into.
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</script><script>alert(2)</script>",
+    "<!-- <script>",
+    "a\"b'c",
+    "line\nbreak\r\ttab",
+    "trailing\\",
+    "\\N \\G \\l {a|b} <p>",
+    "<b>html label</b>",
+    "&lt;&amp;&#60;",
+    "]]> --> */ //",
+    "\x00\x07\x1b\ufffe",
+    "\ud800 lone",
+    "\u202egnp.exe",
+    "çžß 漢字 🎈",
+    "x" * 10_000,
+    "",
+    "legend",
+    "graph { a -> b }",
+    1,
+    "1",
+    ("tuple", 1, None),
+    None,
+    2.5,
+    frozenset(["<i>"]),
+    "__proto__",
+    "constructor",
+)
+
+
+def function(id: Hashable, **fields: object) -> FunctionRecord:
+    """A finished function that ran for a second."""
+    known = {"name": "work", "status": "finished", "node": "a", "start": 1.0, "stop": 2.0, "attempts": 1}
+    return FunctionRecord(id=id, **{**known, **fields})
+
+
+def record(*functions: FunctionRecord, **fields: object) -> ExecutionRecord:
+    """A finished execution of these functions."""
+    return ExecutionRecord(**{"dag_id": "dag", "status": "finished", "functions": functions, **fields})
+
+
+def hostile() -> ExecutionRecord:
+    """An execution in which every text that a user may choose is hostile."""
+    functions = tuple(
+        function(
+            i,
+            name=str(i)[:200],
+            node=text,
+            args=HOSTILE[:k][-2:],
+            cost={"cpu": 1, text or "x": "y", "label<": text},
+            cause=text[:50],
+            error=f"Traceback {text}\n  {text}",
+            status="failed" if k % 2 else "finished",
+        )
+        for k, i in enumerate(HOSTILE)
+        for text in [i if isinstance(i, str) else repr(i)]
+    )
+    nodes = {f.node: {"cpu": 2, "<i>": "</script>"} for f in functions if f.node is not None}
+    return record(*functions, dag_id="</title><script>alert(3)</script>", nodes=nodes, strategy="<b>s</b>")
 
 
 def pipeline(size: int, seed: int = 0) -> list[FunctionRecord]:
     """About ``size`` functions: load many, clean and fit each, merge in a tree, one report."""
     rng = random.Random(seed)
-    functions = [FunctionRecord(id="settings", name="input", type="input", status="none")]
-    functions.append(FunctionRecord(id="parse", name="parse", type="inline", args=("settings",), status="none"))
+    functions = [
+        FunctionRecord(id="settings", name="input", type="input", status="none"),
+        FunctionRecord(id="parse", name="parse", type="inline", args=("settings",), status="none"),
+    ]
+
+    def add(id: Hashable, name: str, args: tuple[Hashable, ...], seconds: float, **cost: float) -> Hashable:
+        functions.append(FunctionRecord(id=id, name=name, args=args, cost=cost, duration_s=seconds))
+        return id
+
     level = []
     for i in range(max(1, round((size - 3) * 0.3))):
-        shape = (("load", 1, 900, 0.4), ("clean", 1, 2500, 0.9), ("fit", 2, 6000, 2.2))
-        previous: object = "parse"
-        for name, cpu, memory, mean in shape:
-            cost: dict[str, float] = {"cpu": cpu, "memory": memory}
-            if name == "fit" and i % 5 == 0:
-                cost["gpu"] = 1
-            ident = (name, i) if name == "fit" else f"{name}-{i}"
-            duration = rng.uniform(0.5, 1.5) * mean
-            functions.append(
-                FunctionRecord(id=ident, name=name, args=(previous,), cost=cost, duration_s=duration)
-            )
-            previous = ident
-        level.append(previous)
-    number = 0
+        gpu = {"gpu": 1} if i % 5 == 0 else {}
+        load = add(f"load-{i}", "load", ("parse",), rng.uniform(0.2, 0.6), cpu=1, memory=900)
+        clean = add(f"clean-{i}", "clean", (load,), rng.uniform(0.4, 1.4), cpu=1, memory=2500)
+        level.append(add(("fit", i), "fit", (clean,), rng.uniform(1.1, 3.3), cpu=2, memory=6000, **gpu))
     while len(level) > 1:
-        above: list[object] = []
-        for k in range(0, len(level), 4):
-            ident = f"merge-{number}"
-            number += 1
-            functions.append(
-                FunctionRecord(id=ident, name="merge", args=tuple(level[k : k + 4]), cost={"cpu": 0.5}, duration_s=0.3)
-            )
-            above.append(ident)
-        level = above
-    functions.append(FunctionRecord(id="report", name="report", args=(*level, "settings"), cost={"cpu": 1}, duration_s=0.5))
+        level = [
+            add(f"merge-{len(functions)}", "merge", tuple(level[k : k + 4]), 0.3, cpu=0.5)
+            for k in range(0, len(level), 4)
+        ]
+    add("report", "report", (*level, "settings"), 0.5, cpu=1)
     return functions
 
 
-def executed(
-    functions: list[FunctionRecord], nodes: dict[str, dict[str, float]] | None = None, dag_id: object = "pipeline"
-) -> ExecutionRecord:
-    """The record of these functions (in topological order) on these nodes."""
-    nodes = NODES if nodes is None else nodes
-    known = {f.id: f for f in functions}
-    consumers, missing = defaultdict(list), {}
-    for f in functions:
-        missing[f.id] = len(set(f.args))
-        for arg in set(f.args):
-            consumers[arg].append(f.id)
-    free = {node: dict(caps) for node, caps in nodes.items()}
-    order = {f.id: number for number, f in enumerate(functions)}
-    done: dict[object, FunctionRecord] = {}
-    ready: list[tuple[int, object]] = []
-    arrived: dict[object, float] = {}
+@cache
+def sample(size: int, seed: int = 0) -> ExecutionRecord:
+    """An execution of about ``size`` functions on six unlike nodes."""
+    return _Cluster(pipeline(size, seed)).run()
 
-    def release(ident: object, now: float) -> None:
-        ahead = [ident]
-        while ahead:
-            i = ahead.pop()
-            if known[i].type == "regular" and i not in done:
-                arrived[i] = now
-                heapq.heappush(ready, (order[i], i))
-                continue
-            for c in consumers[i]:
-                missing[c] -= 1
-                if not missing[c]:
-                    ahead.append(c)
 
-    now = SUBMITTED
-    for f in functions:
-        if f.type != "regular":
-            done[f.id] = f
-    for f in functions:
-        if not f.args:
-            release(f.id, now)
-    running: list[tuple[float, int, object]] = []
-    while ready or running:
-        later = []
-        refused = set()  # costs that fit nowhere now
-        for place, i in ready:
-            f = known[i]
+class _Cluster:
+    """Runs functions in the order given, each as soon as a node has room."""
+
+    def __init__(self, functions: list[FunctionRecord]) -> None:
+        self.functions = {f.id: f for f in functions}
+        self.order = {f.id: number for number, f in enumerate(functions)}
+        self.missing = {f.id: len(f.args) for f in functions}
+        self.consumers: dict[Hashable, list[Hashable]] = defaultdict(list)
+        for f in functions:
+            for arg in f.args:
+                self.consumers[arg].append(f.id)
+        self.free = {node: dict(has) for node, has in NODES.items()}
+        self.ready: list[tuple[int, Hashable]] = []
+        self.running: list[tuple[float, int, Hashable]] = []
+        self.now = SUBMITTED
+
+    def run(self) -> ExecutionRecord:
+        for f in list(self.functions.values()):
+            if not f.args:
+                self.finish(f.id) if f.type != "regular" else self.arrive(f.id)
+        while self.ready or self.running:
+            self.place()
+            self.now, _, key = heapq.heappop(self.running)
+            f = self.functions[key]
+            for name, amount in {**f.cost, "threads": 1}.items():
+                self.free[f.node][name] += amount
+            self.finish(key)
+        functions = tuple(self.functions.values())
+        ended = self.now + LATENCY_S
+        return record(*functions, dag_id="pipeline", nodes=NODES, submitted=SUBMITTED, ended=ended)
+
+    def arrive(self, key: Hashable) -> None:
+        self.functions[key] = replace(self.functions[key], ready=self.now)
+        heapq.heappush(self.ready, (self.order[key], key))
+
+    def finish(self, key: Hashable) -> None:
+        for consumer in self.consumers[key]:
+            self.missing[consumer] -= 1
+            if not self.missing[consumer]:
+                inline = self.functions[consumer].type == "inline"
+                self.finish(consumer) if inline else self.arrive(consumer)
+
+    def place(self) -> None:
+        waiting, refused = [], set()
+        for number, key in sorted(self.ready):
+            f = self.functions[key]
             cost = {**f.cost, "threads": 1}
             shape = tuple(cost.items())
-            if shape in refused:
-                later.append((place, i))
-                continue
-            fits = [n for n, have in free.items() if all(have.get(r, 0) >= v for r, v in cost.items())]
+            fits = () if shape in refused else self.fitting(cost)
             if not fits:
                 refused.add(shape)
-                later.append((place, i))
+                waiting.append((number, key))
                 continue
-            node = min(fits, key=lambda n: ("gpu" in nodes[n], -free[n]["cpu"], n))
-            for r, v in cost.items():
-                free[node][r] -= v
-            start = now + LATENCY_S
-            stop = start + (f.duration_s or 0.0)
-            waited = now > arrived[i]
-            thread = all(f2.get("threads", 0) < 1 for f2 in free.values())
-            cause = ("thread" if thread else "room") if waited else ""
-            done[i] = replace(
-                f, status="finished", node=node, ready=arrived[i], placed=now, start=start, stop=stop,
-                attempts=1, cause=cause, nbytes=1000 * (place + 1),
-            )
-            heapq.heappush(running, (stop, place, i))
-        ready = later
-        heapq.heapify(ready)
-        if not running:
-            raise AssertionError("some function fits nowhere")
-        now, place, i = heapq.heappop(running)
-        f = done[i]
-        for r, v in {**f.cost, "threads": 1}.items():
-            free[f.node][r] += v
-        release(i, now)
-    return ExecutionRecord(
-        dag_id=dag_id,
-        status="finished",
-        functions=tuple(done[f.id] for f in functions),
-        nodes=nodes,
-        submitted=SUBMITTED,
-        ended=now + LATENCY_S,
-    )
+            node = min(fits, key=lambda n: ("gpu" in NODES[n], -self.free[n]["cpu"], n))
+            for name, amount in shape:
+                self.free[node][name] -= amount
+            self.start(f, node, number)
+        self.ready = waiting
 
+    def fitting(self, cost: dict[str, float]) -> list[str]:
+        return [n for n, has in self.free.items() if all(has.get(r, 0) >= v for r, v in cost.items())]
 
-def sample(size: int, seed: int = 0) -> ExecutionRecord:
-    """An execution of about ``size`` functions."""
-    return executed(pipeline(size, seed))
+    def start(self, f: FunctionRecord, node: str, number: int) -> None:
+        start = self.now + LATENCY_S
+        stop = start + (f.duration_s or 0.0)
+        self.functions[f.id] = replace(
+            f,
+            status="finished",
+            node=node,
+            placed=self.now,
+            start=start,
+            stop=stop,
+            attempts=1,
+            cause="room" if self.now > (f.ready or 0.0) else "",
+            nbytes=1000 * (number + 1),
+        )
+        heapq.heappush(self.running, (stop, number, f.id))

@@ -1,0 +1,270 @@
+"""The page of a report in a real browser.
+
+Not collected with the other tests, for not every machine has Chromium; run it by name::
+
+    python -m pytest tests/visualization/browser_report.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from tornado.websocket import websocket_connect
+
+from handoff_dask.visualization import report
+from tests.visualization.samples import hostile, sample
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --remote-debugging-port=0 --window-size=1280,900"
+).split()
+
+
+class Browser:
+    """A page in headless Chromium, by its DevTools protocol."""
+
+    def __init__(self, address: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.numbers = itertools.count(1)
+        self.events: list[dict] = []
+        self.session: str | None = None
+        self.socket = self.run(lambda: websocket_connect(address, max_message_size=64 << 20))
+        target = self.send("Target.getTargets")["targetInfos"][0]["targetId"]
+        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.send(f"{domain}.enable")
+
+    def run(self, call):
+        async def bounded():
+            return await asyncio.wait_for(call(), 60)
+
+        return self.loop.run_until_complete(bounded())
+
+    def send(self, method: str, **params):
+        number = next(self.numbers)
+        message = {"id": number, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        self.run(lambda: self.socket.write_message(json.dumps(message)))
+        while (answer := self.receive()).get("id") != number:
+            self.events.append(answer)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def receive(self):
+        return json.loads(self.run(self.socket.read_message))
+
+    def open(self, path) -> None:
+        self.events.clear()
+        self.send("Page.navigate", url=path.as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self.receive())
+
+    def value(self, expression: str):
+        """What an expression of JavaScript comes to."""
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def press(self, key: str, code: int, text: str = "") -> None:
+        for kind in ("keyDown", "keyUp"):
+            written = {"text": text} if text and kind == "keyDown" else {}
+            self.send(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **written
+            )
+
+    def complaints(self) -> list[str]:
+        """What went wrong in the page, and what it asked the network for."""
+        methods = ("Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening")
+        wrong = [str(event) for event in self.events if event.get("method") in methods]
+        requests = [
+            e["params"]["request"]["url"]
+            for e in self.events
+            if e.get("method") == "Network.requestWillBeSent"
+        ]
+        return wrong + [url for url in requests if not url.startswith(("file:", "data:", "blob:"))]
+
+    def close(self) -> None:
+        self.session = None
+        self.send("Browser.close")
+        self.run(self._closed)
+        self.loop.close()
+
+    async def _closed(self) -> None:
+        self.socket.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert program, "this test needs Chromium: apt install chromium"
+    folder = f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"
+    with subprocess.Popen(
+        [program, *FLAGS, folder, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            page = Browser(next(line.split()[-1] for line in process.stderr if "DevTools listening" in line))
+            yield page
+            page.close()
+            process.wait(20)
+        finally:
+            process.kill()
+
+
+def column(browser: Browser, title: str) -> list[str]:
+    """The cells of a column that are shown."""
+    return browser.value(
+        f"""(() => {{
+          const titles = [...document.querySelectorAll("#functions-table thead tr:first-child th")];
+          const index = titles.findIndex((cell) => cell.textContent.trim() === {json.dumps(title)});
+          return [...document.querySelectorAll("#functions-table tbody tr")].map((row) => row.cells[index].textContent);
+        }})()"""
+    )
+
+
+def fill(browser: Browser, label: str, text: str) -> None:
+    browser.value(
+        f"""(() => {{
+          const field = document.querySelector(`[aria-label="{label}"]`);
+          field.value = {json.dumps(text)};
+          field.dispatchEvent(new Event(field.tagName === "SELECT" ? "change" : "input"));
+        }})()"""
+    )
+
+
+def test_everything_is_drawn(browser, tmp_path):
+    """All charts and the table are there; nothing complains, nothing is asked of the network."""
+    known = sample(500)
+    report(known, tmp_path / "r.html")
+    browser.open(tmp_path / "r.html")
+    assert browser.complaints() == []
+    charts = browser.value("[...document.querySelectorAll('svg[aria-label]')].map((s) => s.ariaLabel)")
+    assert charts[:2] == [
+        "Makespan by cause, with the lower bound",
+        "How many functions ran and waited, over time",
+    ]
+    assert [c.split()[3].rstrip(":") for c in charts if c.startswith("Timeline")] == list(known.nodes)
+    bars = browser.value(
+        "[...document.querySelectorAll('.timeline-node svg[aria-label^=Timeline] g[aria-label=bar] rect')].length"
+    )
+    assert bars >= sum(f.type == "regular" for f in known.functions)
+    assert browser.value("document.querySelector('.graph > svg') !== null")
+    assert len(column(browser, "Function")) == 25
+
+
+def test_the_table_sorts_and_filters(browser, tmp_path):
+    """By button, by key, by text, by choice and by comparison; exact rows each time."""
+    known = sample(500)
+    regular = [f for f in known.functions if f.type == "regular"]
+    report(known, tmp_path / "r.html")
+    browser.open(tmp_path / "r.html")
+    browser.value("document.querySelectorAll('#functions-table .dt-column-order')[8].focus()")
+    browser.press("Enter", 13, "\r")
+    browser.press("Enter", 13, "\r")
+    ran = sorted((f.stop - f.start for f in regular), reverse=True)
+    assert column(browser, "Ran") == [f"{seconds:.3f}" for seconds in ran[:25]]
+    fill(browser, "Filter Function", "clean-")
+    fill(browser, "Filter Node", "=s0")
+    cleaned = sorted(f.id for f in regular if f.name == "clean" and f.node == "s0")
+    assert 0 < len(cleaned) <= 25
+    assert sorted(column(browser, "Function")) == cleaned
+    fill(browser, "Filter Function", "")
+    fill(browser, "Filter Node", "*")
+    fill(browser, "Filter Ran", f"> {ran[3]:.4f}")
+    assert column(browser, "Ran") == [f"{s:.3f}" for s in ran if s > float(f"{ran[3]:.4f}")]
+
+
+def test_the_timeline_zooms(browser, tmp_path):
+    """A span of time can be typed in; the whole run comes back."""
+    report(sample(500), tmp_path / "r.html")
+    browser.open(tmp_path / "r.html")
+    bars = "document.querySelectorAll('.timeline-node g[aria-label=bar] rect').length"
+    whole = browser.value(bars)
+    browser.value(
+        "document.getElementById('zoom-from').value = 1; document.getElementById('zoom-to').value = 2;"
+        "document.querySelector('#zoom [type=submit]').click()"
+    )
+    part = browser.value(bars)
+    browser.value("document.querySelector('#zoom [type=reset]').click()")
+    assert 0 < part < whole / 4
+    assert browser.value(bars) == whole
+
+
+def test_hostile_texts_are_shown_and_not_run(browser, tmp_path):
+    """No script of an id runs, no dialog opens, and the table says what the ids are."""
+    report(hostile(), tmp_path / "r.html")
+    browser.open(tmp_path / "r.html")
+    assert browser.complaints() == []
+    fill(browser, "Filter Function", "<script>")
+    assert sorted(column(browser, "Function")) == [
+        "<!-- <script>",
+        "</script><script>alert(2)</script>",
+        "<script>alert(1)</script>",
+    ]
+    assert (
+        browser.value("document.querySelectorAll('#functions-table script, #functions-table b').length") == 0
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [420, 1280])
+def test_readable_light_and_dark_wide_and_narrow(browser, tmp_path, scheme, width):
+    """The page follows the reader's scheme with enough contrast, and never scrolls sideways."""
+    browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    browser.send(
+        "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+    )
+    report(sample(50), tmp_path / "r.html")
+    browser.open(tmp_path / "r.html")
+    colours = browser.value(
+        "(() => { const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]; })()"
+    )
+    ink, paper = (luminance(colour) for colour in colours)
+    assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) > 7
+    assert (paper < ink) == (scheme == "dark")
+    assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+    browser.send("Emulation.clearDeviceMetricsOverride")
+
+
+def test_errors_are_linked_and_paper_gets_all(browser, tmp_path):
+    """The table leads to the traceback; in print every row is there and nothing is folded away."""
+    known = sample(200)
+    functions = list(known.functions)
+    for k in range(10, 20):
+        functions[k] = replace(functions[k], status="failed", error=f"Traceback\nValueError: {k}")
+    report(replace(known, functions=tuple(functions), status="failed"), tmp_path / "r.html")
+    browser.open(tmp_path / "r.html")
+    browser.value("location.hash = 'error-7'")
+    assert browser.value(
+        "new Promise((done) => setTimeout(() => done(document.getElementById('error-7').open), 50))"
+    )
+    pdf = browser.send("Page.printToPDF")["data"]
+    assert len(pdf) > 10_000
+    browser.value("dispatchEvent(new Event('beforeprint'))")
+    assert len(column(browser, "Function")) == sum(f.type == "regular" for f in functions)
+    assert browser.value("document.querySelectorAll('details:not([open])').length") == 0
+    browser.value("dispatchEvent(new Event('afterprint'))")
+    assert len(column(browser, "Function")) == 25
+
+
+def test_five_thousand_functions_are_usable(browser, tmp_path):
+    """The page of a large execution is drawn within seconds (measured: about one)."""
+    report(sample(5000), tmp_path / "r.html")
+    browser.open(tmp_path / "r.html")
+    timing = browser.value("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    assert timing < 10_000
+    assert browser.complaints() == []
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``rgb(r, g, b)``, as WCAG defines it."""
+    channels = [int(c) / 255 for c in colour.removeprefix("rgb(").removesuffix(")").split(",")[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
