@@ -46,6 +46,8 @@ MEANINGS = {
 #: Nodes named in the label of a group, and in a legend.
 NAMED = 3
 LEGEND = 40
+#: Up to so many groups the picture goes down; beyond, it would be too wide and goes right.
+TALL = 20
 #: Stripes of a group's box; graphviz refuses very thin ones.
 THINNEST = 0.004
 
@@ -124,14 +126,16 @@ def of_groups(groups: Groups) -> str:
         kinds = [kind for group in groups.groups for kind in (*group.statuses, *group.types)]
         yield from _legend(colours, kinds, stripes=True)
 
-    return _digraph(lines(), "TB")
+    return _digraph(lines(), "TB" if len(groups.groups) <= TALL else "LR")
 
 
 def _digraph(lines: Iterable[str], direction: str) -> str:
     head = [
         "digraph {",
         f'  graph [rankdir={direction}, bgcolor="transparent", fontname="{FONT}", fontsize=13,'
-        f' fontcolor="{INK}", style="rounded", penwidth=1.5, nodesep=0.15, ranksep=0.5, nslimit=4, nslimit1=4, mclimit=0.5]',
+        f' fontcolor="{INK}", style="rounded", penwidth=1.5, nodesep=0.15, ranksep=0.5,'
+        # Layouts of thousands of functions end before they are the best possible.
+        " nslimit=40, nslimit1=40]",
         f'  node [shape=box, style=filled, fillcolor="#e8e8e8", color="{INK}", fontcolor="#000000",'
         f' fontname="{FONT}", fontsize=11, margin="0.12,0.06", height=0.3]',
         f'  edge [color="{INK}", fontcolor="{INK}", fontname="{FONT}", fontsize=10, arrowsize=0.7]',

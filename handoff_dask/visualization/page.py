@@ -25,7 +25,7 @@ __all__ = ["page", "report"]
 
 SECTIONS = ("summary", "timeline", "graph", "functions")
 #: Seconds after which the page's graph is drawn without graphviz.
-LAYOUT_S = 3.0
+LAYOUT_S = 2.0
 
 
 def report(result: Any, path: str | PathLike[str]) -> str:

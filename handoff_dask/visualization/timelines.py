@@ -65,8 +65,8 @@ class Timeline:
     def _repr_html_(self) -> str:
         # A frame of its own: neither the notebook's styles nor hostile ids get through its walls.
         return (
-            f'<iframe srcdoc="{html.escape(self._page())}" sandbox="allow-scripts" title="Timeline" '
-            f'style="width:100%;height:{NOTEBOOK_PIXELS}px;border:0"></iframe>'
+            f'<iframe srcdoc="{html.escape(self._page())}" title="Timeline" '
+            f'sandbox="allow-scripts allow-forms" style="width:100%;height:{NOTEBOOK_PIXELS}px;border:0"></iframe>'
         )
 
 

@@ -57,10 +57,10 @@ HOSTILE = (
 )
 
 
-def function(id: Hashable, **fields: object) -> FunctionRecord:
+def function(key: Hashable, **fields: object) -> FunctionRecord:
     """A finished function that ran for a second."""
     known = {"name": "work", "status": "finished", "node": "a", "start": 1.0, "stop": 2.0, "attempts": 1}
-    return FunctionRecord(id=id, **{**known, **fields})
+    return FunctionRecord(id=key, **{**known, **fields})
 
 
 def record(*functions: FunctionRecord, **fields: object) -> ExecutionRecord:
@@ -96,9 +96,9 @@ def pipeline(size: int, seed: int = 0) -> list[FunctionRecord]:
         FunctionRecord(id="parse", name="parse", type="inline", args=("settings",), status="none"),
     ]
 
-    def add(id: Hashable, name: str, args: tuple[Hashable, ...], seconds: float, **cost: float) -> Hashable:
-        functions.append(FunctionRecord(id=id, name=name, args=args, cost=cost, duration_s=seconds))
-        return id
+    def add(key: Hashable, name: str, args: tuple[Hashable, ...], seconds: float, **cost: float) -> Hashable:
+        functions.append(FunctionRecord(id=key, name=name, args=args, cost=cost, duration_s=seconds))
+        return key
 
     level = []
     for i in range(max(1, round((size - 3) * 0.3))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -89,7 +90,7 @@ def test_lanes_never_overlap_and_are_as_few_as_possible(spans):
         by_lane.setdefault(lanes[f.id], []).append((f.start, f.stop))
     for ran in by_lane.values():
         ran.sort()
-        assert all(before[1] <= after[0] for before, after in zip(ran, ran[1:], strict=False))
+        assert all(before[1] <= after[0] for before, after in pairwise(ran))
     together = max((sum(g.start <= f.start < g.stop for g in functions) for f in functions), default=0)
     assert together <= len(by_lane) <= max(together, 1) + sum(f.start == f.stop for f in functions)
 
