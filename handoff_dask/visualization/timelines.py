@@ -66,7 +66,8 @@ class Timeline:
         # A frame of its own: neither the notebook's styles nor hostile ids get through its walls.
         return (
             f'<iframe srcdoc="{html.escape(self._page())}" title="Timeline" '
-            f'sandbox="allow-scripts allow-forms" style="width:100%;height:{NOTEBOOK_PIXELS}px;border:0"></iframe>'
+            'sandbox="allow-scripts allow-forms" '
+            f'style="width:100%;height:{NOTEBOOK_PIXELS}px;border:0"></iframe>'
         )
 
 

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from sample_records import hostile, sample
 from tornado.websocket import websocket_connect
 
 from handoff_dask.visualization import report
-from tests.visualization.samples import hostile, sample
 
 FLAGS = [
     "--headless",

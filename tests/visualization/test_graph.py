@@ -11,13 +11,13 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
+from sample_records import HOSTILE, function, hostile, record, sample
 
 from handoff_dask.dag import DAG
 from handoff_dask.errors import HandoffError, ValidationError
 from handoff_dask.functions import Argument, Collocated, Function
 from handoff_dask.records import ExecutionResult
 from handoff_dask.visualization import dag_graph, execution_graph
-from tests.visualization.samples import HOSTILE, function, hostile, record, sample
 
 SVG = "{http://www.w3.org/2000/svg}"
 

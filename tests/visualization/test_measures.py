@@ -8,12 +8,12 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_records import NODES, SUBMITTED, function, record, sample
 
 from handoff_dask.lower_bound import lower_bounds
 from handoff_dask.time_split import time_split
 from handoff_dask.visualization import resource_utilization, timeline
 from handoff_dask.visualization.lanes import activity, lanes_of
-from tests.visualization.samples import NODES, SUBMITTED, function, record, sample
 
 
 def test_use_of_resources_is_exact():

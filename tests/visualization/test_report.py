@@ -12,10 +12,10 @@ from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
+from sample_records import HOSTILE, function, hostile, record, sample
 
 from handoff_dask.errors import ValidationError
 from handoff_dask.visualization import report, timeline
-from tests.visualization.samples import HOSTILE, function, hostile, record, sample
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}
 TRACEBACK = 'Traceback (most recent call last):\n  File "fit.py", line 3\nValueError: <b>no convergence</b>'
