@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,16 +75,52 @@ class ExecutionRecord:
     ended: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class ExecutionResult:
-    """What an execution came to."""
+    """What an execution came to.
 
-    dag_id: Hashable
-    #: ``{function id: value}``.
-    results: Mapping[Hashable, Any]
-    #: ``{function id: node name}``.
-    allocations: Mapping[Hashable, str]
-    #: ``{function id: Timing}``.
-    timings: Mapping[Hashable, Timing]
-    #: All that is known of the run, for pictures and reports.
-    record: ExecutionRecord = field(repr=False, compare=False)
+    Parameters
+    ----------
+    dag_id, results, allocations, timings
+        See the attributes.
+    record
+        All that is known of the run, or a function that gives it when somebody asks.
+    """
+
+    def __init__(
+        self,
+        dag_id: Hashable,
+        results: Mapping[Hashable, Any],
+        allocations: Mapping[Hashable, str],
+        timings: Mapping[Hashable, Timing],
+        record: ExecutionRecord | Callable[[], ExecutionRecord],
+    ) -> None:
+        #: The DAG's id.
+        self.dag_id = dag_id
+        #: ``{function id: value}``.
+        self.results = results
+        #: ``{function id: node name}``.
+        self.allocations = allocations
+        #: ``{function id: Timing}``.
+        self.timings = timings
+        self._record = record
+
+    def __repr__(self) -> str:
+        return f"<ExecutionResult of DAG {self.dag_id!r}: {len(self.results)} results>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_record": self.record}
+
+    @property
+    def record(self) -> ExecutionRecord:
+        """All that is known of the run, for pictures and reports."""
+        if not isinstance(self._record, ExecutionRecord):
+            self._record = self._record()
+        return self._record
+
+    @property
+    def makespan_s(self) -> float | None:
+        """Seconds from submission to the end, if both are known."""
+        record = self.record
+        if record.submitted is None or record.ended is None:
+            return None
+        return record.ended - record.submitted

@@ -1,0 +1,199 @@
+"""What becomes of a function's attempts: ready, placed, over, and threads that linger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from distributed.metrics import time
+
+from handoff_dask.live.protocol import ENDED, RAISED, STARTED, WATCH
+from handoff_dask.live.registry import HELD
+from handoff_dask.live.runs import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, WAITING, Function
+from handoff_dask.placement.events import (
+    ClaimedElsewhere,
+    Event,
+    FunctionFinished,
+    FunctionReady,
+    FunctionWithdrawn,
+    ReturnedElsewhere,
+)
+
+if TYPE_CHECKING:
+    from distributed.scheduler import TaskState
+
+    from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
+
+
+class Lingering(NamedTuple):
+    """A thread that may still run a function which Dask has let go."""
+
+    function: Function
+    address: str
+
+
+class Attempts:
+    """Translates what happens to the tasks of our functions."""
+
+    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
+        self._plugin = plugin
+        self._lingering: dict[int, Lingering] = {}
+        #: Workers to be asked when a thread is over: ``(address, key, claim)``.
+        self._to_watch: list[tuple[str, str, int]] = []
+        self._claims = 0
+
+    def install(self) -> None:
+        """Listen to the workers' plugins."""
+        self._plugin.scheduler.stream_handlers.update(
+            {ENDED: self.thread_ended, STARTED: self.started, RAISED: self.raised}
+        )
+
+    # ------------------------------------------------------------------ Dask's transitions
+
+    def transition(self, function: Function, start: str, finish: str, facts: dict[str, Any]) -> None:
+        """A task of ours has changed its state."""
+        if start == "processing":
+            self._left_node(function, finish, facts)
+        elif finish == "no-worker":
+            self.became_ready(function)
+        elif start == "no-worker" and finish != "processing":
+            self._plugin.driver.gather([FunctionWithdrawn(function=function.key)])
+            function.status = PENDING
+        elif start == "memory" and function.key in function.run.wanted and not function.run.over:
+            function.run.missing.add(function.key)
+
+    def became_ready(self, function: Function) -> None:
+        """Every argument is there, and Dask has parked the task."""
+        run = function.run
+        manifest, position = run.manifest, function.position
+        function.status = WAITING
+        function.ready = time()
+        if run.over and run.status != FINISHED:
+            return
+        self._plugin.driver.gather(
+            [
+                FunctionReady(
+                    function=function.key,
+                    run=run.token,
+                    demand=run.demand(position),
+                    priority=manifest.priorities.get(position, 0),
+                    rank=function.rank,
+                    duration_s=manifest.durations.get(position),
+                )
+            ]
+        )
+
+    def _left_node(self, function: Function, finish: str, facts: dict[str, Any]) -> None:
+        """A placed function is off its node, for whatever reason."""
+        run, key = function.run, function.key
+        task = self._plugin.scheduler.tasks[key]
+        # Whatever runs it again must come through the engine.
+        task.worker_restrictions = HELD
+        task.resource_restrictions = {}
+        if finish == "memory":
+            self._plugin.driver.gather([FunctionFinished(function=key)])
+            _take_times(function, facts.get("startstops"))
+            function.nbytes = facts.get("nbytes")
+            function.status = FINISHED
+            self._plugin.announcer.ended(function, "stop")
+            self._plugin.announcer.released(function)
+            run.missing.discard(key)
+            if not run.missing and not run.over:
+                self._plugin.registry.end(run, FINISHED)
+        elif finish == "erred":
+            self._plugin.driver.gather([FunctionFinished(function=key)])
+            _take_times(function, facts.get("startstops"))
+            self._failed(function, task)
+        else:
+            self._announce_drop(function)
+            self._let_go(function)
+            function.status = CANCELLED if run.over else PENDING
+
+    def _failed(self, function: Function, task: TaskState) -> None:
+        run = function.run
+        function.status = FAILED
+        self._plugin.announcer.ended(function, "exception", task.exception)
+        self._plugin.announcer.released(function)
+        if run.over or not run.watched or task.exception_blame is not task:
+            return
+        run.failed = function.position
+        run.exception, run.traceback = task.exception, task.traceback
+        self._plugin.registry.end(run, FAILED)
+
+    def _announce_drop(self, function: Function) -> None:
+        announcer = self._plugin.announcer
+        if function.raised is not None:
+            announcer.ended(function, "retry", function.raised)
+        elif function.run.over:
+            announcer.ended(function, "exception", "cancelled")
+        elif function.address not in self._plugin.scheduler.workers:
+            announcer.ended(function, "exception", f"lost: node {function.node!r} has died")
+        else:
+            announcer.ended(function, "exception", "lost: Dask takes it back")
+
+    def _let_go(self, function: Function) -> None:
+        """Dask has dropped a function that its worker may still be running."""
+        events: list[Event] = [FunctionFinished(function=function.key)]
+        address, node = function.address, function.node
+        if function.raised is None and address in self._plugin.nodes.by_address:
+            assert address is not None
+            assert node is not None
+            self._claims += 1
+            cost = function.run.demand(function.position).cost
+            self._lingering[self._claims] = Lingering(function, address)
+            events.append(
+                ClaimedElsewhere(claim=("lingering", self._claims), node=node, cost=cost, threads=1)
+            )
+            # Asked only after Dask has told the worker to drop the task.
+            self._to_watch.append((address, function.key, self._claims))
+        else:
+            self._plugin.announcer.released(function)
+        self._plugin.driver.gather(events)
+
+    # ------------------------------------------------------------------ from the workers
+
+    def ask_for_ends(self) -> None:
+        """Ask the workers when the threads of dropped functions are over."""
+        scheduler = self._plugin.scheduler
+        for address, key, claim in self._to_watch:
+            if address in scheduler.workers:
+                scheduler.worker_send(address, {"op": WATCH, "key": key, "claim": claim})
+        self._to_watch.clear()
+
+    def thread_ended(self, claim: int, **kwargs: Any) -> None:
+        """A lingering thread is over at last."""
+        lingering = self._lingering.pop(claim, None)
+        if lingering is not None:
+            self._plugin.driver.gather([ReturnedElsewhere(claim=("lingering", claim))])
+            self._plugin.announcer.released(lingering.function)
+
+    def node_left(self, address: str) -> None:
+        """No thread lingers on a node that is gone."""
+        self._lingering = {c: x for c, x in self._lingering.items() if x.address != address}
+
+    def started(self, key: str, run_id: int, time: float, **kwargs: Any) -> None:
+        """A worker says when an attempt began."""
+        function = self._present(key, run_id)
+        if function is not None:
+            function.start = time
+            self._plugin.announcer.started(function)
+
+    def raised(self, key: str, run_id: int, exception: Any, **kwargs: Any) -> None:
+        """An attempt has raised; whether it is retried, Dask decides next."""
+        function = self._present(key, run_id)
+        if function is not None:
+            function.start, function.stop = kwargs["start"], kwargs["stop"]
+            function.raised = exception
+
+    def _present(self, key: str, run_id: int) -> Function | None:
+        """The function of which this is the present attempt."""
+        function = self._plugin.registry.functions.get(key)
+        task = self._plugin.scheduler.tasks.get(key)
+        if function is None or function.status != RUNNING or task is None or task.run_id != run_id:
+            return None
+        return function
+
+
+def _take_times(function: Function, startstops: Any) -> None:
+    for part in startstops or ():
+        if part["action"] == "compute":
+            function.start, function.stop = part["start"], part["stop"]

@@ -1,0 +1,137 @@
+"""What a worker executes for a function: its code, with everything that is no result inside."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from distributed import get_worker
+
+from handoff_dask.functions import Code, Function, name_of, resolve_code
+
+#: The annotation that tells a transfer its source and its target.
+TRANSFER = "handoff-transfer"
+#: Where a value comes from: its position among the results and the steps before.
+Sources = tuple[int, ...]
+
+
+class Call:
+    """A function's code with its plain arguments; called with the results it takes.
+
+    Dask looks into the arguments of a task for keys and tasks.  What stands in here it does not
+    see, so that plain values stay what they are.
+    """
+
+    __slots__ = ("as_list", "code", "extra_args", "kwargs")
+
+    def __init__(
+        self, code: Code, extra_args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, as_list: bool
+    ) -> None:
+        self.code = code
+        self.extra_args = extra_args
+        self.kwargs = kwargs
+        self.as_list = as_list
+
+    @property
+    def __name__(self) -> str:  # what Dask shows of a task
+        return name_of(self.code)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Call, (self.code, self.extra_args, self.kwargs, self.as_list)
+
+    def __call__(self, *results: Any) -> Any:
+        """Call the code with the results and what stands in here."""
+        code = self.code if not isinstance(self.code, str) else resolve_code(self.code)
+        kwargs = self.kwargs or {}
+        if self.as_list:
+            value = code(list(results), *self.extra_args, **kwargs)
+        else:
+            value = code(*results, *self.extra_args, **kwargs)
+        # Like any function, a coroutine takes one thread of its node while it runs.
+        return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
+class Inlined:
+    """A function with the inline functions before it, recomputed each time it is called."""
+
+    __slots__ = ("steps",)
+
+    def __init__(self, steps: tuple[tuple[Call, Sources], ...]) -> None:
+        #: Each call with the positions of its arguments, among the results and earlier steps.
+        self.steps = steps
+
+    @property
+    def __name__(self) -> str:
+        return self.steps[-1][0].__name__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Inlined, (self.steps,)
+
+    def __call__(self, *results: Any) -> Any:
+        """Run the steps; the value of the last."""
+        values = list(results)
+        for call, sources in self.steps:
+            values.append(call(*[values[i] for i in sources]))
+        return values[-1]
+
+
+class Moved:
+    """A change of an argument on its way; told by the scheduler between which nodes."""
+
+    __slots__ = ("transfer",)
+
+    def __init__(self, transfer: Callable[[Any, str, str], Any]) -> None:
+        self.transfer = transfer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Moved, (self.transfer,)
+
+    def __call__(self, value: Any) -> Any:
+        """Change the value, between the nodes that the scheduler has written down."""
+        worker = get_worker()
+        task = worker.state.tasks[worker.get_current_task()]
+        source, target = (task.annotations or {})[TRANSFER]
+        return self.transfer(value, source, target)
+
+
+class Constant:
+    """An input, embedded where it is used."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Constant, (self.value,)
+
+    def __call__(self) -> Any:
+        """The value."""
+        return self.value
+
+
+def call_of(function: Function) -> Call:
+    """The call of one function, whatever it takes."""
+    assert function.code is not None
+    return Call(
+        function.code,
+        tuple(function.extra_args),
+        function.kwargs,
+        function.argument_inclusion == "as_list",
+    )
+
+
+def plain_code(function: Function) -> Callable[..., Any] | None:
+    """The code itself, where nothing need be put around it."""
+    code = function.code
+    if (
+        function.extra_args
+        or function.kwargs
+        or function.argument_inclusion == "as_list"
+        or isinstance(code, str)
+        or inspect.iscoroutinefunction(code)
+    ):
+        return None
+    return code

@@ -1,0 +1,312 @@
+"""From a DAG to what Dask is sent: a graph, its keys, its annotations, and the run's manifest."""
+
+from __future__ import annotations
+
+import uuid
+import weakref
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, cast
+
+import cloudpickle
+from dask._task_spec import DataNode, Task, TaskRef
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.sizeof import sizeof
+
+from handoff_dask.dag import DAG, as_dag
+from handoff_dask.errors import ValidationError
+from handoff_dask.expansion import Body, Expansion, Transfer, expand, given_inputs
+from handoff_dask.functions import Function, FunctionId
+from handoff_dask.live.calls import Constant, Inlined, Moved, call_of, plain_code
+from handoff_dask.live.protocol import ANNOTATION, Manifest, Options
+from handoff_dask.placement.events import Demand
+
+#: Inputs of at most this many bytes are embedded in the functions that take them.
+SMALL_INPUT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What will be sent to Dask for a DAG."""
+
+    #: A Dask graph: ``{key: task}`` in one layer that carries the annotations.
+    graph: HighLevelGraph
+    #: ``{function id: Dask key}`` of the functions that are scheduled.
+    keys: Mapping[FunctionId, str]
+    #: ``{key: {"resources": {name: amount}, …}}``: what each task costs, for Dask to see.
+    annotations: Mapping[str, Mapping[str, Any]]
+    #: What the scheduler plugin is told.
+    manifest: Manifest
+    #: What an execution runs, inputs and inline functions too.
+    expansion: Expansion
+
+
+class _Resources:
+    """The ``resources=`` annotation: called with a key, it gives what the task costs."""
+
+    def __init__(self, costs: dict[str, dict[str, float]]) -> None:
+        self.costs = costs
+
+    def __call__(self, key: str) -> dict[str, float]:
+        return self.costs.get(key, {})
+
+
+def compile(  # noqa: A001
+    dag: DAG | Iterable[Function],
+    *,
+    inputs: Mapping[FunctionId, Any] | None = None,
+    outputs: Iterable[FunctionId] | None = None,
+    options: Options | None = None,
+    announced: bool = False,
+) -> Compiled:
+    """Turn a DAG into a Dask graph with ``resources=`` annotations.
+
+    Parameters
+    ----------
+    dag
+        A DAG, or a list of functions.
+    inputs
+        ``{id: value}`` of its inputs; ``None`` to look at the graph without them.
+    outputs
+        Ids of the functions that are wanted; all if ``None``.
+    options
+        How the run is to be executed.
+    announced
+        The scheduler gets the manifest on its own, so the graph names the run only.
+
+    Raises
+    ------
+    ValidationError
+        If the DAG is not valid, an output is unknown, or a value is missing or has no input.
+
+    Examples
+    --------
+    >>> compiled = compile([Function("two", [], int, extra_args=["2"], cost={"cpu": 1})])
+    >>> key = compiled.keys["two"]
+    >>> key.split("-")[0], compiled.annotations[key]["resources"]
+    ('int', {'cpu': 1})
+    """
+    dag = as_dag(dag)
+    expansion = expand(dag, outputs)
+    values = {} if inputs is None else given_inputs(dag, expansion, inputs)
+    return _Compiler(expansion, values, options or Options()).compiled(announced=announced)
+
+
+class _Compiler:
+    """One compilation."""
+
+    def __init__(self, expansion: Expansion, inputs: Mapping[FunctionId, Any], options: Options) -> None:
+        self.expansion = expansion
+        self.inputs = inputs
+        self.options = options
+        bodies = expansion.bodies
+        # A digit first, so that Dask's key_split takes only the name before it.
+        self.token = f"0{uuid.uuid4().hex[:15]}"
+        self.names = [_key_name(body.function.name) for body in bodies.values()]
+        self.keys = {
+            i: f"{name}-{self.token}-{n}" for n, (i, name) in enumerate(zip(bodies, self.names, strict=True))
+        }
+        self.positions = {i: n for n, i in enumerate(bodies)}
+        self.input_nodes = self._input_nodes()
+        self._group_keys: dict[FunctionId, str] = {}
+
+    def _input_nodes(self) -> dict[FunctionId, DataNode]:
+        """Large inputs that several functions take, as nodes of the graph; others are embedded."""
+        if not self.expansion.inputs:
+            return {}
+        uses = Counter(i for body in self.expansion.bodies.values() for i in body.needs)
+        return {
+            i: DataNode(f"input-{self.token}-{n}", self.inputs.get(i))
+            for n, i in enumerate(self.expansion.inputs)
+            if uses[i] > 1 and sizeof(self.inputs.get(i)) > SMALL_INPUT
+        }
+
+    def compiled(self, *, announced: bool) -> Compiled:
+        graph = {key: self._task(self.expansion.bodies[i], key) for i, key in self.keys.items()}
+        manifest = self._manifest()
+        costs = [d.cost.to_amounts() for d in manifest.demands]
+        by_key = {
+            key: costs[number]
+            for key, number in zip(self.keys.values(), manifest.demand_of, strict=True)
+            if costs[number]
+        }
+        annotations: dict[str, Any] = {ANNOTATION: manifest.token if announced else manifest}
+        if by_key:
+            annotations["resources"] = _Resources(by_key)
+        name, inputs = f"{ANNOTATION}-{self.token}", f"inputs-{self.token}"
+        layers = {name: MaterializedLayer(graph, annotations=annotations)}
+        dependencies: dict[str, set[str]] = {name: set()}
+        if self.input_nodes:
+            layers[inputs] = MaterializedLayer({n.key: n for n in self.input_nodes.values()})
+            dependencies = {name: {inputs}, inputs: set()}
+        return Compiled(
+            HighLevelGraph(layers, dependencies),
+            self.keys,
+            {key: {"resources": by_key[key]} if key in by_key else {} for key in graph},
+            manifest,
+            self.expansion,
+        )
+
+    # ------------------------------------------------------------------ tasks
+
+    def _task(self, body: Body, key: str) -> Task:
+        function = body.function
+        if body.is_transfer:
+            return Task(key, Moved(body.transfer), *self._refs(body.needs))
+        if body.inlined or not all(i in self.keys for i in body.needs):
+            return self._task_with_inlined(body, key)
+        refs = [TaskRef(self.keys[i]) for i in function.argument_ids]
+        return Task(key, plain_code(function) or call_of(function), *refs)
+
+    def _refs(self, needs: Iterable[FunctionId]) -> list[Any]:
+        return [
+            TaskRef(self.keys[i])
+            if i in self.keys
+            else TaskRef(self.input_nodes[i].key)
+            if i in self.input_nodes
+            else DataNode(None, self.inputs.get(i))
+            for i in needs
+        ]
+
+    def _task_with_inlined(self, body: Body, key: str) -> Task:
+        """Put the inline functions and the small inputs that it takes into it."""
+        outside = [i for i in body.needs if i in self.keys or i in self.input_nodes]
+        inside = [i for i in body.needs if i not in self.keys and i not in self.input_nodes]
+        place = {i: n for n, i in enumerate([*outside, *inside])}
+        steps: list[tuple[Any, tuple[int, ...]]] = [(Constant(self.inputs.get(i)), ()) for i in inside]
+        for step in [*body.inlined, body.function]:
+            steps.append((call_of(step), tuple(place[a] for a in step.argument_ids)))
+            place[step.id] = len(outside) + len(steps) - 1
+        return Task(key, Inlined(tuple(steps)), *self._refs(outside))
+
+    # ------------------------------------------------------------------ manifest
+
+    def _manifest(self) -> Manifest:
+        functions = [body.function for body in self.expansion.bodies.values()]
+        numbers: dict[Demand, int] = {}
+        demand_of = [numbers.setdefault(self._demand(f), len(numbers)) for f in functions]
+        default = self.options.max_retries
+        return Manifest(
+            token=self.token,
+            dag_id=cloudpickle.dumps(self.expansion.dag_id),
+            dag_token=tokenize(self.expansion.dag_id),
+            ids=cloudpickle.dumps(list(self.keys)),
+            names=self.names,
+            demands=list(numbers),
+            demand_of=demand_of,
+            retries=[default if f.max_retries is None else f.max_retries for f in functions],
+            priorities={n: float(f.priority) for n, f in enumerate(functions) if f.priority},
+            durations={n: float(f.duration) for n, f in enumerate(functions) if f.duration is not None},
+            groups=self._groups(),
+            options=self.options,
+            transfers=self._transfers(),
+        )
+
+    def _demand(self, function: Function) -> Demand:
+        expansion = self.expansion
+        root = expansion.roots.get(function.id)
+        demand = Demand(
+            cost=function.needs,
+            pin=function.node if isinstance(function.node, str) else None,
+            group=None if root is None else self._group_key(root),
+        )
+        if isinstance(function.code, Transfer) and function.code.role == "serialize":
+            binds = self._group_key(self._root_of_consumer(function.id))
+            if binds != demand.group:
+                demand = replace(demand, binds=binds)
+        elif root is None and function.id in self._bound:
+            demand = replace(demand, group=self._group_key(function.id))
+        return demand
+
+    @cached_property
+    def _bound(self) -> frozenset[FunctionId]:
+        """Consumers that are given a node before they are ready, and share it with no other function."""
+        expansion = self.expansion
+        consumers = [expansion.consumer_of(i) for i, body in expansion.bodies.items() if body.is_transfer]
+        return frozenset(c for c in consumers if c not in expansion.roots)
+
+    def _root_of_consumer(self, transfer: FunctionId) -> FunctionId:
+        consumer = self.expansion.consumer_of(transfer)
+        return self.expansion.roots.get(consumer, consumer)
+
+    def _group_key(self, root: FunctionId) -> str:
+        """The name of a collocation group, also where its root itself does not run."""
+        return self._group_keys.setdefault(root, f"group-{self.token}-{len(self._group_keys)}")
+
+    def _groups(self) -> dict[Hashable, Demand]:
+        """What the node of each collocation group must be able to hold, and where it is pinned."""
+        costs = dict(self.expansion.group_costs())
+        for consumer in self._bound:
+            costs[consumer] = self.expansion.functions[consumer].needs
+        groups: dict[Hashable, Demand] = {}
+        for root, cost in costs.items():
+            key = self._group_key(root)
+            groups[key] = Demand(cost=cost, pin=self.expansion.pin_of(root), group=key)
+        return groups
+
+    def _transfers(self) -> dict[int, tuple[str, int | None, int]]:
+        """``{position: (role, position of the producer, position of the consumer)}``."""
+        found: dict[int, tuple[str, int | None, int]] = {}
+        for i, body in self.expansion.bodies.items():
+            if body.is_transfer:
+                role, _, producer, consumer = cast("tuple[str, int, FunctionId, FunctionId]", i)
+                found[self.positions[i]] = (role, self.positions.get(producer), self.positions[consumer])
+        return found
+
+
+def _key_name(name: str) -> str:
+    """A code's name as Dask's ``key_split`` can find it again at the start of a key."""
+    plain = "".join(c if c.isalnum() or c == "_" else "_" for c in name).strip("_")
+    return plain if plain and plain[0].isalpha() else f"f_{plain}" if plain else "function"
+
+
+# ---------------------------------------------------------------------- a DAG as a collection
+
+_collections: weakref.WeakKeyDictionary[DAG, tuple[int, Compiled]] = weakref.WeakKeyDictionary()
+
+
+def _collection(dag: DAG) -> Compiled:
+    """Compiled once, so that graph and keys agree; again when functions were added."""
+    known = _collections.get(dag)
+    if known is None or known[0] != len(dag):
+        missing = [f.id for f in dag.functions.values() if f.type == "input"]
+        if missing:
+            raise ValidationError(
+                f"input {missing[0]!r} has no value; use execute(dag, inputs={{{missing[0]!r}: …}}) instead"
+            )
+        known = _collections[dag] = (len(dag), compile(dag))
+    return known[1]
+
+
+def graph_of(dag: DAG) -> HighLevelGraph:
+    """``__dask_graph__`` of a DAG."""
+    return _collection(dag).graph
+
+
+def keys_of(dag: DAG) -> list[str]:
+    """``__dask_keys__`` of a DAG."""
+    return list(_collection(dag).keys.values())
+
+
+def _as_results(values: list[Any], ids: tuple[FunctionId, ...]) -> dict[FunctionId, Any]:
+    return dict(zip(ids, values, strict=True))
+
+
+def _persisted(graph: Mapping[str, Any], ids: tuple[FunctionId, ...], **kwargs: Any) -> dict[FunctionId, Any]:
+    """The results that were persisted, as Delayed values by id."""
+    from dask.delayed import Delayed
+
+    return {i: Delayed(key, graph) for i, key in zip(ids, graph, strict=False)}
+
+
+def postpersist_of(dag: DAG) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """``__dask_postpersist__`` of a DAG: a dict of Delayed."""
+    return _persisted, (tuple(_collection(dag).keys),)
+
+
+def postcompute_of(dag: DAG) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """``__dask_postcompute__`` of a DAG: the dict of results."""
+    return _as_results, (tuple(_collection(dag).keys),)

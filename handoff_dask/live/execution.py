@@ -1,0 +1,330 @@
+"""A run as its submitter holds it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Generator, Hashable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from distributed import CancelledError, Future, as_completed
+from distributed.core import clean_exception
+
+from handoff_dask.errors import AllocationError, FunctionFailedError, HandoffError, NotFoundError
+from handoff_dask.live.compile import Compiled
+from handoff_dask.live.protocol import Outcome
+from handoff_dask.records import ExecutionRecord, ExecutionResult, FunctionRecord, Timing
+
+if TYPE_CHECKING:
+    from handoff_dask.dag import DAG
+    from handoff_dask.live.session import Handoff
+
+
+class ExecutionCancelledError(HandoffError, CancelledError):
+    """The execution was cancelled; there is no result."""
+
+    def __init__(self, dag_id: Hashable) -> None:
+        super().__init__(dag_id)
+        #: The DAG that was being executed.
+        self.dag_id = dag_id
+
+    def __str__(self) -> str:
+        return f"the execution of DAG {self.dag_id!r} was cancelled; submit it again to have its results"
+
+
+class Execution:
+    """A DAG that is being executed, or was.
+
+    With an asynchronous client, what waits returns an awaitable; so is the execution itself.
+    """
+
+    def __init__(
+        self, session: Handoff, dag: DAG, compiled: Compiled, futures: dict[Hashable, Future[Any]]
+    ) -> None:
+        #: The session through which it was submitted.
+        self.session = session
+        self._dag = dag
+        #: What was sent to Dask.
+        self.compiled = compiled
+        self._status = "pending"
+        self._outcome: Outcome | None = None
+        self._error: BaseException | None = None
+        self._ended = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timed_out: TimeoutError | None = None
+        #: ``{function id: distributed.Future}`` of the functions whose results were asked for.
+        self.futures = futures
+
+    def __repr__(self) -> str:
+        return f"<Execution of DAG {self.dag_id!r}: {self.status}, {len(self.futures)} results>"
+
+    @property
+    def dag_id(self) -> Hashable:
+        """The DAG's id."""
+        return self._dag.id
+
+    @property
+    def dag(self) -> DAG:
+        """The DAG."""
+        return self._dag
+
+    @property
+    def status(self) -> str:
+        """``"pending"``, ``"running"``, ``"finished"``, ``"failed"`` or ``"cancelled"``."""
+        return self._status
+
+    # ------------------------------------------------------------------ results
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end; what the execution came to.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; ``None`` waits for ever.
+
+        Returns
+        -------
+        ExecutionResult
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended by then.  The execution goes on.
+        FunctionFailedError
+            If a function has failed for good; its exception is the cause.
+        AllocationError
+            If a function can run on no node.
+        ExecutionCancelledError
+            If it was cancelled.
+        """
+        return self.session.sync(self._result, timeout)
+
+    def get_result(self, function_id: Hashable, timeout: float | None = None) -> Any:
+        """Wait for one function's result, and fetch it.
+
+        Raises
+        ------
+        NotFoundError
+            If the function's result was not asked for.
+        TimeoutError
+            If it is not there within ``timeout`` seconds.
+        HandoffError
+            What :meth:`result` raises, if the result will never come.
+        """
+        return self.session.sync(self._get_result, function_id, timeout)
+
+    def as_completed(self) -> Completed:
+        """Pairs ``(id, value)`` as they come; raises what the execution fails with."""
+        return Completed(self)
+
+    def cancel(self) -> Any:
+        """Start nothing further, drop what is queued."""
+        return self.session.sync(self._cancel)
+
+    def __await__(self) -> Generator[Any, None, ExecutionResult]:
+        if self.session.asynchronous:
+            return self._result(None).__await__()
+        return asyncio.to_thread(self.result).__await__()
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """Until it is over, well or not."""
+        try:
+            await asyncio.wait_for(self._ended.wait(), timeout)
+        except asyncio.TimeoutError:
+            raise TimeoutError(
+                f"the execution of DAG {self.dag_id!r} has not ended within {timeout} s; it goes on"
+            ) from None
+
+    async def _result(self, timeout: float | None) -> ExecutionResult:
+        await self.wait(timeout)
+        if self._error is not None:
+            raise self._error
+        assert self._outcome is not None
+        values = await self.session.client.gather(list(self.futures.values()), asynchronous=True)
+        results = dict(zip(self.futures, values, strict=True))
+        self.session.results.fetched(self.dag_id, results)
+        outcome, keys = self._outcome, self.compiled.keys
+        ran = [(i, n) for n, i in enumerate(keys) if outcome.stop[n] is not None]
+        return ExecutionResult(
+            dag_id=self.dag_id,
+            results=results,
+            allocations={i: node for i, n in ran if (node := outcome.nodes[n]) is not None},
+            timings={
+                i: Timing(outcome.start[n] or 0.0, outcome.stop[n] or 0.0, outcome.attempts[n])
+                for i, n in ran
+            },
+            record=lambda: record_of(self._dag, self.compiled, outcome),
+        )
+
+    async def _get_result(self, function_id: Hashable, timeout: float | None) -> Any:
+        future = self.futures.get(function_id)
+        if future is None:
+            raise NotFoundError("result", function_id, f"DAG {self.dag_id!r} was not asked for it")
+        ended = asyncio.ensure_future(self._ended.wait())
+        there = asyncio.ensure_future(_settled(future))
+        try:
+            await asyncio.wait({ended, there}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if future.status != "finished" and self._error is not None:
+                raise self._error
+            if not there.done() and not ended.done():
+                raise TimeoutError(f"{function_id!r} of DAG {self.dag_id!r} is not there within {timeout} s")
+            if future.status != "finished" and self._outcome is None:
+                # The future failed; how the run ended is on its way.
+                await self._ended.wait()
+                if self._error is not None:
+                    raise self._error
+            return await self.session.client.gather(future, asynchronous=True)
+        finally:
+            ended.cancel()
+            there.cancel()
+
+    async def _cancel(self) -> None:
+        if self._outcome is None and self._error is None:
+            await self.session.ask("cancel", token=self.compiled.manifest.token)
+            await self._ended.wait()
+
+    # ------------------------------------------------------------------ record
+
+    def record(self) -> Any:
+        """All that is known by now, for pictures and reports.
+
+        Returns
+        -------
+        ExecutionRecord
+        """
+        return self.session.sync(self._record)
+
+    async def _record(self) -> ExecutionRecord:
+        outcome = self._outcome
+        if outcome is None:
+            try:
+                outcome = await self.session.ask("outcome", token=self.compiled.manifest.token)
+            except NotFoundError:
+                outcome = Outcome(token=self.compiled.manifest.token, status=self._status)
+        return record_of(self._dag, self.compiled, outcome)
+
+    # ------------------------------------------------------------------ told by the session
+
+    def has_begun(self) -> None:
+        """The scheduler has placed the first function."""
+        if self._status == "pending":
+            self._status = "running"
+
+    def guard(self, timeout: float | None) -> None:
+        """Cancel it unless it has ended within so many seconds."""
+        if timeout is not None:
+            self._timer = asyncio.get_running_loop().call_later(
+                timeout, lambda: asyncio.ensure_future(self._time_out(timeout))
+            )
+
+    async def _time_out(self, timeout: float) -> None:
+        if not self._ended.is_set():
+            self._timed_out = TimeoutError(
+                f"DAG {self.dag_id!r} has not ended within {timeout} s; it has been cancelled"
+            )
+            await self._cancel()
+
+    def has_ended(self, outcome: Outcome, exception: Any, traceback: Any) -> None:
+        """The scheduler says how it ended."""
+        self._outcome = outcome
+        self._status = outcome.status
+        if outcome.status == "failed":
+            self._error = self._failure(outcome, exception, traceback)
+        elif outcome.status == "cancelled":
+            self._error = self._timed_out or ExecutionCancelledError(self.dag_id)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._ended.set()
+
+    def release(self) -> None:
+        """Let its results go."""
+        for future in self.futures.values():
+            future.release()
+
+    def is_lost(self, error: BaseException) -> None:
+        """The scheduler will say nothing any more."""
+        if self._outcome is None and self._error is None:
+            self._status = "failed"
+            self._error = error
+            self._ended.set()
+
+    def _failure(self, outcome: Outcome, exception: Any, traceback: Any) -> BaseException:
+        position = outcome.failed
+        assert position is not None
+        function_id = list(self.compiled.keys)[position]
+        function = self.compiled.expansion.functions[function_id]
+        if outcome.refusal is not None:
+            return AllocationError(function_id, function.cost, *outcome.refusal)
+        _, cause, trace = clean_exception(exception, traceback)
+        if cause is not None and trace is not None:
+            cause = cause.with_traceback(trace)
+        return FunctionFailedError(function_id, outcome.nodes[position], outcome.attempts[position], cause)
+
+
+class Completed:
+    """Pairs ``(id, value)`` in the order in which they are there; for ``for`` and ``async for``."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._ids = {f.key: i for i, f in execution.futures.items()}
+        self._futures = list(execution.futures.values())
+
+    def __iter__(self) -> Iterator[tuple[Hashable, Any]]:
+        execution = self._execution
+        for future in as_completed(self._futures, loop=execution.session.client.loop):
+            if future.status != "finished":
+                execution.result()
+            yield self._ids[future.key], execution.get_result(self._ids[future.key])
+
+    async def __aiter__(self) -> AsyncIterator[tuple[Hashable, Any]]:
+        execution = self._execution
+        async for future in as_completed(self._futures, loop=execution.session.client.loop):
+            if future.status != "finished":
+                await execution._result(None)
+            yield self._ids[future.key], await execution._get_result(self._ids[future.key], None)
+
+
+async def _settled(future: Future[Any]) -> None:
+    state: Any = future._state
+    await state.wait()
+
+
+def record_of(dag: DAG, compiled: Compiled, outcome: Outcome) -> ExecutionRecord:
+    """What the scheduler knows of a run, with what the DAG says of its functions."""
+    positions = {i: n for n, i in enumerate(compiled.keys)}
+    functions = []
+    for i, function in compiled.expansion.functions.items():
+        facts: dict[str, Any] = {
+            "id": i,
+            "name": function.name,
+            "args": function.argument_ids,
+            "type": function.type,
+            "cost": function.cost or {},
+            "duration_s": function.duration,
+        }
+        n = positions.get(i)
+        if n is None:
+            facts["status"] = "none"
+        elif outcome.states:
+            facts.update(
+                status=outcome.states[n],
+                node=outcome.nodes[n],
+                ready=outcome.ready[n],
+                placed=outcome.placed[n],
+                start=outcome.start[n],
+                stop=outcome.stop[n],
+                attempts=outcome.attempts[n],
+                cause=outcome.causes[n],
+                nbytes=outcome.nbytes[n],
+            )
+        functions.append(FunctionRecord(**facts))
+    strategy = compiled.manifest.options.strategy
+    return ExecutionRecord(
+        dag_id=dag.id,
+        status=outcome.status,
+        functions=tuple(functions),
+        nodes=outcome.capabilities,
+        strategy=strategy if isinstance(strategy, str) else "own",
+        submitted=outcome.submitted or None,
+        ended=outcome.ended,
+    )

@@ -1,0 +1,167 @@
+"""The scheduler's record of nodes: what each offers by now, and who is expected back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distributed.core import Status
+
+from handoff_dask.errors import NotFoundError
+from handoff_dask.placement.events import NodeChanged, NodeJoined, NodeLeft
+from handoff_dask.resources import Capabilities
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+    from distributed.scheduler import WorkerState
+
+
+@dataclass(slots=True)
+class Node:
+    """A worker that has reported what it offers."""
+
+    name: str
+    address: str
+    threads: int
+    #: A nanny will restart it when it dies.
+    has_nanny: bool
+    #: What the worker itself said.
+    reported: Capabilities
+    accepting: bool = True
+
+
+@dataclass(slots=True)
+class Nodes:
+    """Workers by name, and what users have said of the names."""
+
+    scheduler: Scheduler
+    by_name: dict[str, Node] = field(default_factory=dict)
+    by_address: dict[str, Node] = field(default_factory=dict)
+    #: Reports that came before the worker itself: ``{address: capabilities}``.
+    early: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: ``{name: what was registered}``: it belongs to the name, whoever bears it.
+    registered: dict[str, Capabilities] = field(default_factory=dict)
+    #: Names of nodes that somebody is restarting: ``{name: when to give up, monotonic seconds}``.
+    returning: dict[str, float] = field(default_factory=dict)
+
+    def report(self, address: str, capabilities: Mapping[str, Any]) -> list[NodeJoined | NodeChanged]:
+        """Take a worker's report; what it means to the engine."""
+        ws = self.scheduler.workers.get(address)
+        if ws is None:
+            self.early[address] = capabilities
+            return []
+        reported = Capabilities.parse(capabilities)
+        known = self.by_address.get(address)
+        if known is not None:
+            known.reported = reported
+            return [self.changed(known)]
+        node = Node(
+            name=self.name_of(ws),
+            address=address,
+            threads=ws.nthreads,
+            has_nanny=bool(ws.nanny),
+            reported=reported,
+            accepting=ws.status == Status.running,
+        )
+        self.by_name[node.name] = self.by_address[address] = node
+        self.returning.pop(node.name, None)
+        joined = NodeJoined(
+            node=node.name,
+            capabilities=self.capabilities(node),
+            threads=node.threads,
+            address=address,
+        )
+        return [joined] if node.accepting else [joined, self.changed(node)]
+
+    def added(self, address: str) -> list[NodeJoined | NodeChanged]:
+        """A worker has connected; it may have reported before."""
+        early = self.early.pop(address, None)
+        return [] if early is None else self.report(address, early)
+
+    def removed(self, address: str, *, give_up: float | None) -> list[NodeLeft]:
+        """A worker is gone; with ``give_up`` (monotonic seconds) its nanny may bring it back."""
+        self.early.pop(address, None)
+        node = self.by_address.pop(address, None)
+        if node is None:
+            return []
+        if self.by_name.get(node.name) is node:
+            del self.by_name[node.name]
+        returning = give_up is not None and node.has_nanny
+        if returning and give_up is not None:
+            self.returning[node.name] = give_up
+        return [NodeLeft(node=node.name, returning=returning)]
+
+    def not_back(self, now: float) -> list[NodeLeft]:
+        """Those that nobody has brought back in time."""
+        late = [name for name, give_up in self.returning.items() if give_up <= now]
+        for name in late:
+            del self.returning[name]
+        return [NodeLeft(node=name) for name in late]
+
+    def status(self, address: str, accepting: bool) -> list[NodeChanged]:
+        """A worker pauses or goes on."""
+        node = self.by_address.get(address)
+        if node is None or node.accepting == accepting:
+            return []
+        node.accepting = accepting
+        return [self.changed(node)]
+
+    def register(self, name: str, capabilities: Capabilities, *, merge: bool) -> list[NodeChanged]:
+        """A user says what a node has.
+
+        Raises
+        ------
+        NotFoundError
+            If no worker bears the name or address.
+        """
+        node = self.find(name)
+        if merge and node.name in self.registered:
+            capabilities = self.registered[node.name].updated(capabilities)
+        self.registered[node.name] = capabilities
+        return [self.changed(node)]
+
+    def changed(self, node: Node) -> NodeChanged:
+        """What a node offers by now, as an event."""
+        return NodeChanged(
+            node=node.name,
+            capabilities=self.capabilities(node),
+            threads=node.threads,
+            accepting=node.accepting,
+        )
+
+    def capabilities(self, node: Node) -> Capabilities:
+        """What the worker said with what was registered put over it."""
+        registered = self.registered.get(node.name)
+        return node.reported if registered is None else node.reported.updated(registered)
+
+    def find(self, name: object) -> Node:
+        """The node of this name or address.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        """
+        wanted = str(name)
+        node = self.by_name.get(wanted) or self.by_address.get(wanted)
+        if node is None:
+            known = ", ".join(repr(n) for n in sorted(self.by_name)[:8]) or "none"
+            raise NotFoundError("node", name, f"known nodes: {known}")
+        return node
+
+    def by_names(self, confined: Mapping[str, Capabilities] | None) -> dict[str, Capabilities] | None:
+        """A confinement with names in place of addresses."""
+        if confined is None:
+            return None
+        return {n.name if (n := self.by_address.get(k)) else k: c for k, c in confined.items()}
+
+    def unreported(self) -> list[str]:
+        """Addresses of workers that have connected and not yet said what they offer."""
+        return [a for a in self.scheduler.workers if a not in self.by_address]
+
+    def name_of(self, ws: WorkerState) -> str:
+        """A worker's name as text; its address where another one already bears the name."""
+        name = str(ws.name)
+        taken = self.by_name.get(name)
+        return ws.address if taken is not None and taken.address != ws.address else name

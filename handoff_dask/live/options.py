@@ -1,0 +1,138 @@
+"""The options of an execution, checked before anything is sent."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import cloudpickle
+
+from handoff_dask import config
+from handoff_dask.errors import ValidationError
+from handoff_dask.live.protocol import Options
+from handoff_dask.placement.strategies import BUILT_IN
+from handoff_dask.resources import Capabilities
+
+#: What a user may say of an execution, beside the DAG.
+NAMES = (
+    "allocation_strategy",
+    "allocator",
+    "client",
+    "inputs",
+    "max_concurrency",
+    "max_retries",
+    "outputs",
+    "progress",
+    "resources",
+    "timeout",
+)
+
+
+def refuse_unknown(unknown: Mapping[str, Any]) -> None:
+    """Refuse options that do not exist.
+
+    Raises
+    ------
+    ValidationError
+        If there is one.
+    """
+    for name in unknown:
+        raise ValidationError(f"there is no option {name!r}; the options are {', '.join(NAMES)}")
+
+
+def parse(
+    *,
+    allocation_strategy: Any,
+    allocator: Any,
+    resources: Iterable[Mapping[str, Any]] | None,
+    max_retries: int | None,
+    max_concurrency: int | None,
+) -> Options:
+    """Read the options that the scheduler is told.
+
+    Raises
+    ------
+    ValidationError
+        If one is wrong.
+    """
+    if max_retries is None:
+        max_retries = config.get("max-retries")
+    return Options(
+        strategy=_strategy(allocation_strategy, allocator),
+        nodes=_nodes(resources),
+        max_concurrency=_count("max_concurrency", max_concurrency, least=1),
+        max_retries=_count("max_retries", max_retries, least=0) or 0,
+        allocation_timeout_s=config.seconds("allocation-timeout"),
+    )
+
+
+def _count(name: str, value: Any, *, least: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValidationError(f"{name} is {value!r}; give a whole number of at least {least}")
+    return int(value)
+
+
+def timeout_s(value: Any) -> float | None:
+    """A timeout in seconds.
+
+    Raises
+    ------
+    ValidationError
+        If it is no number of at least 0.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= 0:
+        raise ValidationError(f"timeout is {value!r}; give seconds, or None to wait for ever")
+    return float(value)
+
+
+def _strategy(strategy: Any, allocator: Any) -> str | bytes:
+    if strategy is not None and allocator is not None:
+        raise ValidationError("allocation_strategy and allocator are both given; give one of them")
+    own = strategy if allocator is None else allocator
+    if own is None:
+        own = config.get("allocation-strategy")
+    if isinstance(own, str):
+        if own not in BUILT_IN:
+            raise ValidationError(
+                f"there is no allocation strategy {own!r}; there are {', '.join(BUILT_IN)}, "
+                "or give an object with select or allocate"
+            )
+        return str(own)
+    if isinstance(own, type):
+        try:
+            own = own()
+        except TypeError as error:
+            raise ValidationError(
+                f"strategy {own!r} cannot be made without arguments; give an instance"
+            ) from error
+    if not (callable(own) or hasattr(own, "select") or hasattr(own, "allocate")):
+        raise ValidationError(
+            f"{own!r} is no allocation strategy; give a name, a callable, "
+            "or an object with select(function, nodes) or allocate(functions, capabilities)"
+        )
+    try:
+        return bytes(cloudpickle.dumps(own))
+    except Exception as error:  # whatever the object's own pickling raises
+        raise ValidationError(f"strategy {own!r} cannot be sent to the scheduler: {error!r}") from error
+
+
+def _nodes(resources: Any) -> dict[str, Capabilities] | None:
+    if resources is None:
+        return None
+    wrong = "write [{'node': name, 'capabilities': {…}}, …]"
+    if isinstance(resources, (str, bytes, Mapping)) or not isinstance(resources, Iterable):
+        raise ValidationError(f"resources is {resources!r}; {wrong}")
+    nodes: dict[str, Capabilities] = {}
+    for entry in resources:
+        if not isinstance(entry, Mapping) or "node" not in entry or set(entry) - {"node", "capabilities"}:
+            raise ValidationError(f"resources has the entry {entry!r}; {wrong}")
+        name = str(entry["node"])
+        if name in nodes:
+            raise ValidationError(f"resources names node {name!r} twice; name it once")
+        nodes[name] = Capabilities.parse(entry.get("capabilities"))
+    return nodes

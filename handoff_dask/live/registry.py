@@ -1,0 +1,173 @@
+"""The scheduler's register of runs: how each is opened, ordered, ended and forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, cast
+
+from distributed.metrics import time
+
+from handoff_dask.live.protocol import Manifest, position_of
+from handoff_dask.live.runs import CANCELLED, FAILED, FINISHED, Function, Run
+from handoff_dask.placement.events import RunClosed, RunOpened
+
+if TYPE_CHECKING:
+    from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
+
+#: The worker restriction of a held task: no worker has such an address.
+HELD = {"handoff://held"}
+
+
+class Registry:
+    """Runs by token, functions by Dask key."""
+
+    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
+        self._plugin = plugin
+        #: Runs that Dask has not forgotten.
+        self.runs: dict[str, Run] = {}
+        self.functions: dict[str, Function] = {}
+        #: Manifests whose graph has not arrived yet: ``{token: (client, manifest)}``.
+        self.announced: dict[str, tuple[str, Manifest]] = {}
+
+    # ------------------------------------------------------------------ begin
+
+    def graph_arrived(self, marks: dict[str, Manifest | str], wanted: set[Hashable], client: str) -> None:
+        """Hold the functions of a graph before Dask assigns any."""
+        by_token: dict[str, list[str]] = {}
+        manifests: dict[str, Manifest] = {}
+        for key, mark in marks.items():
+            token = mark if isinstance(mark, str) else mark.token
+            if token not in by_token:
+                by_token[token] = []
+                if not isinstance(mark, str):
+                    manifests[token] = mark
+            by_token[token].append(key)
+        for token, keys in by_token.items():
+            announced = self.announced.pop(token, None)
+            if announced is not None:
+                manifests[token] = announced[1]
+            if token not in self.runs:
+                self._open(manifests[token], client, watched=announced is not None)
+            self._hold(self.runs[token], keys, wanted)
+
+    def _open(self, manifest: Manifest, client: str, *, watched: bool) -> None:
+        if not self.runs:
+            self._plugin.foreign.begin()
+        run = Run(manifest, client, submitted=time(), watched=watched)
+        self.runs[manifest.token] = run
+        options = manifest.options
+        opened = RunOpened(
+            run=run.token,
+            strategy=self._plugin.requests.strategy(options.strategy, run),
+            nodes=self._plugin.nodes.by_names(options.nodes),
+            max_concurrency=options.max_concurrency,
+            allocation_timeout_s=options.allocation_timeout_s,
+            groups=manifest.groups,
+        )
+        self._plugin.driver.gather([opened])
+
+    def _hold(self, run: Run, keys: list[str], wanted: set[Hashable]) -> None:
+        tasks = self._plugin.scheduler.tasks
+        manifest = run.manifest
+        shared = [{"resources": d.cost.to_amounts()} if d.cost.amounts else {} for d in manifest.demands]
+        for key in keys:
+            if key in self.functions:
+                continue
+            position = position_of(key)
+            function = Function(run, key, position)
+            run.functions[position] = self.functions[key] = function
+            run.alive += 1
+            task = tasks[key]
+            task.worker_restrictions = HELD
+            # The ledger decides; Dask's own count on the worker must not hold anything back.
+            task.resource_restrictions = {}
+            task.annotations = shared[manifest.demand_of[position]]
+            task.retries = manifest.retries[position]
+        run.wanted |= {k for k in keys if k in wanted}
+        run.missing = {k for k in run.wanted if tasks[k].state != "memory"}
+        self._rank(run)
+        self._plugin.announcer.run_started(run)
+
+    def _rank(self, run: Run) -> None:
+        """Order the run's functions by the longest path that remains after each."""
+        tasks, functions = self._plugin.scheduler.tasks, cast("dict[Any, Function]", self.functions)
+        positions = sorted(run.functions)
+        place = {p: i for i, p in enumerate(positions)}
+        dependents = []
+        for p in positions:
+            after = [functions.get(t.key) for t in tasks[run.functions[p].key].dependents]
+            dependents.append([place[f.position] for f in after if f is not None and f.run is run])
+        durations = run.manifest.durations
+        ranks = upward_ranks(dependents, [durations.get(p, 1.0) for p in positions])
+        for p, rank in zip(positions, ranks, strict=True):
+            run.functions[p].rank = rank
+
+    # ------------------------------------------------------------------ end
+
+    def end(self, run: Run, status: str) -> None:
+        """A run is over: nothing further of it starts, its client is told."""
+        run.status = status
+        run.ended = time()
+        if status != FINISHED:
+            self._plugin.driver.gather([RunClosed(run=run.token)])
+            if run.watched:
+                # Not from within a transition: what is queued is cancelled in the next turn.
+                self._plugin.scheduler.loop.add_callback(self._drop_rest, run)
+        self._plugin.announcer.run_ended(run)
+        self._plugin.requests.run_ended(run)
+
+    def _drop_rest(self, run: Run) -> None:
+        """Release what a failed or cancelled run still wants of Dask."""
+        scheduler = self._plugin.scheduler
+        tasks = scheduler.tasks
+        rest = [k for k in run.wanted if k in tasks and tasks[k].state not in ("memory", "erred")]
+        if not rest or run.client not in scheduler.clients:
+            return
+        # Scheduler.stimulus_cancel would do both, but calls itself once for each link of a chain.
+        scheduler.client_releases_keys(keys=rest, client=run.client, stimulus_id=f"handoff-cancel-{time()}")
+        reason = "another function has failed" if run.status == FAILED else "the execution was cancelled"
+        scheduler.report(
+            {"op": "cancelled-keys", "keys": rest, "reason": reason, "msg": ""}, client=run.client
+        )
+
+    def forgotten(self, function: Function) -> None:
+        """Dask has forgotten a function."""
+        run = function.run
+        self.functions.pop(function.key, None)
+        run.alive -= 1
+        if run.alive == 0:
+            if not run.over:
+                self.end(run, CANCELLED)
+            self._forget(run)
+
+    def _forget(self, run: Run) -> None:
+        if self.runs.pop(run.token, None) is None:
+            return
+        self._plugin.driver.forget_groups(run.manifest.groups)
+        self._plugin.announcer.forget(run.token)
+        self._plugin.driver.gather([RunClosed(run=run.token)])
+        if not self.runs:
+            self._plugin.foreign.end()
+
+    def client_left(self, client: str) -> None:
+        """What a client had is cancelled with it."""
+        for run in list(self.runs.values()):
+            if run.client == client and not run.over:
+                self.end(run, CANCELLED)
+        self.announced = {t: a for t, a in self.announced.items() if a[0] != client}
+
+    def clear(self) -> None:
+        """Every task of Dask's is gone at once."""
+        for run in list(self.runs.values()):
+            if not run.over:
+                self.end(run, CANCELLED)
+            self._forget(run)
+        self.functions.clear()
+
+
+def upward_ranks(dependents: list[list[int]], durations: list[float]) -> list[float]:
+    """The longest path from the start of each function to the end of the DAG, in seconds."""
+    ranks = [0.0] * len(durations)
+    for i in range(len(durations) - 1, -1, -1):
+        ranks[i] = durations[i] + max((ranks[j] for j in dependents[i]), default=0.0)
+    return ranks

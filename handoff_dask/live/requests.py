@@ -1,0 +1,250 @@
+"""What clients and workers ask of the scheduler's plugin."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distributed.metrics import monotonic
+from distributed.protocol import pickle
+
+from handoff_dask.errors import HandoffError, NotFoundError
+from handoff_dask.live.protocol import NAME, REPORT, Manifest
+from handoff_dask.live.runs import CANCELLED, Run
+from handoff_dask.placement.strategies import BUILT_IN, Strategy
+from handoff_dask.resources import Capabilities, Cost
+
+if TYPE_CHECKING:
+    from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a request waits for workers which have connected to say what they offer.
+REPORT_S = 10.0
+
+
+@dataclass(slots=True)
+class Channel:
+    """What a client has not been told yet."""
+
+    messages: list[tuple[str, Any]] = field(default_factory=list)
+    filled: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Messages so far, told or not.
+    total: int = 0
+
+    def put(self, kind: str, content: Any) -> None:
+        """Keep a message for the client's next look."""
+        self.messages.append((kind, content))
+        self.total += 1
+        self.filled.set()
+
+
+class Requests:
+    """The plugin's RPC: one handler for clients, one for workers."""
+
+    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
+        self._plugin = plugin
+        self._channels: dict[str, Channel] = {}
+        self._reported = asyncio.Event()
+        self._methods: dict[str, Callable[..., Any]] = {
+            "ping": self.ping,
+            "announce": self.announce,
+            "cancel": self.cancel,
+            "outcome": self.outcome,
+            "discover": self.discover,
+            "register": self.register,
+            "available": self.available,
+            "name_of": self.name_of,
+            "address_of": self.address_of,
+            "listen": self.listen,
+            "count_of": self.count_of,
+        }
+
+    def install(self) -> None:
+        """Listen."""
+        handlers = self._plugin.scheduler.handlers
+        handlers[NAME] = self.handle
+        handlers[REPORT] = self.report
+
+    def add(self, **methods: Callable[..., Any]) -> None:
+        """Let another part of the plugin answer requests too."""
+        self._methods.update(methods)
+
+    async def handle(self, method: str, client: str, arguments: bytes) -> dict[str, Any]:
+        """Answer a client: ``{"value": …}``, or ``{"error": …}`` for what it should raise."""
+        if method == "watch":  # may carry exceptions that only the client can unpickle
+            return {"messages": await self.watch(client)}
+        try:
+            answer = self._methods[method](client, **pickle.loads(arguments))
+            if asyncio.iscoroutine(answer):
+                answer = await answer
+        except HandoffError as error:
+            return {"error": pickle.dumps(error)}
+        return {"value": pickle.dumps(answer)}
+
+    async def report(self, worker: str, capabilities: Mapping[str, Any]) -> bool:
+        """A worker says what it offers; the answer: whether to report starts."""
+        self._plugin.node_events(self._plugin.nodes.report(worker, capabilities))
+        self._plugin.driver.flush()
+        self._reported.set()
+        self._reported.clear()
+        return self._plugin.announcer.wants_starts
+
+    async def all_reported(self) -> None:
+        """Wait for workers that have connected but not yet said what they offer."""
+        give_up = monotonic() + REPORT_S
+        while (missing := self._plugin.nodes.unreported()) and monotonic() < give_up:
+            try:
+                await asyncio.wait_for(self._reported.wait(), give_up - monotonic())
+            except asyncio.TimeoutError:
+                logger.warning(
+                    "workers %s do not report to handoff; is handoff_dask installed there?", missing
+                )
+
+    # ------------------------------------------------------------------ runs
+
+    def ping(self, client: str) -> bool:
+        """Whether the plugin is there."""
+        return True
+
+    async def announce(
+        self, client: str, manifest: Manifest
+    ) -> tuple[int, dict[str, str], str | None] | None:
+        """Prepare for a run whose graph comes next; what cannot be placed, if anything."""
+        await self.all_reported()
+        plugin = self._plugin
+        options = manifest.options
+        try:
+            strategy = self.strategy(options.strategy, None)
+        except Exception as error:  # whatever unpickling the user's strategy raises
+            return 0, {}, f"its strategy cannot be used on the scheduler: {error!r}"
+        del strategy
+        if options.allocation_timeout_s <= 0:
+            refused = self._unplaceable(manifest)
+            if refused is not None:
+                return refused
+        plugin.registry.announced[manifest.token] = (client, manifest)
+        return None
+
+    def _unplaceable(self, manifest: Manifest) -> tuple[int, dict[str, str], None] | None:
+        engine = self._plugin.driver.engine
+        confined = self._plugin.nodes.by_names(manifest.options.nodes)
+        first: dict[int, int] = {}
+        for position, number in enumerate(manifest.demand_of):
+            first.setdefault(number, position)
+        for number, position in first.items():
+            demand = manifest.demands[number]
+            envelope = manifest.groups.get(demand.group) if demand.group is not None else None
+            asked = envelope or demand
+            if not engine.could_hold(asked, confined):
+                obstacles = engine.obstacles(asked, confined)
+                return position, {node: str(o) for node, o in obstacles.items()}, None
+        return None
+
+    def strategy(self, named: str | bytes, run: Run | None) -> Strategy:
+        """A built-in strategy by name, or the user's own."""
+        if isinstance(named, str):
+            return BUILT_IN[named]
+        raise NotImplementedError
+
+    def cancel(self, client: str, token: str) -> bool:
+        """Cancel a run; whether there was anything to cancel."""
+        self._plugin.registry.announced.pop(token, None)
+        run = self._plugin.registry.runs.get(token)
+        if run is None or run.over:
+            return False
+        self._plugin.registry.end(run, CANCELLED)
+        return True
+
+    def outcome(self, client: str, token: str) -> Any:
+        """How a run stands."""
+        run = self._plugin.registry.runs.get(token)
+        if run is None:
+            raise NotFoundError("execution", token, "it has been forgotten")
+        return run.outcome(self.capabilities())
+
+    def status_changed(self, run: Run) -> None:
+        """Tell its client that a run has begun."""
+        if run.watched:
+            self.tell(run.client, "status", (run.token, run.status))
+
+    def run_ended(self, run: Run) -> None:
+        """Tell its client how a run ended."""
+        if run.watched:
+            outcome = pickle.dumps(run.outcome(self.capabilities()))
+            self.tell(run.client, "ended", (outcome, run.exception, run.traceback))
+
+    # ------------------------------------------------------------------ messages to clients
+
+    def listen(self, client: str, events: frozenset[tuple[str, ...]]) -> None:
+        """A client has handlers for these events from now on."""
+        self._plugin.announcer.listen(client, events)
+
+    def count_of(self, client: str, other: str) -> int:
+        """How many messages there have been for a client, told or not."""
+        self._plugin.announcer.flush()
+        return self._channel(other).total
+
+    def tell(self, client: str, kind: str, content: Any) -> None:
+        """Keep a message for a client's next look."""
+        self._channel(client).put(kind, content)
+
+    def _channel(self, client: str) -> Channel:
+        channel = self._channels.get(client)
+        if channel is None:
+            channel = self._channels[client] = Channel()
+        return channel
+
+    async def watch(self, client: str) -> list[tuple[str, Any]]:
+        """Wait until there is something to tell a client; then tell it."""
+        channel = self._channel(client)
+        await channel.filled.wait()
+        channel.filled.clear()
+        messages, channel.messages = channel.messages, []
+        return messages
+
+    def client_left(self, client: str) -> None:
+        """Nobody looks any more."""
+        self._plugin.announcer.listen(client, frozenset())
+        channel = self._channels.pop(client, None)
+        if channel is not None:
+            channel.filled.set()
+
+    # ------------------------------------------------------------------ nodes
+
+    def capabilities(self) -> dict[str, dict[str, Any]]:
+        """``{node: capabilities}`` as users write them."""
+        nodes = self._plugin.nodes
+        return {name: nodes.capabilities(node).to_dict() for name, node in nodes.by_name.items()}
+
+    async def discover(self, client: str) -> dict[str, dict[str, Any]]:
+        """Every node of the cluster."""
+        await self.all_reported()
+        return dict(sorted(self.capabilities().items()))
+
+    async def register(self, client: str, node: str, capabilities: Capabilities, merge: bool) -> None:
+        """A user says what a node has."""
+        await self.all_reported()
+        self._plugin.node_events(self._plugin.nodes.register(node, capabilities, merge=merge))
+        self._plugin.driver.flush()
+
+    async def available(self, client: str, node: str, cost: Cost) -> bool:
+        """Whether a node has room for a cost right now."""
+        await self.all_reported()
+        try:
+            known = self._plugin.nodes.find(node)
+        except NotFoundError:
+            return False
+        self._plugin.driver.flush()
+        return self._plugin.driver.engine.has_room(known.name, cost)
+
+    def name_of(self, client: str, node: str) -> str:
+        """The name of a node that was given by name or address."""
+        return self._plugin.nodes.find(node).name
+
+    def address_of(self, client: str, node: str) -> str:
+        """The address of a node that was given by name or address."""
+        return self._plugin.nodes.find(node).address

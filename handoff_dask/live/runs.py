@@ -1,0 +1,171 @@
+"""The scheduler's record of runs: where each function stands, and how the run ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from typing import Any
+
+from distributed.protocol import pickle
+
+from handoff_dask.live.protocol import Manifest, Outcome
+from handoff_dask.placement.events import Demand
+
+logger = logging.getLogger(__name__)
+
+PENDING, WAITING, RUNNING, FINISHED, FAILED, CANCELLED = (
+    "pending",
+    "waiting",
+    "running",
+    "finished",
+    "failed",
+    "cancelled",
+)
+
+
+class Function:
+    """One function of a run, as the scheduler sees it.  Times are seconds since the epoch."""
+
+    __slots__ = (
+        "address",
+        "attempts",
+        "cause",
+        "claimed",
+        "key",
+        "nbytes",
+        "node",
+        "placed",
+        "position",
+        "raised",
+        "rank",
+        "ready",
+        "run",
+        "start",
+        "started",
+        "status",
+        "stop",
+    )
+
+    def __init__(self, run: Run, key: str, position: int) -> None:
+        self.run = run
+        self.key = key
+        self.position = position
+        self.status = PENDING
+        #: Name and address of the node of the last attempt.
+        self.node: str | None = None
+        self.address: str | None = None
+        self.attempts = 0
+        self.rank = 0.0
+        self.ready: float | None = None
+        self.placed: float | None = None
+        self.start: float | None = None
+        self.stop: float | None = None
+        self.cause = ""
+        self.nbytes: int | None = None
+        #: Whether the start of the present attempt has been announced.
+        self.started = False
+        #: Whether its claim has been announced and not yet its release.
+        self.claimed = False
+        #: What the present attempt has raised, before Dask has decided about a retry.
+        self.raised: Any = None
+
+
+class Run:
+    """One execution of a DAG."""
+
+    def __init__(self, manifest: Manifest, client: str, *, submitted: float, watched: bool) -> None:
+        self.manifest = manifest
+        self.token = manifest.token
+        #: The Dask client that submitted it.
+        self.client = client
+        #: Submitted through a session (which is told how it ends), not as a plain collection.
+        self.watched = watched
+        self.status = PENDING
+        self.submitted = submitted
+        self.ended: float | None = None
+        #: By position; absent where only some outputs were asked for.
+        self.functions: dict[int, Function] = {}
+        #: Keys that the client wants and that are not there yet.
+        self.missing: set[str] = set()
+        self.wanted: frozenset[str] = frozenset()
+        #: Functions that Dask has not forgotten.
+        self.alive = 0
+        self.failed: int | None = None
+        self.exception: Any = None
+        self.traceback: Any = None
+        self.refusal: tuple[dict[str, str], str | None] | None = None
+        self._amounts = [d.cost.to_amounts() for d in manifest.demands]
+        self._costs = [d.cost.to_dict() for d in manifest.demands]
+        self._ids: list[Hashable] | None = None
+        self._dag_id: Hashable = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it has finished, failed or been cancelled."""
+        return self.ended is not None
+
+    @property
+    def strategy_name(self) -> str:
+        """What users and telemetry call its strategy."""
+        strategy = self.manifest.options.strategy
+        return strategy if isinstance(strategy, str) else "own"
+
+    def demand(self, position: int) -> Demand:
+        """What a function asks of a node."""
+        return self.manifest.demands[self.manifest.demand_of[position]]
+
+    def amounts(self, position: int) -> dict[str, int | float]:
+        """The amounts that a function holds while it runs."""
+        return self._amounts[self.manifest.demand_of[position]]
+
+    def cost(self, position: int) -> dict[str, Any]:
+        """A function's cost, labels included."""
+        return self._costs[self.manifest.demand_of[position]]
+
+    @property
+    def dag_id(self) -> Hashable:
+        """The DAG's id; its ``repr`` where the scheduler cannot import the type."""
+        if self._dag_id is None:
+            self._dag_id = _unpickle(self.manifest.dag_id, self.token)
+        return self._dag_id
+
+    def id_of(self, position: int) -> Hashable:
+        """A function's id; its key where the scheduler cannot import the type."""
+        if self._ids is None:
+            keys = self.manifest.keys()
+            self._ids = _unpickle(self.manifest.ids, keys)
+        return self._ids[position]
+
+    def outcome(self, capabilities: dict[str, dict[str, Any]]) -> Outcome:
+        """All that the client is told of the run, as it stands."""
+        functions = [self.functions.get(i) for i in range(len(self.manifest))]
+
+        def column(name: str, default: Any = None) -> list[Any]:
+            return [default if f is None else getattr(f, name) for f in functions]
+
+        return Outcome(
+            token=self.token,
+            status=self.status,
+            nodes=column("node"),
+            ready=column("ready"),
+            placed=column("placed"),
+            start=column("start"),
+            stop=column("stop"),
+            attempts=column("attempts", 0),
+            causes=column("cause", ""),
+            nbytes=column("nbytes"),
+            states=column("status", "none"),
+            capabilities=capabilities,
+            submitted=self.submitted,
+            ended=self.ended,
+            failed=self.failed,
+            refusal=self.refusal,
+        )
+
+
+def _unpickle(data: bytes, default: Any) -> Any:
+    try:
+        return pickle.loads(data)
+    except Exception as error:  # whatever the user's __reduce__ raises here
+        logger.info("an id cannot be read on the scheduler (%r); its key stands for it", error)
+        return default

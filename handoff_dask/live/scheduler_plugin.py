@@ -1,0 +1,133 @@
+"""On the scheduler: Dask's hooks, each translated and nothing more.
+
+A function of ours is *held* from the moment Dask knows it: it carries a worker restriction that
+no worker matches, so that Dask parks it in ``no-worker`` when its arguments are there.  That is
+the engine's ``FunctionReady``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.metrics import monotonic
+from distributed.protocol import pickle
+
+from handoff_dask.live.announcer import Announcer
+from handoff_dask.live.attempts import Attempts
+from handoff_dask.live.driver import Driver
+from handoff_dask.live.foreign import Foreign
+from handoff_dask.live.nodes import Nodes
+from handoff_dask.live.protocol import ANNOTATION, NAME
+from handoff_dask.live.registry import Registry
+from handoff_dask.live.requests import Requests
+from handoff_dask.live.values import Values
+from handoff_dask.live.worker_plugin import HandoffWorkerPlugin
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+    from handoff_dask.placement.events import NodeChanged, NodeJoined, NodeLeft
+
+    NodeEvent = NodeJoined | NodeChanged | NodeLeft
+
+#: Seconds that a nanny has to bring back a worker that died.
+RESTART_S = 20.0
+
+
+class HandoffSchedulerPlugin(SchedulerPlugin):
+    """Holds functions until the placement engine gives them a node."""
+
+    name = NAME
+    idempotent = True
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Take over: install the worker plugin, which makes every worker report."""
+        self.scheduler = scheduler
+        self.nodes = Nodes(scheduler)
+        self.driver = Driver(self)
+        self.registry = Registry(self)
+        self.attempts = Attempts(self)
+        self.foreign = Foreign(self)
+        self.announcer = Announcer(self)
+        self.requests = Requests(self)
+        self.values = Values(self)
+        self.attempts.install()
+        self.requests.install()
+        await scheduler.register_worker_plugin(
+            comm=None, plugin=pickle.dumps(HandoffWorkerPlugin()), name=NAME, idempotent=False
+        )
+
+    # ------------------------------------------------------------------ workers
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """A worker has connected; it counts as a node once it has reported."""
+        self.node_events(self.nodes.added(worker))
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        """A worker is gone."""
+        self._node_left(worker, expected=True)
+
+    def log_event(self, topic: str | Iterable[str], msg: Any) -> None:
+        """Dask announces here, and only here, that a worker pauses, and why one is removed."""
+        action = msg.get("action") if isinstance(msg, dict) else None
+        if action == "worker-status-change":
+            self.node_events(self.nodes.status(str(topic), msg["status"] == Status.running.name))
+        elif action == "remove-worker" and topic != "all":
+            self._node_left(str(topic), expected=msg["expected"])
+
+    def _node_left(self, address: str, *, expected: bool) -> None:
+        """Tell the engine, once, before it hears of the functions that ran there."""
+        give_up = None if expected else monotonic() + RESTART_S
+        left = self.nodes.removed(address, give_up=give_up)
+        if left:
+            self.driver.node_left(left[0].node, address)
+            self.foreign.node_left(address)
+            self.attempts.node_left(address)
+            self.node_events(left)
+
+    def node_events(self, events: Iterable[NodeEvent]) -> None:
+        """Something is new about nodes: the engine must know, and who listens."""
+        for event in events:
+            self.driver.gather([event])
+            self.announcer.node_event(event)
+
+    # ------------------------------------------------------------------ graphs, clients, tasks
+
+    def update_graph(
+        self,
+        scheduler: Scheduler,
+        *,
+        client: str,
+        keys: set[Any],
+        annotations: dict[str, dict[Any, Any]],
+        **kwargs: Any,
+    ) -> None:
+        """Hold our functions before Dask assigns any."""
+        mine = annotations.get(ANNOTATION)
+        if mine:
+            self.registry.graph_arrived(mine, keys, client)
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """What a client had is cancelled with it."""
+        self.registry.client_left(client)
+        self.requests.client_left(client)
+
+    def restart(self, scheduler: Scheduler) -> None:
+        """``Client.restart``: every task is gone."""
+        self.registry.clear()
+        self.values.clear()
+
+    def transition(
+        self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
+    ) -> None:
+        """Translate a task's change of state."""
+        function = self.registry.functions.get(key)
+        if function is not None:
+            self.attempts.transition(function, start, finish, kwargs)
+            if finish == "forgotten":
+                self.registry.forgotten(function)
+        elif self.registry.runs and "processing" in (start, finish):
+            self.foreign.transition(key, finish)

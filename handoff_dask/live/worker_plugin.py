@@ -1,0 +1,160 @@
+"""On each worker: detects and reports what it offers, and says when a thread is really over."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from distributed.core import Status
+from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.metrics import time
+
+from handoff_dask.live.protocol import (
+    ENDED,
+    LANE_UNITS,
+    LANES,
+    NAME,
+    RAISED,
+    REPORT,
+    REPORT_STARTS,
+    STARTED,
+    WATCH,
+)
+
+if TYPE_CHECKING:
+    from distributed import Worker
+    from distributed.worker_state_machine import TaskState
+
+logger = logging.getLogger(__name__)
+
+MEGABYTE = 1_000_000
+
+
+def detect_gpus() -> list[str]:
+    """Names of the GPUs that NVML shows; none where NVML or its Python binding is missing."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except Exception:  # no driver, no device: NVML's own error class varies with its version
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        names = [pynvml.nvmlDeviceGetName(h) for h in handles]
+        return [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+    except Exception:
+        logger.warning("NVML is there but does not answer; no gpu is reported", exc_info=True)
+        return []
+    finally:
+        with suppress(Exception):
+            pynvml.nvmlShutdown()
+
+
+def detect(worker: Worker) -> dict[str, Any]:
+    """What a worker offers before anybody says more: cores, memory in megabytes, GPUs.
+
+    ``dask worker --resources`` wins over what is detected.
+    """
+    found: dict[str, Any] = {"cpu": worker.state.nthreads}
+    limit = worker.memory_manager.memory_limit
+    if limit:
+        found["memory"] = int(limit) / MEGABYTE
+    gpus = detect_gpus()
+    if gpus:
+        found["gpu"] = len(gpus)
+        found["gpu_model"] = sorted(set(gpus))
+    declared = {n: v for n, v in worker.state.total_resources.items() if n not in LANES}
+    return {**found, **declared}
+
+
+class HandoffWorkerPlugin(WorkerPlugin):
+    """Reports a worker's capabilities to the scheduler; installed by the scheduler's plugin."""
+
+    name = NAME
+
+    def __init__(self) -> None:
+        self._watched: dict[str, int] = {}
+        self._report_starts = False
+
+    async def setup(self, worker: Worker) -> None:
+        """Announce this worker, and listen to the scheduler's plugin."""
+        self.worker = worker
+        worker.stream_handlers[WATCH] = self.watch
+        worker.stream_handlers[REPORT_STARTS] = self.report_starts
+        capabilities = detect(worker)
+        await self._open_lanes(worker)
+        try:
+            answer = await getattr(worker.scheduler, REPORT)(worker=worker.address, capabilities=capabilities)
+        except Exception as error:
+            # A worker with the preload may come before the scheduler's plugin, which asks again.
+            logger.info("The scheduler does not know handoff yet (%s)", error)
+        else:
+            self._report_starts = bool(answer)
+
+    async def _open_lanes(self, worker: Worker) -> None:
+        missing = {lane: LANE_UNITS for lane in LANES if lane not in worker.state.total_resources}
+        if not missing:
+            return
+        if worker.status == Status.running:
+            await worker.set_resources(**missing)
+        else:  # not registered yet: they go along with the registration
+            worker.state.total_resources.update(missing)
+            worker.state.available_resources.update(missing)
+
+    async def teardown(self, worker: Worker) -> None:
+        """Stop listening."""
+        if worker.stream_handlers.get(WATCH) == self.watch:
+            del worker.stream_handlers[WATCH], worker.stream_handlers[REPORT_STARTS]
+
+    # ------------------------------------------------------------------ from the scheduler
+
+    def watch(self, key: str, claim: int, **kwargs: Any) -> None:
+        """Say when the task's thread is over: now, if it is not running."""
+        if self._runs(self.worker.state.tasks.get(key)):
+            self._watched[key] = claim
+        else:
+            self._say_ended(claim)
+
+    def report_starts(self, wanted: bool, **kwargs: Any) -> None:
+        """Begin or stop to report starts."""
+        self._report_starts = wanted
+
+    # ------------------------------------------------------------------ from the worker
+
+    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+        """Report starts where wanted, and the end of threads that are watched."""
+        if self._report_starts and finish == "executing":
+            self._say_started(key)
+        if finish == "error":
+            self._say_raised(key)
+        if key in self._watched and not self._runs(self.worker.state.tasks.get(key)):
+            self._say_ended(self._watched.pop(key))
+
+    def _runs(self, task: TaskState | None) -> bool:
+        state = self.worker.state
+        return task is not None and (task in state.executing or task in state.long_running)
+
+    def _say_ended(self, claim: int) -> None:
+        self.worker.batched_send({"op": ENDED, "claim": claim})
+
+    def _say_raised(self, key: str) -> None:
+        # Dask's own message of a failure that is retried reaches no plugin with its exception.
+        task = self.worker.state.tasks[key]
+        compute = [s for s in task.startstops if s["action"] == "compute"]
+        self.worker.batched_send(
+            {
+                "op": RAISED,
+                "key": key,
+                "run_id": task.run_id,
+                "start": compute[-1]["start"] if compute else None,
+                "stop": compute[-1]["stop"] if compute else None,
+                "exception": task.exception,
+            }
+        )
+
+    def _say_started(self, key: str) -> None:
+        task = self.worker.state.tasks[key]
+        self.worker.batched_send({"op": STARTED, "key": key, "run_id": task.run_id, "time": time()})
