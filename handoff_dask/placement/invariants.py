@@ -24,7 +24,7 @@ def check(backlog: Backlog, placed: Mapping[FunctionKey, Waiting], reservations:
     _check_placed(backlog, placed)
     _check_queues(backlog)
     _check_lanes(backlog)
-    assert all(r.waiting.waits and r.node.reservation is r for r in reservations.active.values())
+    assert all(r.queue.count and r.node.reservation is r for r in reservations.active.values())
 
 
 def _check_placed(backlog: Backlog, placed: Mapping[FunctionKey, Waiting]) -> None:

@@ -84,6 +84,7 @@ class Queue:
         "_dead",
         "_heap",
         "agenda",
+        "amounts",
         "cause",
         "count",
         "declined",
@@ -108,6 +109,7 @@ class Queue:
         self.scope = scope
         self.demand = demand
         self.shape = shape
+        self.amounts = shape.amounts
         #: The group its functions belong to, and the one they need to have a node.
         self.group = group
         self.to_bind = to_bind
@@ -291,16 +293,21 @@ class Agenda:
 
     def first_fit(self, node: Node, after: Place | None = None) -> Queue | None:
         """The first queue, behind a place in the order, for whose head the node has room."""
-        name = node.name
+        name, offer = node.name, node.offer
         number = 0 if after is None else self._number(after) if self._blocks else 0
         for block in self._blocks[number:]:
             if not node.has_room(block.least):
                 continue
             start = 0 if after is None else bisect_right(block.keys, after)
             for queue in block.queues[start:] if start else block.queues:
-                shape = queue.shape
-                if name in shape.holders and shape.fits(node):
-                    return queue
+                # Shape.fits, written out: this is where a saturated cluster spends its time.
+                for resource, units in queue.amounts:
+                    if offer.get(resource, 0) < units:
+                        break
+                else:
+                    shape = queue.shape
+                    if name in shape.holders and (shape.confinement is None or shape.fits(node)):
+                        return queue
             # What was asked least may have gone: do not come here in vain again.
             block.measure()
         return None

@@ -99,7 +99,7 @@ def _forbidden(node: Node, queue: Queue, waiting: Waiting) -> Obstacle | None:
         )
     reservation = node.reservation
     if reservation is not None and not reservation.admits(waiting):
-        function = reservation.waiting.function
+        function = reservation.function()
         return Obstacle(cause="reservation", holders=(function,), detail=f"is kept for {function!r}")
     if scope.select is not None and queue.cause == "strategy":
         return Obstacle(cause="strategy")

@@ -51,25 +51,33 @@ class _Plan(NamedTuple):
 
 
 class Reservation:
-    """A node that is being cleared for a function."""
+    """A node that is being cleared for the head of a queue, whoever that will be then."""
 
-    __slots__ = ("_beside", "_clock", "_spare", "node", "start_s", "waiting")
+    __slots__ = ("_beside", "_clock", "_spare", "node", "priority", "queue", "start_s")
 
-    def __init__(self, clock: Reservations, waiting: Waiting, plan: _Plan) -> None:
-        self.waiting = waiting
+    def __init__(self, clock: Reservations, queue: Queue, priority: float, plan: _Plan) -> None:
+        self.queue = queue
+        #: The user priority of the head when it had waited too long.
+        self.priority = priority
         self.node = plan.node
         #: When it is expected to start; infinity if nobody knows.
         self.start_s = plan.start_s
         self._clock = clock
         self._spare = plan.free
-        _take(self._spare, waiting.queue.shape.amounts)
+        _take(self._spare, queue.amounts)
         self._beside: dict[FunctionKey, Amounts] = {}
 
     def admits(self, other: Waiting) -> bool:
         """Whether a function may start here without delaying the one that has waited."""
-        if other is self.waiting or other.priority > self.waiting.priority or self._ends_before(other):
+        if other.queue is self.queue or other.priority > self.priority or self._ends_before(other):
             return True
         return all(self._spare.get(name, 0) >= units for name, units in other.queue.shape.amounts)
+
+    def function(self) -> FunctionKey:
+        """The function that has waited too long."""
+        standing = self.queue.head()
+        assert standing is not None
+        return standing[3].function
 
     def started(self, other: Waiting) -> None:
         """Note that another function has started here."""
@@ -124,51 +132,45 @@ class Reservations:
 
     def settled(self, waiting: Waiting, node: Node) -> None:
         """Note that a function has been placed."""
-        if node.reservation is not None and node.reservation.waiting is not waiting:
+        if node.reservation is not None:
             node.reservation.started(waiting)
         for reservation in list(self.active.values()):
-            if reservation.waiting is waiting:
+            if reservation.queue is waiting.queue:
                 self.drop(reservation.node)
 
-    def tidy(self) -> None:
-        """End reservations whose function waits no longer."""
+    def review(self, now: float) -> None:
+        """End reservations for which nobody waits; look for those who have waited too long."""
         for reservation in list(self.active.values()):
-            if not reservation.waiting.waits:
+            if not reservation.queue.count:
                 self.drop(reservation.node)
-
-    def review(self, now: float) -> bool:
-        """Look for those who have waited too long; True if something may be placed now."""
         if now < self._next_review:
-            return False
+            return
         self._next_review = now + self._floor_s / 4
-        changed = self._let_longest_go_first(now)
+        self._let_longest_go_first(now)
         room = max(1, len(self._backlog.ledger.nodes) // _SHARE) - len(self.active)
         for queue in self._passed_over(now):
             if room <= 0:
                 break
             if self._reserve(queue, now):
                 room -= 1
-        return changed
 
     def _passed_over(self, now: float) -> Iterator[Queue]:
-        reserved = {reservation.waiting.queue for reservation in self.active.values()}
+        reserved = {reservation.queue for reservation in self.active.values()}
         agendas = [self._backlog.anywhere, *self._backlog.at.values()]
         for queue in [queue for agenda in agendas for queue in agenda]:
             assert queue.key is not None
             if now - queue.served > self.patience_s(queue.key[3]) and queue not in reserved:
                 yield queue
 
-    def _let_longest_go_first(self, now: float) -> bool:
+    def _let_longest_go_first(self, now: float) -> None:
         longest = next(iter(self._backlog.waiting.values()), None)
-        if longest is None or longest.rank == math.inf or not longest.waits:
-            return False
+        if longest is None or longest.rank == math.inf:
+            return
         time_s = TRICKLE * self.patience_s(longest)
-        if now - longest.since <= time_s or now - self._last_trickle <= time_s:
-            return False
-        self._last_trickle = now
-        longest.queue.advance(longest, math.inf)
-        self._backlog.reposition(longest.queue)
-        return True
+        if now - longest.since > time_s and now - self._last_trickle > time_s:
+            self._last_trickle = now
+            longest.queue.advance(longest, math.inf)
+            self._backlog.reposition(longest.queue)
 
     def _reserve(self, queue: Queue, now: float) -> bool:
         """Reserve a node for the head of a queue; False if there is none to reserve."""
@@ -186,7 +188,7 @@ class Reservations:
         plans = [plan for node in near if (plan := _plan(node, shape, now)) is not None]
         if not plans:
             return False
-        reservation = Reservation(self, standing[3], min(plans, key=lambda p: p[:3]))
+        reservation = Reservation(self, queue, standing[3].priority, min(plans, key=lambda p: p[:3]))
         node = reservation.node
         node.reservation = self.active[node.name] = reservation
         return True

@@ -35,7 +35,7 @@ def _state(node: Node) -> NodeState:
         accepting=node.accepting and node.present,
         returning=not node.present,
         price=node.price,
-        reserved_for=None if node.reservation is None else node.reservation.waiting.function,
+        reserved_for=None if node.reservation is None else node.reservation.function(),
     )
 
 

@@ -1,0 +1,268 @@
+"""The virtual clock: ends of functions in a heap, and nodes that do as they are told."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from heapq import heappop, heappush
+
+from handoff_dask.errors import HandoffError
+from handoff_dask.placement.decisions import Decision, Place, Reject
+from handoff_dask.placement.engine import PlacementEngine
+from handoff_dask.placement.events import (
+    Demand,
+    Event,
+    FunctionFinished,
+    FunctionReady,
+    GroupKey,
+    NodeJoined,
+    RunOpened,
+    TimePassed,
+)
+from handoff_dask.placement.strategies import Strategy
+from handoff_dask.simulation.idleness import avoidable_idle
+from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode, ranks_of
+
+_RUN = "simulation"
+
+
+class SimulationStuck(HandoffError):
+    """Functions are left that will never run."""
+
+    def __init__(self, reasons: Mapping[Hashable, str]) -> None:
+        super().__init__(dict(reasons))
+        #: ``{function: why it does not run}``.
+        self.reasons = dict(reasons)
+
+    def __str__(self) -> str:
+        shown = "; ".join(f"{function!r}: {why}" for function, why in list(self.reasons.items())[:3])
+        return f"{len(self.reasons)} functions never run ({shown}); lower their costs or add nodes"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """When and where a function ran."""
+
+    node: str
+    start_s: float
+    stop_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedRun:
+    """What a simulation came to."""
+
+    #: Seconds from the start to the end of the last function.
+    makespan_s: float
+    #: ``{function: its span}``, in the order of their starts.
+    spans: Mapping[Hashable, Span]
+    #: ``(when, the facts told to the engine)``.
+    events: Sequence[tuple[float, Sequence[Event]]] = field(repr=False)
+    #: ``(when, what the engine decided)``; as long as ``events``.
+    decisions: Sequence[tuple[float, Sequence[Decision]]] = field(repr=False)
+    #: Share of the makespan in which a function that was ready had room somewhere and did not run.
+    avoidable_idle: float
+
+
+class _Node:
+    """Runs what it is sent, admitting of a lane only as many as its slots."""
+
+    def __init__(self) -> None:
+        self.taken: dict[int, Fraction] = {}
+        self.queued: dict[int, deque[Place]] = {}
+
+    def admit(self, place: Place) -> bool:
+        """Whether a function that arrives starts at once; else it queues."""
+        if place.lane is None:
+            return True
+        number, slots = place.lane
+        if self.queued.get(number) or self.taken.get(number, 0) + Fraction(1, slots) > 1:
+            self.queued.setdefault(number, deque()).append(place)
+            return False
+        self.taken[number] = self.taken.get(number, Fraction(0)) + Fraction(1, slots)
+        return True
+
+    def next(self, place: Place) -> list[Place]:
+        """Those that start now that a function has ended."""
+        if place.lane is None:
+            return []
+        number, slots = place.lane
+        self.taken[number] -= Fraction(1, slots)
+        started = []
+        queued = self.queued.get(number, deque())
+        while queued and queued[0].lane and self.taken[number] + Fraction(1, queued[0].lane[1]) <= 1:
+            started.append(queued.popleft())
+            self.taken[number] += Fraction(1, (started[-1].lane or (0, 1))[1])
+        return started
+
+
+class _Simulation:
+    def __init__(
+        self, functions: Sequence[SimulatedFunction], engine: PlacementEngine, overhead_s: float, known: bool
+    ) -> None:
+        self.functions = {function.id: function for function in functions}
+        self.engine = engine
+        self.delay_s = overhead_s / 2
+        self.known = known
+        self.now = 0.0
+        self.missing = {f.id: len(set(f.args)) for f in functions}
+        self.dependents: dict[Hashable, list[Hashable]] = {f.id: [] for f in functions}
+        for function in functions:
+            for arg in dict.fromkeys(function.args):
+                self.dependents[arg].append(function.id)
+        self.ranks: Mapping[Hashable, float] = {}
+        self.nodes: dict[str, _Node] = {}
+        self.spans: dict[Hashable, Span] = {}
+        #: ``(when, number, what happens: a function arrives, ends, is reported, is released)``.
+        self.agenda: list[tuple[float, int, str, Place | Hashable]] = []
+        self.number = 0
+        self.events: list[tuple[float, list[Event]]] = []
+        self.decisions: list[tuple[float, list[Decision]]] = []
+
+    def later(self, when: float, what: str, about: Place | Hashable) -> None:
+        self.number += 1
+        heappush(self.agenda, (when, self.number, what, about))
+
+    def tell(self, events: list[Event]) -> None:
+        decisions = self.engine.handle_all(events, now=self.now)
+        self.events.append((self.now, events))
+        self.decisions.append((self.now, decisions))
+        for decision in decisions:
+            if isinstance(decision, Place):
+                self.later(self.now + self.delay_s, "arrives", decision)
+            elif isinstance(decision, Reject):
+                why = decision.problem or "; ".join(f"{n}: {o}" for n, o in decision.obstacles.items())
+                raise SimulationStuck({decision.function: why or "there are no nodes"})
+
+    def start(self, place: Place) -> None:
+        stop_s = self.now + self.functions[place.function].duration_s
+        self.spans[place.function] = Span(place.node, self.now, stop_s)
+        self.later(stop_s, "ends", place)
+
+    def ready(self, id: Hashable) -> FunctionReady:
+        function = self.functions[id]
+        return FunctionReady(
+            function=id,
+            run=_RUN,
+            demand=function.demand,
+            priority=function.priority,
+            rank=self.ranks.get(id, 0.0),
+            duration_s=function.duration_s if self.known else None,
+        )
+
+    def run(self) -> None:
+        while True:
+            deadline = self.engine.next_deadline()
+            if not self.agenda and deadline is None:
+                return
+            until = self.agenda[0][0] if self.agenda else math.inf
+            if deadline is not None and deadline < until:
+                self.now = deadline
+                self.tell([TimePassed()])
+                continue
+            self.now = until
+            told: list[Event] = []
+            while self.agenda and self.agenda[0][0] <= self.now:
+                told += self.happens(*heappop(self.agenda)[2:])
+            if told:
+                self.tell(told)
+
+    def happens(self, what: str, about: Place | Hashable) -> list[Event]:
+        if what == "released":
+            return [self.ready(about)]
+        assert isinstance(about, Place)
+        if what == "arrives":
+            if self.nodes[about.node].admit(about):
+                self.start(about)
+        elif what == "ends":
+            for place in self.nodes[about.node].next(about):
+                self.start(place)
+            if self.delay_s:
+                self.later(self.now + self.delay_s, "reported", about)
+            else:
+                return self.report(about)
+        else:
+            return self.report(about)
+        return []
+
+    def report(self, place: Place) -> list[Event]:
+        events: list[Event] = [FunctionFinished(function=place.function)]
+        for dependent in self.dependents[place.function]:
+            self.missing[dependent] -= 1
+            if not self.missing[dependent]:
+                release_s = self.functions[dependent].release_s
+                if release_s > self.now:
+                    self.later(release_s, "released", dependent)
+                else:
+                    events.append(self.ready(dependent))
+        return events
+
+
+def simulate(
+    functions: Sequence[SimulatedFunction],
+    nodes: Sequence[SimulatedNode],
+    strategy: Strategy,
+    *,
+    ranks: Mapping[Hashable, float] | None = None,
+    groups: Mapping[GroupKey, Demand] | None = None,
+    overhead_s: float = 0.0,
+    durations_known: bool = True,
+    engine: PlacementEngine | None = None,
+) -> SimulatedRun:
+    """Run functions on nodes under a virtual clock, placed by the engine.
+
+    Parameters
+    ----------
+    functions
+        In topological order.
+    nodes
+        All there from the beginning.
+    strategy
+        Of the run.
+    ranks
+        By function, larger goes earlier; the longest remaining path if absent.
+    groups
+        ``{collocation group: what its node must be able to hold}``.
+    overhead_s
+        The round trip: half of it passes before a placed function starts, half before its end
+        is known.
+    durations_known
+        Whether the engine is told how long functions take.
+    engine
+        The engine to drive, a new one if absent.
+
+    Raises
+    ------
+    SimulationStuck
+        If a function can never run.
+    """
+    engine = engine or PlacementEngine(round_trip_s=overhead_s)
+    simulation = _Simulation(functions, engine, overhead_s, durations_known)
+    simulation.ranks = ranks_of(functions) if ranks is None else ranks
+    simulation.nodes = {node.name: _Node() for node in nodes}
+    start: list[Event] = [
+        NodeJoined(node=n.name, capabilities=n.capabilities, threads=n.threads) for n in nodes
+    ]
+    start.append(RunOpened(run=_RUN, strategy=strategy, groups=groups or {}))
+    for function in functions:
+        if not function.args:
+            if function.release_s > 0:
+                simulation.later(function.release_s, "released", function.id)
+            else:
+                start.append(simulation.ready(function.id))
+    simulation.tell(start)
+    simulation.run()
+    if len(simulation.spans) < len(functions):
+        left = [f.id for f in functions if f.id not in simulation.spans]
+        raise SimulationStuck({f: str(engine.explain(f, now=simulation.now)) for f in left})
+    makespan_s = max((span.stop_s for span in simulation.spans.values()), default=0.0)
+    return SimulatedRun(
+        makespan_s,
+        simulation.spans,
+        simulation.events,
+        simulation.decisions,
+        avoidable_idle(functions, nodes, simulation.spans, grace_s=2 * overhead_s),
+    )
