@@ -142,14 +142,14 @@ class _Simulation:
         self.spans[place.function] = Span(place.node, self.now, stop_s)
         self.later(stop_s, "ends", place)
 
-    def ready(self, id: Hashable) -> FunctionReady:
-        function = self.functions[id]
+    def ready(self, key: Hashable) -> FunctionReady:
+        function = self.functions[key]
         return FunctionReady(
-            function=id,
+            function=key,
             run=_RUN,
             demand=function.demand,
             priority=function.priority,
-            rank=self.ranks.get(id, 0.0),
+            rank=self.ranks.get(key, 0.0),
             duration_s=function.duration_s if self.known else None,
         )
 
