@@ -20,7 +20,7 @@ from handoff_dask.placement.queues import Agenda, Queue, Waiting
 from handoff_dask.placement.runs import Run, Scope, scored
 from handoff_dask.placement.shapes import Confinement, Shape
 from handoff_dask.placement.strategies import ScoredStrategy, SelectStrategy
-from handoff_dask.resources import Cost
+from handoff_dask.resources import NOTHING, Cost
 
 
 class Backlog:
@@ -32,6 +32,9 @@ class Backlog:
         #: Scopes that runs share, by strategy.
         self.scopes: dict[ScoredStrategy, Scope] = {}
         self.shapes: dict[tuple[Cost, Cost, Confinement | None], Shape] = {}
+        #: The shape of a function that costs nothing, which every node could hold.
+        self.anything = Shape(NOTHING)
+        self.anything.holders = ledger.nodes
         #: In the order in which they became ready.
         self.waiting: dict[FunctionKey, Waiting] = {}
         #: Queues that have to be looked at.

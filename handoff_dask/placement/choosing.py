@@ -10,7 +10,8 @@ from handoff_dask.placement.collocation import Group
 from handoff_dask.placement.ledger import THREAD, Node
 from handoff_dask.placement.queues import Queue, Waiting
 from handoff_dask.placement.reservation import Reservations
-from handoff_dask.placement.shapes import NodeOrder, Shape
+from handoff_dask.placement.searching import MANY, LeastLoaded, NodeOrder
+from handoff_dask.placement.shapes import Shape
 from handoff_dask.placement.strategies import ScoredStrategy
 
 #: How many nodes are looked at to tell a lack of threads from a lack of room.
@@ -24,6 +25,7 @@ class Chooser:
         self._backlog = backlog
         self._ledger = backlog.ledger
         self._reservations = reservations
+        self._least_loaded = LeastLoaded(backlog.ledger, backlog.anything)
 
     def admits(self, queue: Queue, head: Waiting, node: Node) -> bool:
         """Whether a function may start on a node that could hold it."""
@@ -46,13 +48,12 @@ class Chooser:
                 return None, 0
             return node, 1
         strategy = queue.scope.strategy
-        order = self._order(shape, strategy)
         barred = self._reservations.barring(head)
         if head.transfer_s and strategy.heeds_transfer:
             node = self._nearest(shape, head, strategy, barred)
         else:
-            node = order.best(barred)
-        return node, 0 if node is None else shape.count_fitting(order)
+            node = self._best(shape, strategy, barred)
+        return node, 0 if node is None else shape.count_fitting()
 
     def fitting(self, queue: Queue, head: Waiting) -> list[Node]:
         """All nodes where the head of a queue may start now."""
@@ -80,7 +81,7 @@ class Chooser:
             node = self._ledger.find(group.pin)
             assert node is not None
             return node
-        best = self._order(shape, strategy).best()
+        best = self._best(shape, strategy, frozenset())
         if best is not None:
             return best
         holders = list(shape.holders.values())
@@ -117,6 +118,13 @@ class Chooser:
             return "confined"
         return "thread" if short_of_threads else "room"
 
+    def _best(self, shape: Shape, strategy: ScoredStrategy, barred: frozenset[str]) -> Node | None:
+        if strategy.is_by_load and len(shape.holders) >= MANY and shape.confinement is None:
+            best = self._least_loaded.best(shape, barred)
+            if best is not None:
+                return best
+        return self._order(shape, strategy).best(barred)
+
     def _order(self, shape: Shape, strategy: ScoredStrategy) -> NodeOrder:
         order = shape.orders.get(strategy)
         if order is None:
@@ -130,7 +138,7 @@ class Chooser:
         away, holders = head.transfer_s, shape.holders
         # Nodes that are left out have the arguments: if one of them has room it is the best.
         if 2 * len(away) < len(holders):
-            best = self._order(shape, strategy).best(barred.union(away))
+            best = self._best(shape, strategy, barred.union(away))
         else:
             here = [n for name, n in holders.items() if name not in away and name not in barred]
             best = min_by_score(strategy, shape, [n for n in here if shape.fits(n)])

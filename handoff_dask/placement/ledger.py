@@ -173,6 +173,8 @@ class Ledger:
         self._by_address: dict[str, Node] = {}
         self._claims: dict[ClaimKey, Node] = {}
         self._version = 0
+        #: ``{resource: the most that any node has of it}``, as far as it has been asked.
+        self._largest: dict[str, int] = {}
         #: Every change of a node's free room.
         self.changes = ChangeLog()
         #: Those that may have made room.
@@ -181,6 +183,14 @@ class Ledger:
         self.freed: dict[str, Node] = {}
         #: How many claims there are, ours and others'.
         self.claims = 0
+
+    def largest(self, resource: str) -> int:
+        """The most that any node has of a resource, in units."""
+        found = self._largest.get(resource)
+        if found is None:
+            found = max((node.total.get(resource, 0) for node in self.nodes.values()), default=0)
+            self._largest[resource] = found
+        return found
 
     def find(self, name: str) -> Node | None:
         """The node of that name or address."""
@@ -259,6 +269,7 @@ class Ledger:
 
     def touch(self, node: Node, *, gain: bool) -> None:
         """Note that a node is not what it was."""
+        self._largest.clear()
         self._version = node.version = self._version + 1
         self.changes.append(node)
         if gain:

@@ -1,22 +1,22 @@
-"""Shapes: what functions of one cost have in common, and the nodes that have room for them.
+"""Shapes: what functions of one cost have in common, and the nodes that could hold them.
 
 A shape is tested, not a function: thousands of functions of one cost share one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from heapq import heapify, heappop, heappush, heapreplace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from handoff_dask.placement.ledger import THREAD, Amounts, ChangeLog, Node, amounts_of
+from handoff_dask.placement.ledger import THREAD, Amounts, Node, amounts_of
 from handoff_dask.resources import Capabilities, Cost
 
 if TYPE_CHECKING:
     from handoff_dask.placement.collocation import Group
     from handoff_dask.placement.ledger import Ledger
     from handoff_dask.placement.queues import Queue
-    from handoff_dask.placement.strategies import Score, ScoredStrategy
+    from handoff_dask.placement.searching import NodeOrder
+    from handoff_dask.placement.strategies import ScoredStrategy
 
 #: Up to how many nodes are counted one by one when a placement reports how many had room.
 _COUNTED = 16
@@ -133,11 +133,11 @@ class Shape:
             return False
         return self.holders.pop(node.name, None) is not None
 
-    def count_fitting(self, order: NodeOrder | None = None) -> int:
-        """How many nodes have room; with many nodes, an upper bound of it."""
-        if order is None or len(self.holders) <= _COUNTED:
+    def count_fitting(self) -> int:
+        """How many nodes have room; where many could hold it, how many may have."""
+        if len(self.holders) <= _COUNTED:
             return sum(map(self.fits, self.holders.values()))
-        return min(len(order), len(self.holders))
+        return min((len(order) for order in self.orders.values()), default=len(self.holders))
 
     def take(self, ledger: Ledger, node: Node) -> None:
         """Book one function there."""
@@ -150,79 +150,3 @@ class Shape:
         if self.confinement is not None:
             self.confinement.give_back(node, self.amounts)
         ledger.give_back(node, self.amounts)
-
-
-class NodeOrder:
-    """The nodes with room for one shape, best first by one strategy.
-
-    A heap that is mended only when looked at.  An entry is true while the node's version is the
-    one it was made for.  Changes that can lower a score (bring a node forward) are read from
-    the ledger's log; an entry whose score can only have risen is scored again when it comes up.
-    So neither a placement nor a return costs anything per shape, and a look costs the changes
-    since the last one.
-    """
-
-    __slots__ = ("_heap", "_log", "_place", "_score", "_seen", "_shape")
-
-    def __init__(self, shape: Shape, strategy: ScoredStrategy, ledger: Ledger) -> None:
-        self._shape = shape
-        self._score: Callable[[Node, Shape], Score] = strategy.score
-        self._log: ChangeLog = ledger.changes if strategy.falls_with_use else ledger.gains
-        self._heap: list[tuple[Score, str, int, Node]] = []
-        #: ``{node: the version it was last entered with}``: never two entries of one version.
-        self._seen: dict[str, int] = {}
-        self._place = -1
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def best(self, barred: Collection[str] = ()) -> Node | None:
-        """The best node with room, leaving out the barred ones."""
-        self._catch_up()
-        set_aside = []
-        found = None
-        while (top := self._top()) is not None:
-            if top[1] not in barred:
-                found = top[3]
-                break
-            set_aside.append(heappop(self._heap))
-        for entry in set_aside:
-            heappush(self._heap, entry)
-        return found
-
-    def _top(self) -> tuple[Score, str, int, Node] | None:
-        heap, seen, shape = self._heap, self._seen, self._shape
-        while heap:
-            entry = heap[0]
-            node = entry[3]
-            if entry[2] == node.version:
-                return entry
-            current = shape.holders.get(node.name) is node and seen.get(node.name) != node.version
-            if current and shape.fits(node):
-                seen[node.name] = node.version
-                heapreplace(heap, (self._score(node, shape), node.name, node.version, node))
-            else:
-                heappop(heap)
-        return None
-
-    def _catch_up(self) -> None:
-        place, self._place = self._place, self._log.end
-        if place == self._place:
-            return
-        changed = self._log.since(place) if place >= 0 else None
-        if changed is None or len(self._heap) > 2 * len(self._shape.holders) + 64:
-            self._heap, self._seen = [], {}
-            self._enter(self._shape.holders.values(), self._heap.append)
-            heapify(self._heap)
-        else:
-            heap = self._heap
-            self._enter(changed, lambda entry: heappush(heap, entry))
-
-    def _enter(self, nodes: Iterable[Node], add: Callable[[tuple[Score, str, int, Node]], None]) -> None:
-        shape, seen, score = self._shape, self._seen, self._score
-        fits, holders = shape.fits, shape.holders
-        for node in nodes:
-            name, version = node.name, node.version
-            if seen.get(name) != version and name in holders and fits(node):
-                seen[name] = version
-                add((score(node, shape), name, version, node))

@@ -36,6 +36,8 @@ class ScoredStrategy(Strategy):
 
     #: Whether a node's score can fall when something is placed there.
     falls_with_use: ClassVar[bool] = False
+    #: Whether it scores by :func:`load_after`, for which there is a shorter way.
+    is_by_load: ClassVar[bool] = False
     #: Whether bringing the arguments there counts.
     heeds_transfer: ClassVar[bool] = False
 
@@ -59,6 +61,7 @@ class FirstAvailable(ScoredStrategy):
 class LoadBalanced(ScoredStrategy):
     """The node whose most-used resource (threads are one) would stay lowest."""
 
+    is_by_load: ClassVar[bool] = True
     name: str = "load_balanced"
 
     def score(self, node: Node, shape: Shape) -> Score:
@@ -95,6 +98,7 @@ class Fastest(ScoredStrategy):
     """
 
     heeds_transfer: ClassVar[bool] = True
+    is_by_load: ClassVar[bool] = True
     name: str = "fastest"
 
     def score(self, node: Node, shape: Shape) -> Score:
