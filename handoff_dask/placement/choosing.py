@@ -27,6 +27,10 @@ class Chooser:
         self._reservations = reservations
         self._least_loaded = LeastLoaded(backlog.ledger, backlog.anything)
 
+    def forget(self) -> None:
+        """Drop what was kept to find nodes sooner."""
+        self._least_loaded = LeastLoaded(self._ledger, self._backlog.anything)
+
     def admits(self, queue: Queue, head: Waiting, node: Node) -> bool:
         """Whether a function may start on a node that could hold it."""
         if not queue.shape.fits(node) or queue.scope.full:

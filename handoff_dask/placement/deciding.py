@@ -55,8 +55,10 @@ class Decider:
                     self._fill(node, queue, standing, freed, now, decisions)
                 elif queue.fresh:
                     self._look(queue, now, decisions)
-        self._give_up_unwanted(decisions)
-        self._lanes.send_ahead(lambda waiting, lane: decisions.append(self._follow(waiting, lane, now)))
+        if backlog.asking:
+            self._give_up_unwanted(decisions)
+        if self._lanes.due:
+            self._lanes.send_ahead(lambda waiting, lane: decisions.append(self._follow(waiting, lane, now)))
 
     def _gather(self) -> list[Node]:
         backlog, ledger = self._backlog, self._ledger

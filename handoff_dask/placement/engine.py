@@ -122,7 +122,8 @@ class PlacementEngine:
         for event in events:
             self._apply[type(event)](event)
         decisions: list[Decision] = []
-        self._give_up(decisions)
+        if self._spoiled or self._orphans.queues:
+            self._give_up(decisions)
         self._reservations.review(now)
         self._decider.decide(now, decisions)
         for waiting in self._arrived:
@@ -130,7 +131,9 @@ class PlacementEngine:
                 waiting.told = True
                 decisions.append(Wait(function=waiting.function, cause=waiting.queue.cause))
         self._arrived.clear()
-        self._ledger.trim(keep=bool(self._backlog.shapes))
+        if not self._backlog.shapes:
+            self._ledger.forget_changes()
+            self._chooser.forget()
         return decisions
 
     def next_deadline(self) -> float | None:

@@ -70,7 +70,7 @@ class Lanes:
         self._ahead_limit = ahead_limit
         self._lanes_per_node = lanes_per_node
         #: Queues for which it is worth looking whether more can be sent ahead.
-        self._due: dict[Queue, None] = {}
+        self.due: dict[Queue, None] = {}
 
     def is_short(self, waiting: Waiting) -> bool:
         """Whether a function may be sent ahead, or let others follow it."""
@@ -82,7 +82,7 @@ class Lanes:
     def touch(self, queue: Queue) -> None:
         """Note that a queue has more to send, or its lanes have less left."""
         if queue.lanes:
-            self._due[queue] = None
+            self.due[queue] = None
 
     def book(self, waiting: Waiting, node: Node) -> None:
         """Choose the lane of a function that is about to get room, if it should be in one."""
@@ -104,7 +104,7 @@ class Lanes:
                 return
         lane.booked += 1
         lane.add(waiting)
-        self._due[queue] = None
+        self.due[queue] = None
 
     def end(self, waiting: Waiting) -> bool:
         """Note that a function has ended; True if a claim is to be returned."""
@@ -115,7 +115,7 @@ class Lanes:
         lane.expected_s -= waiting.duration_s or 0.0
         if lane.outstanding >= lane.booked:
             if lane.outstanding <= lane.low and lane.queue.count:
-                self._due[lane.queue] = None
+                self.due[lane.queue] = None
             return False
         lane.booked -= 1
         if not lane.outstanding:
@@ -124,8 +124,8 @@ class Lanes:
 
     def send_ahead(self, follow: Callable[[Waiting, Lane], None]) -> None:
         """Send what may go ahead; ``follow`` is told of each function, which is in its lane then."""
-        while self._due:
-            queue, _ = self._due.popitem()
+        while self.due:
+            queue, _ = self.due.popitem()
             if queue.count and queue.lanes:
                 self._fill(queue, follow)
 

@@ -24,6 +24,9 @@ THREAD = ""
 #: ``((name, units), …)``: what one function takes, its thread included.
 Amounts = tuple[tuple[str, int], ...]
 
+#: So many changes are kept in a log at most.
+_REMEMBERED = 8192
+
 _NOTHING_TO_OFFER: Mapping[str, int] = {}
 
 
@@ -149,19 +152,21 @@ class ChangeLog:
         return self._start + len(self._nodes)
 
     def append(self, node: Node) -> None:
-        """Note one more change."""
-        self._nodes.append(node)
+        """Note one more change; the older half is forgotten when there are too many."""
+        nodes = self._nodes
+        nodes.append(node)
+        if len(nodes) > _REMEMBERED:
+            del nodes[: _REMEMBERED // 2]
+            self._start += _REMEMBERED // 2
 
     def since(self, place: int) -> list[Node] | None:
         """The nodes that changed since then; None if that is forgotten."""
         return self._nodes[place - self._start :] if place >= self._start else None
 
-    def trim(self, keep: int) -> None:
-        """Forget the older half once there is more than ``keep``."""
-        if len(self._nodes) > keep:
-            half = len(self._nodes) - keep // 2
-            del self._nodes[:half]
-            self._start += half
+    def clear(self) -> None:
+        """Forget all: nobody reads it."""
+        self._start += len(self._nodes)
+        self._nodes.clear()
 
 
 class Ledger:
@@ -276,11 +281,10 @@ class Ledger:
             self.gains.append(node)
             self.freed[node.name] = node
 
-    def trim(self, keep: bool) -> None:
-        """Shorten the logs; drop them if nobody reads them."""
-        size = 4 * len(self.nodes) + 256 if keep else 0
-        self.changes.trim(size)
-        self.gains.trim(size)
+    def forget_changes(self) -> None:
+        """Drop the logs: nobody reads them."""
+        self.changes.clear()
+        self.gains.clear()
 
     def check(self) -> None:
         """Assert that every node's free room is what its claims leave."""

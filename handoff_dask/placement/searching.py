@@ -86,10 +86,12 @@ class NodeOrder:
         place, self._place = self._place, self._log.end
         if place == self._place:
             return
-        changed = self._log.since(place) if place >= 0 else None
-        if changed is None or len(self._heap) > 2 * len(self._shape.holders) + 64:
+        holders = self._shape.holders
+        # A log that is longer than the list of nodes is not worth reading.
+        changed = self._log.since(place) if place >= self._place - 2 * len(holders) else None
+        if changed is None or len(self._heap) > 2 * len(holders) + 64:
             self._heap, self._seen = [], {}
-            self._enter(self._shape.holders.values(), self._heap.append)
+            self._enter(holders.values(), self._heap.append)
             heapify(self._heap)
         else:
             heap = self._heap
