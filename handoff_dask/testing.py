@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 import threading
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handoff_dask import telemetry
+from handoff_dask.resources import Capabilities
 from handoff_dask.telemetry import EVENTS, HANDLER_FAILURE, Event
 from handoff_dask.telemetry.events import event_name, starts_with
 
-__all__ = ["Capture", "Captured", "capture_telemetry"]
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from handoff_dask.live.session import Handoff
+
+__all__ = ["Capture", "Captured", "capture_telemetry", "small_cluster"]
 
 _FUNCTION = ("handoff", "execution", "function")
 _DAG = ("handoff", "execution", "dag")
 
 _numbers = itertools.count()
+
+#: Where every server of a small cluster listens: nowhere but here, and on any free port.
+_LOOPBACK = "127.0.0.1:0"
+#: Threads of a node of few cores, as in the embedded cluster.
+_LEAST_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +154,70 @@ def capture_telemetry(*events: Event) -> Iterator[Capture]:
         yield capture
     finally:
         telemetry.detach(handler_id)
+
+
+@contextmanager
+def small_cluster(nodes: Mapping[str, Mapping[str, Any]] | None = None, **options: Any) -> Iterator[Handoff]:
+    """A session on a cluster inside this process, for the block.
+
+    It starts in a fraction of a second.  Functions run in threads of this process, so they see
+    its variables, and a debugger sees them.  What is special to processes (a node that is killed,
+    code that cannot be pickled) cannot be tested here.
+
+    Parameters
+    ----------
+    nodes
+        ``{name: capabilities}``; ``a`` and ``b`` with two cores each if absent.  A node has as
+        many threads as ``cpu``, at least 4.
+    **options
+        Passed on to :class:`handoff_dask.Handoff`.
+
+    Raises
+    ------
+    ValidationError
+        For capabilities that are none.
+
+    Examples
+    --------
+    >>> from handoff_dask.functions import Function
+    >>> with small_cluster({"big": {"cpu": 8}, "small": {"cpu": 1}}) as session:
+    ...     result = session.execute([Function("f", [], sum, extra_args=[[1, 2]], cost={"cpu": 3})])
+    >>> result.results, result.allocations
+    ({'f': 3}, {'f': 'big'})
+    """
+    from handoff_dask.live.session import Handoff
+
+    nodes = {"a": {"cpu": 2}, "b": {"cpu": 2}} if nodes is None else dict(nodes)
+    threads = {
+        name: max(_LEAST_THREADS, math.ceil(Capabilities.parse(has).to_dict().get("cpu", 0)))
+        for name, has in nodes.items()
+    }
+    with _in_process(threads) as client, Handoff(client, **options) as session:
+        for name, capabilities in nodes.items():
+            session.register_node(name, capabilities)
+        yield session
+
+
+@contextmanager
+def _in_process(threads: Mapping[str, int]) -> Iterator[Client]:
+    """The client of a scheduler and of workers in this process; ``{worker's name: threads}``."""
+    from distributed import Client, Scheduler, Worker
+    from distributed.deploy.spec import SpecCluster
+
+    page = {"dashboard": False, "dashboard_address": _LOOPBACK}
+    cluster = SpecCluster(
+        scheduler={"cls": Scheduler, "options": {"protocol": "inproc://", **page}},
+        workers={
+            # Without a limit: the workers share their memory with all else in this process.
+            name: {"cls": Worker, "options": {"name": name, "nthreads": n, "memory_limit": None, **page}}
+            for name, n in threads.items()
+        },
+        silence_logs=logging.WARNING,
+        name="handoff-small",
+    )
+    with cluster, Client(cluster) as client:
+        client.wait_for_workers(len(threads))
+        yield client
 
 
 def _expanded(prefixes: list[Event]) -> list[Event]:

@@ -9,6 +9,8 @@ import pytest
 
 from handoff_dask import telemetry
 from handoff_dask.errors import ValidationError
+from handoff_dask.functions import Function
+from handoff_dask.local import execute_local
 from handoff_dask.telemetry import EVENTS, HANDLER_FAILURE
 from handoff_dask.testing import Captured, capture_telemetry
 
@@ -109,6 +111,26 @@ class TestCapture:
             dag("start")
             with pytest.raises(AssertionError, match=r"1 events .* in 0.01 s, not 2; told were .*: 1"):
                 captured.wait_for((*DAG, "start"), 2, timeout=0.01)
+
+    def test_a_run_in_this_process_balances(self):
+        """What `execute_local` tells, seen as a user's test would."""
+        attempts = iter([ValueError("first"), None])
+
+        def flaky(value):
+            if error := next(attempts):
+                raise error
+            return value
+
+        with capture_telemetry() as captured:
+            execute_local([Function("a", [], int, extra_args=["20"]), Function(("b", 1), ["a"], flaky)])
+
+        captured.balance()
+        assert [c.event[-1] for c in captured.of(FUNCTION, function_id=("b", 1))] == [
+            "start",
+            "retry",
+            "start",
+            "stop",
+        ]
 
 
 class TestBalance:
