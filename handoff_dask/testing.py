@@ -29,7 +29,7 @@ _DAG = ("handoff", "execution", "dag")
 
 _numbers = itertools.count()
 
-#: Where every server of a small cluster listens: nowhere but here, and on any free port.
+#: Where the pages of a small cluster are: nowhere but here, and on any free port.
 _LOOPBACK = "127.0.0.1:0"
 #: Threads of a node of few cores, as in the embedded cluster.
 _LEAST_THREADS = 4
@@ -160,9 +160,12 @@ def capture_telemetry(*events: Event) -> Iterator[Capture]:
 def small_cluster(nodes: Mapping[str, Mapping[str, Any]] | None = None, **options: Any) -> Iterator[Handoff]:
     """A session on a cluster inside this process, for the block.
 
-    It starts in a fraction of a second.  Functions run in threads of this process, so they see
-    its variables, and a debugger sees them.  What is special to processes (a node that is killed,
-    code that cannot be pickled) cannot be tested here.
+    It starts in a fraction of a second.  Functions run in threads of this process, so a debugger
+    sees them, and those of a module see its variables; functions made in a test are pickled, as on
+    any cluster, and work on copies of what they enclose.  What is special to processes (a node
+    that is killed) cannot be tested here.
+
+    While the block runs, the functions of :mod:`handoff_dask` use this cluster too.
 
     Parameters
     ----------
@@ -204,12 +207,13 @@ def _in_process(threads: Mapping[str, int]) -> Iterator[Client]:
     from distributed import Client, Scheduler, Worker
     from distributed.deploy.spec import SpecCluster
 
-    page = {"dashboard": False, "dashboard_address": _LOOPBACK}
+    # By TCP, though all is in one process, so that what travels is pickled as it would be elsewhere.
+    here = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": _LOOPBACK}
     cluster = SpecCluster(
-        scheduler={"cls": Scheduler, "options": {"protocol": "inproc://", **page}},
+        scheduler={"cls": Scheduler, "options": {"port": 0, **here}},
         workers={
             # Without a limit: the workers share their memory with all else in this process.
-            name: {"cls": Worker, "options": {"name": name, "nthreads": n, "memory_limit": None, **page}}
+            name: {"cls": Worker, "options": {"name": name, "nthreads": n, "memory_limit": None, **here}}
             for name, n in threads.items()
         },
         silence_logs=logging.WARNING,

@@ -18,7 +18,9 @@ from opentelemetry.trace import StatusCode
 from handoff_dask import telemetry
 from handoff_dask.bridges import opentelemetry as bridge
 from handoff_dask.bridges.logging import attach_logging, detach_logging
-from handoff_dask.errors import NotFoundError, ValidationError
+from handoff_dask.errors import FunctionFailedError, NotFoundError, ValidationError
+from handoff_dask.functions import Function
+from handoff_dask.testing import small_cluster
 
 T0 = 1_700_000_000.0
 
@@ -118,6 +120,17 @@ class TestOpenTelemetry:
             "handoff.cost.gpu": 0.5,
             "handoff.nbytes": 800,
         }
+
+    def test_an_end_that_says_when_its_attempt_began_is_believed(self, traces):
+        """A start is told as soon as it is known of, an end when the node has reported."""
+        function("start", system_time=T0 + 1, queue_time=0.0)
+        telemetry.execute(
+            ("handoff", "execution", "function", "stop"),
+            {"system_time": T0 + 1.25, "duration": 2.0},
+            {"dag_id": "etl", "function_id": "load", "attempt": 1},
+        )
+
+        assert times(traces.spans()["load"]) == (1.25, 3.25)
 
     def test_ids_that_are_no_strings_appear_as_their_repr(self, traces):
         dag("start", 7, system_time=T0)
@@ -286,6 +299,25 @@ class TestOpenTelemetry:
         bridge.uninstrument()
 
         assert "has been detached" in caplog.text
+
+    @pytest.mark.live
+    def test_a_run_on_a_cluster(self, traces, tmp_path):
+        """Both attempts of a function, one after the other, with what they raised."""
+        absent = tmp_path / "absent"
+        with small_cluster({"only": {"cpu": 2}}) as session, pytest.raises(FunctionFailedError):
+            session.execute([Function("load", [], open, extra_args=[absent], cost={"cpu": 1})], max_retries=1)
+
+        first, second, root = sorted(
+            traces.exporter.get_finished_spans(), key=lambda span: span.name != "load"
+        )
+        assert [first.name, second.name] == ["load", "load"]
+        assert [first.parent, second.parent] == [root.context] * 2
+        assert [span.attributes["handoff.attempt"] for span in (first, second)] == [1, 2]
+        assert [span.attributes["handoff.node"] for span in (first, second)] == ["only", "only"]
+        assert {e.attributes["exception.type"] for s in (first, second) for e in s.events} == {
+            "FileNotFoundError"
+        }
+        assert first.start_time <= first.end_time <= second.start_time <= second.end_time
 
     def test_without_opentelemetry(self):
         """The package imports, functions run, and instrument says what to install."""

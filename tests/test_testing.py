@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
+import psutil
 import pytest
 
+import handoff_dask
 from handoff_dask import telemetry
-from handoff_dask.errors import ValidationError
+from handoff_dask.errors import FunctionFailedError, ValidationError
 from handoff_dask.functions import Function
 from handoff_dask.local import execute_local
 from handoff_dask.telemetry import EVENTS, HANDLER_FAILURE
-from handoff_dask.testing import Captured, capture_telemetry
+from handoff_dask.testing import Captured, capture_telemetry, small_cluster
 
 FUNCTION = ("handoff", "execution", "function")
 DAG = ("handoff", "execution", "dag")
@@ -211,3 +214,67 @@ class TestBalance:
             "  DAG 'one' ends (stop) but was not running",
             "  DAG 'two' has not ended",
         ]
+
+
+def process_of(value: Any) -> tuple[int, Any]:
+    return os.getpid(), value
+
+
+@pytest.mark.live
+class TestSmallCluster:
+    def test_runs_functions_in_this_process_on_the_nodes_it_is_given(self):
+        nodes = {"big": {"cpu": 8, "zone": "eu"}, "small": {"cpu": 1}}
+        with small_cluster(nodes) as session:
+            offered = session.discover_nodes()
+            result = session.execute(
+                [
+                    Function("a", [], process_of, extra_args=[1], cost={"cpu": 3}),
+                    Function("b", ["a"], process_of, node="small"),
+                ]
+            )
+
+        assert {name: {k: has[k] for k in nodes[name]} for name, has in offered.items()} == nodes
+        assert result.results == {"a": (os.getpid(), 1), "b": (os.getpid(), (os.getpid(), 1))}
+        assert result.allocations == {"a": "big", "b": "small"}
+
+    def test_what_it_tells_balances(self):
+        def fail():
+            raise ValueError("always")
+
+        with small_cluster() as session, capture_telemetry() as captured:
+            session.execute(
+                [Function("a", [], int, cost={"cpu": 1}), Function("b", ["a"], str)], max_retries=0
+            )
+            with pytest.raises(FunctionFailedError):
+                session.execute([Function("f", [], fail, cost={"cpu": 1})], max_retries=1)
+            captured.wait_for(("handoff", "resources", "release"), 3)
+
+        captured.balance()
+        assert [c.event[-1] for c in captured.of(FUNCTION, function_id="f")] == [
+            "start",
+            "retry",
+            "start",
+            "exception",
+        ]
+
+    def test_code_under_test_finds_it(self):
+        """What calls the module's functions runs on it, for the block."""
+        with small_cluster({"only": {"cpu": 2}}):
+            result = handoff_dask.execute([Function("f", [], int)])
+
+        assert result.allocations == {"f": "only"}
+
+    def test_bad_capabilities_are_refused_before_anything_starts(self):
+        with pytest.raises(ValidationError, match="is not an amount"), small_cluster({"a": {"cpu": -1}}):
+            pass
+
+    def test_listens_nowhere_but_here(self):
+        with small_cluster() as session:
+            addresses = {
+                server.laddr.ip
+                for server in psutil.Process().net_connections("tcp")
+                if server.status == psutil.CONN_LISTEN
+            }
+            assert len(session.discover_nodes()) == 2
+
+        assert addresses == {"127.0.0.1"}

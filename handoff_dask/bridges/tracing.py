@@ -90,6 +90,22 @@ class _Running:
         self.span.end(at)
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """An attempt that has not ended; its span is made at the end, when its times are certain."""
+
+    name: str
+    parent: context.Context
+    began: float
+    facts: dict[str, Any]
+
+    def running(self, tracer: trace.Tracer, began: float) -> _Running:
+        span = tracer.start_span(
+            self.name, context=self.parent, start_time=_nanoseconds(began), attributes=self.facts
+        )
+        return _Running(span, began)
+
+
 class Tracing:
     """Makes spans of events, in the order in which they are told; any thread may tell."""
 
@@ -97,7 +113,7 @@ class Tracing:
         self._tracer = tracer
         self._lock = threading.RLock()
         self._dags: _Open[Hashable, _Running] = _Open()
-        self._attempts: _Open[tuple[Hashable, Hashable, int], _Running] = _Open()
+        self._attempts: _Open[tuple[Hashable, Hashable, int], _Attempt] = _Open()
         # Why a function went where it did is told before it starts there.
         self._reasons: dict[tuple[Hashable, Hashable], dict[str, Any]] = {}
         self._makers: dict[Event, Callable[[Facts, Facts], None]] = {
@@ -130,7 +146,8 @@ class Tracing:
     def close(self) -> None:
         """End all spans that are open."""
         with self._lock:
-            for running in [*self._attempts.end_all(), *self._dags.end_all()]:
+            attempts = [a.running(self._tracer, a.began) for a in self._attempts.end_all()]
+            for running in [*attempts, *self._dags.end_all()]:
                 running.end({}, {}, "tracing was ended")
             self._reasons.clear()
 
@@ -184,20 +201,18 @@ class Tracing:
             **{f"handoff.cost.{name}": value for name, value in (metadata.get("cost") or {}).items()},
             **self._reasons.pop((dag_id, function_id), {}),
         }
-        span = self._tracer.start_span(
-            _text(function_id),
-            # Without its DAG (submitted before we listened) an attempt is a trace of its own,
-            # rather than part of whatever the telling thread does.
-            context=trace.set_span_in_context(dags[-1].span if dags else trace.INVALID_SPAN),
-            start_time=_nanoseconds(measurements["system_time"]),
-            attributes={name: _attribute(value) for name, value in facts.items() if value is not None},
-        )
-        self._attempts.add(key, _Running(span, measurements["system_time"]))
+        # Without its DAG (submitted before we listened) an attempt is a trace of its own, rather
+        # than part of whatever the telling thread does.
+        parent = trace.set_span_in_context(dags[-1].span if dags else trace.INVALID_SPAN)
+        attributes = {name: _attribute(value) for name, value in facts.items() if value is not None}
+        self._attempts.add(key, _Attempt(_text(function_id), parent, measurements["system_time"], attributes))
 
     def _attempt_ended(self, measurements: Facts, metadata: Facts, outcome: str = "failed") -> None:
-        running = self._attempts.end(_attempt(metadata))
-        if running is None:
+        attempt = self._attempts.end(_attempt(metadata))
+        if attempt is None:
             return  # it began before we listened
+        # Told at once, a start may be early: the end knows when the node really began.
+        running = attempt.running(self._tracer, measurements.get("system_time", attempt.began))
         if "nbytes" in measurements:
             running.span.set_attribute("handoff.nbytes", measurements["nbytes"])
         running.end(measurements, metadata, outcome if "exception" in metadata else None)

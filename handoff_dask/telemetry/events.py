@@ -35,7 +35,7 @@ _DAG = {
     "dag_id": "id of the DAG",
     "function_count": "how many functions will run; inline functions and inputs are not counted",
     "allocation_strategy": "name of the strategy",
-    "status": "of the execution at that moment: running, finished, failed, cancelled",
+    "status": "of the execution at that moment: pending, running, finished, failed, cancelled",
 }
 _FUNCTION = {
     "dag_id": "id of the DAG",
