@@ -1,7 +1,8 @@
 # Everything runs in .venv, which the first target that needs it creates.
 # Only make, bash and a Python >= 3.10 with the venv module are assumed.
 
-PYTHON ?= python3
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -13,14 +14,13 @@ help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-		|| { echo "$(PYTHON) is older than 3.10; name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@[ -n "$(PYTHON)" ] || { echo "No Python >= 3.10 was found; name one: make PYTHON=/path/to/python ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps are older than pyproject.toml when what is installed may be out of date.
 $(VENV)/.examples: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) ..."
-	@$(PIP) install -e ".[examples,report,progress]"
+	@$(PIP) install -e ".[examples]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python

@@ -8,6 +8,7 @@ to ``examples/out/``.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -218,10 +219,13 @@ def save(result: handoff.ExecutionResult, out: Path = OUT) -> list[Path]:
 
 def main() -> None:
     """Run the job on an embedded cluster of three unlike nodes."""
+    parser = argparse.ArgumentParser(description="Work on photographs on nodes of different capabilities.")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder for what is written")
+    out = parser.parse_args().out
     with handoff.Handoff(nodes=NODES) as session:
         result = session.execute(build(), inputs={"width": 960}, timeout=300)
         print(describe(result))
-        for path in save(result):
+        for path in save(result, out):
             print(f"wrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
+
+import handoff_dask as handoff
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -106,3 +111,122 @@ def test_collage_has_three_rows_and_the_chosen_one():
     assert (sheet.shape, sheet.dtype) == ((45, 40 + 60, 3), np.uint8)
     assert np.unique(sheet[:30, :40]).tolist() == [63]
     assert np.unique(sheet[30:, :40]).tolist() == [255]
+
+
+def run_example(name: str, *arguments: str, **environment: str) -> str:
+    """Run an example as a user does, as a script; gives what it printed."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_image_job_has_one_function_that_needs_the_one_gpu():
+    """About forty functions; all but inputs and inline ones cost something; one node can do the denoising."""
+    dag = images.build()
+    dag.validate()
+    scheduled = [f for f in dag.functions.values() if f.type == "regular"]
+
+    assert len(scheduled) == 6 * len(images.PHOTOGRAPHS) + 3
+    assert [f.id for f in scheduled if not f.cost] == []
+    assert [f.id for f in scheduled if "gpu" in f.cost] == ["denoise"]
+    assert [name for name, has in images.NODES.items() if has.get("gpu")] == ["accelerated"]
+
+
+def test_image_job_runs_in_one_process():
+    """The job needs no cluster; small pictures give a small collage."""
+    result = handoff.execute_local(images.build(), inputs={"width": 80})
+
+    sheet = result.results["collage"]
+    assert sheet.shape == (90, 6 * 40 + 120, 3)
+    assert result.results["choose"][0] in images.PHOTOGRAPHS
+    assert "local ran 39:" in images.describe(result)
+
+
+def test_image_example_writes_its_pictures(tmp_path):
+    """Run as a script, it says what came out and which node ran what, and writes all that it names."""
+    said = run_example("image_processing", "--out", str(tmp_path))
+
+    assert "sharpest: hubble_deep_field" in said
+    ran = {line.split()[0]: line for line in said.splitlines() if " ran " in line}
+    assert "denoise" in ran["accelerated"]
+    named = [Path(line.removeprefix("wrote ")) for line in said.splitlines() if line.startswith("wrote ")]
+    assert sorted(path.name for path in named) == sorted(path.name for path in tmp_path.iterdir())
+    assert (tmp_path / "collage.png").read_bytes().startswith(b"\x89PNG")
+    assert "</html>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_image_example_needs_no_dot(tmp_path, monkeypatch):
+    """Without graphviz's program the graph is kept as DOT."""
+    monkeypatch.setattr(images.shutil, "which", lambda name: None)
+    result = handoff.execute_local(images.build(["coffee"]), inputs={"width": 40})
+
+    written = images.save(result, tmp_path)
+
+    assert [path.name for path in written] == ["collage.png", "execution.dot", "report.html"]
+    assert written[1].read_text(encoding="utf-8").startswith("digraph")
+
+
+def test_simple_example():
+    """Handoff's first example gives Handoff's answer."""
+    assert run_example("simple_pipeline") == "The final answer is: 84\n"
+
+
+def test_distributed_example_finds_the_gpu():
+    """On the embedded cluster the step in the middle goes to the node with a gpu."""
+    said = run_example("distributed_pipeline")
+
+    assert "The final answer is: Processed [Loaded: /path/to/shared/data.txt] on GPU" in said
+    assert "  gpu_process ran on accelerated" in said.splitlines()
+
+
+@pytest.fixture
+def plain_cluster():
+    """A Dask cluster that knows nothing of handoff, and has no gpu."""
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=4,
+        processes=False,
+        protocol="tcp",
+        host="127.0.0.1",
+        dashboard_address=None,
+        resources={"memory": 8192},
+    ) as cluster:
+        yield cluster
+
+
+def test_distributed_example_on_a_cluster_of_ones_own(plain_cluster, capsys):
+    """It says why a cluster without a gpu will not do, and runs once a worker has one."""
+    pipeline = load_example("distributed_pipeline")
+    here = ["--scheduler", plain_cluster.scheduler_address]
+
+    assert pipeline.main(here) == 1
+    refused = capsys.readouterr().err
+    assert "'gpu_process'" in refused
+    assert "gpu" in refused
+
+    with handoff.Handoff(Client(plain_cluster, set_as_default=False)) as session:
+        [node] = session.discover_nodes()
+        session.update_node_resources(node, {"gpu": 1})
+        assert pipeline.main(here) == 0
+        session.client.close()
+    assert f"gpu_process ran on {node}" in capsys.readouterr().out
+
+
+def test_first_example_of_readme():
+    """What the README shows first prints what the README says."""
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    program, _, rest = readme.partition("## First example\n\n```python\n")[2].partition("```")
+    expected = rest.partition("```text\n")[2].partition("```")[0]
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=100
+    )
+
+    assert (done.returncode, done.stdout) == (0, expected), done.stderr
