@@ -22,17 +22,24 @@ def snapshot(node: Node) -> NodeSnapshot:
     return NodeSnapshot(node.name, node.capabilities.to_dict(), available, node.price, running)
 
 
-def ask_select(strategy: SelectStrategy, key: Hashable, nodes: list[Node]) -> Node | None:
+def ask_select(
+    strategy: SelectStrategy, key: Hashable, nodes: list[Node], able: Mapping[str, Node]
+) -> Node | None:
     """The one of these nodes that the strategy wants for a function, or None for later.
+
+    ``able`` are the nodes that could hold it when idle: naming one of them that has no room now
+    means to wait for it.
 
     Raises
     ------
     StrategyFailed
-        If it raises or names none of them.
+        If it raises, or names no node that could ever hold the function.
     """
     by_name = {node.name: node for node in sorted(nodes, key=lambda n: n.name)}
     try:
         name = strategy.select(strategy.describe(key), [snapshot(node) for node in by_name.values()])
+    except StrategyFailed:
+        raise
     except Exception as error:
         raise StrategyFailed(f"the strategy raised {type(error).__name__}: {error}") from error
     if name is None:
@@ -40,10 +47,10 @@ def ask_select(strategy: SelectStrategy, key: Hashable, nodes: list[Node]) -> No
     if not isinstance(name, str):
         raise StrategyFailed(f"the strategy answered {name!r}; give the name of a node, or None")
     node = by_name.get(name) or next((n for n in nodes if n.address == name), None)
-    if node is None:
+    if node is None and not any(name in (n.name, n.address) for n in able.values()):
         shown = ", ".join(map(repr, by_name))
         raise StrategyFailed(
-            f"the strategy chose {name!r}, which was not offered; it may choose from {shown}"
+            f"the strategy chose {name!r}, which could never hold it; it was offered {shown}"
         )
     return node
 
@@ -61,6 +68,8 @@ def ask_allocate(strategy: AllocateStrategy, ledger: Ledger) -> Mapping[Function
     }
     try:
         answer: Any = strategy.assign(capabilities)
+    except StrategyFailed:
+        raise
     except Exception as error:
         raise StrategyFailed(f"the strategy raised {type(error).__name__}: {error}") from error
     if not isinstance(answer, Mapping):

@@ -54,9 +54,9 @@ class Backlog:
         strategy = event.strategy
         select = strategy if isinstance(strategy, SelectStrategy) else None
         own = event.nodes is not None or event.max_concurrency is not None or select is not None
-        if own or not isinstance(strategy, ScoredStrategy):
+        if own or event.permit is not None or not isinstance(strategy, ScoredStrategy):
             confinement = None if event.nodes is None else Confinement(event.nodes)
-            scope = Scope(scored(strategy), select, confinement, event.max_concurrency)
+            scope = Scope(scored(strategy), select, confinement, event.max_concurrency, permit=event.permit)
         else:
             scope = self.scopes.setdefault(strategy, Scope(strategy, shared=True))
         run = Run(event.run, strategy, scope, event.allocation_timeout_s)

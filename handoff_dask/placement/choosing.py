@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.collocation import Group
@@ -68,6 +68,13 @@ class Chooser:
             nodes = list(queue.shape.holders.values())
         return [node for node in nodes if self.admits(queue, head, node)]
 
+    def able(self, queue: Queue) -> Mapping[str, Node]:
+        """The nodes that could hold the head of a queue when idle, by name."""
+        if not self._backlog.is_tied(queue):
+            return queue.shape.holders
+        tied = self._backlog.target(queue)
+        return {tied.name: tied} if tied is not None and tied.name in queue.shape.holders else {}
+
     def best_of(self, queue: Queue, head: Waiting, nodes: Sequence[Node]) -> Node:
         """The best of a few nodes that all have room."""
         strategy, shape = queue.scope.strategy, queue.shape
@@ -100,6 +107,8 @@ class Chooser:
             return "pin" if queue.pin is not None else "no nodes"
         if queue.scope.full:
             return "max_concurrency"
+        if queue.refused:
+            return "tracker"
         if queue.declined:
             return "strategy"
         if backlog.is_tied(queue):

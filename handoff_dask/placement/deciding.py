@@ -20,7 +20,6 @@ from handoff_dask.placement.orphans import reject
 from handoff_dask.placement.queues import Place as Standing
 from handoff_dask.placement.queues import Queue, Waiting
 from handoff_dask.placement.reservation import Reservations
-from handoff_dask.placement.strategies import SelectStrategy
 
 #: With more freed nodes than this every waiting queue looks at all nodes instead.
 _FEW = 16
@@ -102,8 +101,8 @@ class Decider:
                 self._offer(queue)
                 return
             head = standing[3]
-            if queue.scope.select is not None:
-                node, candidates = self._ask(queue.scope.select, queue, head, decisions)
+            if queue.scope.asks:
+                node, candidates = self._ask(queue, head, decisions)
                 if node is None and candidates:
                     continue
             else:
@@ -113,21 +112,35 @@ class Decider:
             decisions.append(self.settle(head, node, candidates, now))
         self._set_aside(queue)
 
-    def _ask(
-        self, select: SelectStrategy, queue: Queue, head: Waiting, decisions: list[Decision]
-    ) -> tuple[Node | None, int]:
-        """Ask the user's strategy; with no node but candidates, it wanted none of them."""
+    def _ask(self, queue: Queue, head: Waiting, decisions: list[Decision]) -> tuple[Node | None, int]:
+        """Ask those outside who have a say; with no node but candidates, the head is out of the way."""
         fitting = self._chooser.fitting(queue, head)
-        if not fitting:
-            return None, 0
+        left, permit = list(fitting), queue.scope.permit
+        queue.refused = False
         try:
-            node = ask_select(select, head.function, fitting)
+            while left:
+                node = self._wish(queue, head, left)
+                if node is None:
+                    break
+                if permit is None or permit(head.function, node.name):
+                    return node, len(fitting)
+                queue.refused = True
+                left.remove(node)
         except StrategyFailed as error:
             decisions.append(reject(self._backlog, head, str(error)))
             return None, len(fitting)
-        if node is None:
-            queue.decline()
-        return node, len(fitting)
+        if queue.refused or not fitting:
+            # Its like would be refused as well.
+            return None, 0
+        queue.decline()
+        return None, len(fitting)
+
+    def _wish(self, queue: Queue, head: Waiting, fitting: list[Node]) -> Node | None:
+        """The one of these nodes that the strategy, built in or not, wants."""
+        select = queue.scope.select
+        if select is None:
+            return self._chooser.best_of(queue, head, fitting)
+        return ask_select(select, head.function, fitting, self._chooser.able(queue))
 
     def _give_up_unwanted(self, decisions: list[Decision]) -> None:
         """Fail the runs whose strategy wants no node although every node is idle."""
@@ -142,7 +155,7 @@ class Decider:
     def _set_aside(self, queue: Queue) -> None:
         backlog = self._backlog
         cause = self._chooser.cause(queue)
-        if queue.scope.select is not None and queue.count:
+        if queue.scope.asks and queue.count:
             backlog.rest(queue)
             queue.cause = cause
             backlog.asking[queue] = None

@@ -23,6 +23,7 @@ from handoff_dask.placement.events import (
     NodeChanged,
     NodeJoined,
     NodeLeft,
+    PermissionsChanged,
     ReturnedElsewhere,
     RunClosed,
     RunOpened,
@@ -104,6 +105,7 @@ class PlacementEngine:
             FunctionReady: self._function_ready,
             FunctionFinished: self._function_finished,
             FunctionWithdrawn: self._function_withdrawn,
+            PermissionsChanged: self._permissions_changed,
             TimePassed: lambda event: None,
         }
 
@@ -310,6 +312,10 @@ class PlacementEngine:
         waiting = self._backlog.waiting.get(event.function)
         if waiting is not None:
             self._backlog.withdraw(waiting)
+
+    def _permissions_changed(self, event: PermissionsChanged) -> None:
+        for queue in list(self._backlog.asking):
+            self._backlog.refresh(queue)
 
     def _forget(self, function: FunctionKey) -> None:
         """A function that is ready is nowhere else."""

@@ -6,7 +6,7 @@ engine compares and hashes them and looks no further.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -103,6 +103,9 @@ class RunOpened:
     allocation_timeout_s: float = 0.0
     #: ``{group: what its node must be able to hold}``.
     groups: Mapping[GroupKey, Demand] = field(default_factory=dict)
+    #: Asked before each placement, and may refuse it: ``permit(function, node)``.  What is granted
+    #: is placed.
+    permit: Callable[[FunctionKey, str], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +168,11 @@ class FunctionWithdrawn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PermissionsChanged:
+    """What was refused, or not wanted, before may be granted by now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimePassed:
     """Nothing happened, but what waits for a moment may be due."""
 
@@ -182,5 +190,6 @@ Event: TypeAlias = (
     | FunctionReady
     | FunctionFinished
     | FunctionWithdrawn
+    | PermissionsChanged
     | TimePassed
 )

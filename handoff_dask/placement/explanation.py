@@ -22,6 +22,7 @@ CAUSES: Mapping[str, str] = {
     "reservation": "the node is being cleared for a function that has waited too long",
     "max_concurrency": "the execution already runs as many functions as it may",
     "strategy": "the execution's strategy does not want the node now",
+    "tracker": "the session's resource tracker refuses the node now",
     "no nodes": "no node there is could ever hold it",
 }
 

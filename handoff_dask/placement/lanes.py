@@ -75,9 +75,7 @@ class Lanes:
     def is_short(self, waiting: Waiting) -> bool:
         """Whether a function may be sent ahead, or let others follow it."""
         duration_s = waiting.duration_s
-        return (
-            duration_s is not None and duration_s <= self._round_trip_s and waiting.queue.scope.select is None
-        )
+        return duration_s is not None and duration_s <= self._round_trip_s and not waiting.queue.scope.asks
 
     def touch(self, queue: Queue) -> None:
         """Note that a queue has more to send, or its lanes have less left."""

@@ -96,6 +96,7 @@ class Queue:
         "lanes",
         "orphaned",
         "pin",
+        "refused",
         "scope",
         "served",
         "shape",
@@ -132,6 +133,8 @@ class Queue:
         self.cause = ""
         #: Functions for which the user's strategy wanted none of the nodes that had room.
         self.declined: list[Waiting] = []
+        #: Whether its head had room, but no permission.
+        self.refused = False
         #: Whether no node there is could ever hold its functions; the epoch counts the times.
         self.orphaned = False
         self.epoch = 0

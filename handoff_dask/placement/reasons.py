@@ -101,8 +101,8 @@ def _forbidden(node: Node, queue: Queue, waiting: Waiting) -> Obstacle | None:
     if reservation is not None and not reservation.admits(waiting):
         function = reservation.function()
         return Obstacle(cause="reservation", holders=(function,), detail=f"is kept for {function!r}")
-    if scope.select is not None and queue.cause == "strategy":
-        return Obstacle(cause="strategy")
+    if scope.asks and queue.cause in ("strategy", "tracker"):
+        return Obstacle(cause=queue.cause)
     return None
 
 

@@ -176,7 +176,7 @@ class Reservations:
         """Reserve a node for the head of a queue; False if there is none to reserve."""
         standing = queue.head()
         assert standing is not None
-        if queue.scope.full or queue.scope.select is not None:
+        if queue.scope.full or queue.scope.asks:
             return False
         backlog, shape = self._backlog, queue.shape
         tied = backlog.target(queue)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from handoff_dask.placement.collocation import Group
 from handoff_dask.placement.events import Demand, FunctionKey, GroupKey, RunKey
@@ -24,10 +24,12 @@ class Scope:
     """
 
     __slots__ = (
+        "asks",
         "assigned",
         "claims",
         "confinement",
         "limit",
+        "permit",
         "queues",
         "select",
         "shared",
@@ -42,10 +44,14 @@ class Scope:
         confinement: Confinement | None = None,
         limit: int | None = None,
         shared: bool = False,
+        permit: Callable[[FunctionKey, str], bool] | None = None,
     ) -> None:
         #: How nodes are compared, or would be if the user's strategy were not asked.
         self.strategy = strategy
         self.select = select
+        self.permit = permit
+        #: Whether somebody outside has to be asked about each placement.
+        self.asks = select is not None or permit is not None
         self.confinement = confinement
         #: The most functions that run at once.
         self.limit = limit
