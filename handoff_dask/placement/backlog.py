@@ -225,9 +225,7 @@ class Backlog:
         """Let functions that a user's strategy gave to a node that is gone go anywhere."""
         for queue in [queue for queue in self.at.get(name, ()) if queue.soft]:
             self.rest(queue)
-            for waiting in queue.in_order():
-                queue.drop(waiting)
-                waiting.waits = True
+            for waiting in queue.take_all():
                 waiting.queue = self._queue(waiting.run, replace(queue.demand, pin=None), None)
                 waiting.queue.push(waiting)
                 self.refresh(waiting.queue)

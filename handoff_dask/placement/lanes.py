@@ -84,8 +84,8 @@ class Lanes:
 
     def book(self, waiting: Waiting, node: Node) -> None:
         """Choose the lane of a function that is about to get room, if it should be in one."""
-        queue = waiting.queue
-        if not self.is_short(waiting) or node.reservation is not None:
+        queue, reservation = waiting.queue, node.reservation
+        if not self.is_short(waiting) or (reservation is not None and reservation.queue is not queue):
             return
         lanes = queue.lanes.get(node.name, ())
         lane = next((lane for lane in lanes if lane.booked < lane.slots), None)

@@ -182,6 +182,14 @@ class Queue:
         self.count -= 1
         self._bury()
 
+    def take_all(self) -> list[Waiting]:
+        """Take out everybody, for another queue."""
+        everybody = self.in_order()
+        self._heap.clear()
+        self.declined.clear()
+        self.count = self._dead = 0
+        return everybody
+
     def advance(self, waiting: Waiting, rank: float) -> None:
         """Give a waiting function another rank."""
         waiting.rank = rank

@@ -1,0 +1,325 @@
+"""Which node each strategy takes, and that it takes it however many nodes there are."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from facts import changed, demand, finished, joined, opened, placed, ready, rejected, waits
+
+from handoff_dask.placement.decisions import Place
+from handoff_dask.placement.events import NodeLeft, RunClosed
+from handoff_dask.placement.ledger import Ledger
+from handoff_dask.placement.shapes import Shape
+from handoff_dask.placement.strategies import (
+    BUILT_IN,
+    AllocateStrategy,
+    ScoredStrategy,
+    SelectStrategy,
+    load_after,
+)
+from handoff_dask.placement.strategy_check import check_strategy
+from handoff_dask.resources import Capabilities, Cost
+
+
+def test_first_available_takes_names_as_strings(make_engine):
+    engine = make_engine(joined("n9", cpu=1), joined("n10", cpu=1))
+    assert placed(engine.handle_all([ready(n, cpu=1) for n in range(2)], now=1)) == {0: "n10", 1: "n9"}
+
+
+def test_load_balanced_looks_at_the_most_used_resource(make_engine):
+    engine = make_engine(
+        joined("a", cpu=4, memory=100), joined("b", cpu=8, memory=50), opened(strategy="load_balanced")
+    )
+    events = [ready("f", cpu=1), ready("g", cpu=1, memory=30), ready("h", cpu=1), ready("i", memory=10)]
+    assert placed(engine.handle_all(events, now=1)) == {"f": "b", "g": "a", "h": "b", "i": "b"}
+
+
+def test_load_balanced_counts_threads(make_engine):
+    engine = make_engine(joined("a", threads=2), joined("b", threads=8), opened(strategy="load_balanced"))
+    assert placed(engine.handle_all([ready(n) for n in range(5)], now=1)) == {
+        0: "b", 1: "b", 2: "b", 3: "a", 4: "b"
+    }  # fmt: skip
+
+
+def test_cost_optimized_takes_the_cheapest_then_the_tightest(make_engine):
+    engine = make_engine(
+        joined("dear", cpu=1, price=2),
+        joined("gpu", cpu=2, gpu=1),
+        joined("large", cpu=8),
+        joined("small", cpu=2),
+        opened(strategy="cost_optimized"),
+    )
+    assert placed(engine.handle_all([ready(n, cpu=1) for n in range(13)], now=1)) == {
+        **dict.fromkeys(range(2), "small"),
+        **dict.fromkeys(range(2, 10), "large"),
+        **dict.fromkeys(range(10, 12), "gpu"),
+        12: "dear",
+    }
+
+
+def test_fastest_counts_the_transfer_then_the_load(make_engine):
+    engine = make_engine(
+        joined("a", cpu=2), joined("b", cpu=2), joined("c", cpu=2), opened(strategy="fastest")
+    )
+    here = {"a": 0.5, "b": 0.5}
+    events = [
+        ready("f", cpu=1, transfer_s=here),
+        ready("g", cpu=1, transfer_s=here),
+        ready("h", cpu=1, transfer_s=here),
+        ready("i", cpu=1, transfer_s={"a": 0.1, "b": 0.2, "c": 0}),
+        ready("j", cpu=1, transfer_s={"a": 0.2}),
+    ]
+    assert placed(engine.handle_all(events, now=1)) == {"f": "c", "g": "c", "h": "a", "i": "a", "j": "b"}
+    running = [ready("k", cpu=1), ready("l", cpu=1, transfer_s={"c": 2, "b": 1})]
+    assert placed(engine.handle(running[0], now=2)) == {"k": "b"}
+    assert waits(engine.handle(running[1], now=2)) == {"l": "room"}
+    assert placed(engine.handle_all([finished("f"), finished("j")], now=3)) == {"l": "b"}
+
+
+def test_fastest_of_many_nodes(make_engine):
+    engine = make_engine(*(joined(f"n{n:02}", cpu=1) for n in range(80)), opened(strategy="fastest"))
+    away = {f"n{n:02}": 80.0 - n for n in range(80)}
+    assert placed(engine.handle(ready("f", cpu=1, transfer_s=away), now=1)) == {"f": "n79"}
+    few = {f"n{n:02}": 1.0 for n in range(5)}
+    assert placed(engine.handle(ready("g", cpu=1, transfer_s=few), now=2)) == {"g": "n05"}
+    most = {f"n{n:02}": 1.0 for n in range(79)}
+    assert placed(engine.handle(ready("h", cpu=1, transfer_s=most), now=3)) == {"h": "n00"}
+
+
+def plainly_best(strategy: ScoredStrategy, shape: Shape, ledger: Ledger) -> str | None:
+    fitting = [n for n in ledger.nodes.values() if n.name in shape.holders and shape.fits(n)]
+    best = min(fitting, key=lambda n: (strategy.score(n, shape), n.name), default=None)
+    return None if best is None else best.name
+
+
+@pytest.mark.parametrize("nodes", [5, 90])
+@pytest.mark.parametrize("strategy", list(BUILT_IN))
+def test_the_best_of_all_nodes_is_found(make_engine, strategy, nodes):
+    """What is found by indexes is what a look at every node would find."""
+    rng = random.Random(f"{strategy}/{nodes}")
+    engine = make_engine(
+        *(
+            joined(f"n{rng.random():.6f}", threads=rng.choice([2, 8]), cpu=rng.choice([2, 4, 8]), memory=64,
+                   **rng.choice([{}, {}, {"gpu": 1}, {"zone": "eu"}, {"price": 2}]))
+            for _ in range(nodes)
+        ),
+        opened(strategy=strategy, allocation_timeout_s=1e9),
+    )  # fmt: skip
+    costs = [{"cpu": c, "memory": m} for c in (0.5, 1, 3) for m in (1, 16, 40)]
+    costs += [{"gpu": 1}, {"zone": "eu"}, {}]
+    ledger, running = engine._ledger, []
+    for number in range(600):
+        cost = rng.choice(costs)
+        shape = Shape(Cost.parse(cost))
+        for node in ledger.nodes.values():
+            shape.review(node)
+        expected = plainly_best(BUILT_IN[strategy], shape, ledger)
+        if expected is None and engine.waiting > 20:
+            continue
+        (decision,) = engine.handle(ready(number, **cost), now=number)
+        if isinstance(decision, Place):
+            assert decision.node == expected
+            running.append(number)
+        else:
+            assert expected is None
+        while running and (rng.random() < 0.4 or engine.waiting):
+            ended = running.pop(rng.randrange(len(running)))
+            running += placed(engine.handle(finished(ended), now=number))
+        if number % 150 == 149:
+            gone = rng.choice(list(ledger.nodes.values()))
+            running = [f for f in running if f not in gone.placed]
+            running += placed(engine.handle(NodeLeft(node=gone.name), now=number))
+            running += placed(engine.handle(joined(gone.name, cpu=6, memory=32), now=number))
+    engine.check()
+
+
+def test_all_nodes_are_searched_if_the_least_used_ones_do_not_do(make_engine):
+    engine = make_engine(
+        *(joined(f"n{n:03}", cpu=4) for n in range(150)),
+        *(joined(f"z{n:03}", cpu=4, zone="eu") for n in range(70)),
+        opened(strategy="load_balanced"),
+    )
+    busy = [ready(f"busy{n}", cpu=2, pin=f"z{n:03}") for n in range(69)]
+    engine.handle_all(busy, now=1)
+    assert placed(engine.handle(ready("f", cpu=1, zone="eu"), now=2)) == {"f": "z069"}
+    assert placed(engine.handle(ready("g", cpu=1), now=3)) == {"g": "n000"}
+
+
+def test_load_of_a_node_without_resources_is_that_of_its_threads():
+    node = Ledger().join("a", None, Capabilities(), threads=4)
+    assert load_after(node, Shape(Cost())) == 0.25
+
+
+@pytest.mark.parametrize("strategy", [*BUILT_IN, *BUILT_IN.values()])
+def test_built_in_strategies_do_what_a_strategy_must(strategy):
+    check_strategy(strategy)
+
+
+# Strategies of users
+
+
+class Last:
+    def select(self, function, nodes):
+        return nodes[-1].name
+
+
+class InTurn:
+    def allocate(self, functions, capabilities):
+        able = {"f0": list(capabilities)[-1:], "f2": list(capabilities)[:1]}
+        plain = all("cpu" in c for c in capabilities.values()) and "gpu" not in capabilities
+        return {f.id: able[f.id][0] for f in functions if f.id in able and plain and f.node is None}
+
+
+@pytest.mark.parametrize("strategy", [Last(), InTurn(), lambda function, nodes: nodes[0].name])
+def test_users_strategies_can_be_tried_out(strategy):
+    check_strategy(strategy)
+
+
+class Fickle:
+    def __init__(self):
+        self.turn = 0
+
+    def select(self, function, nodes):
+        self.turn += 1
+        return nodes[self.turn % len(nodes)].name
+
+
+def test_trying_out_finds_a_strategy_that_changes_its_mind():
+    with pytest.raises(AssertionError, match="more nodes than functions: asked the same twice"):
+        check_strategy(Fickle())
+
+
+def test_select_sees_the_nodes_with_room_in_name_order(make_engine):
+    seen = []
+
+    def select(function, nodes):
+        seen.append((function, [(n.name, n.available, n.running) for n in nodes], nodes[0].capabilities))
+        return nodes[-1].name
+
+    strategy = SelectStrategy(select=select, describe=str.upper)
+    engine = make_engine(
+        joined("b", cpu=2, zone="eu"), joined("a", cpu=4), joined("c", cpu=1), opened(strategy=strategy)
+    )
+    assert placed(engine.handle_all([ready(f, cpu=2) for f in "fg"], now=1)) == {"f": "b", "g": "a"}
+    assert seen == [
+        ("F", [("a", {"cpu": 4}, 0), ("b", {"cpu": 2}, 0)], {"cpu": 4}),
+        ("G", [("a", {"cpu": 4}, 0)], {"cpu": 4}),
+    ]
+    assert waits(engine.handle(ready("h", cpu=4), now=2)) == {"h": "room"}
+    assert waits(engine.handle(ready("i", cpu=2, pin="b"), now=2)) == {"i": "pin"}
+    assert placed(engine.handle(finished("f"), now=3)) == {"i": "b"}
+
+
+def test_select_is_asked_again_when_something_changes(make_engine):
+    strategy = SelectStrategy(select=lambda f, nodes: "b" if nodes[-1].name == "b" else None)
+    engine = make_engine(joined("a", cpu=2), joined("b", cpu=1), opened(strategy=strategy))
+    decisions = engine.handle_all([ready(f, cpu=1) for f in "fgh"], now=1)
+    assert (placed(decisions), waits(decisions)) == ({"f": "b"}, {"g": "strategy", "h": "strategy"})
+    assert engine.waiting_by_cause() == {"strategy": 2}
+    assert str(engine.explain("g", now=1).nodes["a"]) == "the execution's strategy does not want the node now"
+    assert placed(engine.handle(finished("f"), now=2)) == {"g": "b"}
+    engine.handle(RunClosed(run="run"), now=3)
+    assert engine.waiting == 0
+
+
+def test_select_that_wants_nothing_although_all_is_idle_fails_its_run(make_engine):
+    strategy = SelectStrategy(select=lambda f, nodes: None)
+    engine = make_engine(joined("a", cpu=2), opened("picky", strategy), opened())
+    assert placed(engine.handle(ready("other", cpu=1), now=1)) == {"other": "a"}
+    assert waits(engine.handle(ready("f", run="picky", cpu=1), now=1)) == {"f": "strategy"}
+    problem = "the strategy wants no node for it, and nothing runs that could change that"
+    assert rejected(engine.handle(finished("other"), now=2)) == {"f": problem}
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (lambda f, nodes: 1 / 0, "the strategy raised ZeroDivisionError: division by zero"),
+        (lambda f, nodes: "mars", "the strategy chose 'mars', which was not offered; it may choose from 'a'"),
+        (lambda f, nodes: 7, "the strategy answered 7; give the name of a node, or None"),
+    ],
+)
+def test_wrong_select_fails_its_run_alone(make_engine, answer, problem):
+    engine = make_engine(joined("a", cpu=2), opened("bad", SelectStrategy(select=answer)), opened())
+    decisions = engine.handle_all([ready("f", run="bad", cpu=1), ready("g", cpu=1)], now=1)
+    assert rejected(decisions) == {"f": problem}
+    assert placed(decisions) == {"g": "a"}
+    assert engine.handle(ready("h", run="bad", cpu=1), now=2) == []
+
+
+def test_select_may_name_a_node_by_its_address(make_engine):
+    strategy = SelectStrategy(select=lambda f, nodes: "tcp://b")
+    engine = make_engine(joined("a"), joined("b", address="tcp://b"), opened(strategy=strategy))
+    assert placed(engine.handle(ready("f"), now=1)) == {"f": "b"}
+
+
+def test_allocate_is_asked_once_and_a_full_node_is_waited_for(make_engine):
+    asked = []
+
+    def assign(capabilities):
+        asked.append(capabilities)
+        return {"f": "b", "g": "b", "h": "tcp://b", "pinned": "b", "member": "b", "second": "a"}
+
+    engine = make_engine(
+        joined("b", cpu=2, address="tcp://b"),
+        joined("a", cpu=4),
+        opened(strategy=AllocateStrategy(assign=assign), groups={"g": demand(cpu=1)}),
+    )
+    events = [
+        ready("f", cpu=2),
+        ready("g", cpu=2),
+        ready("h", cpu=1),
+        ready("left out", cpu=2),
+        ready("pinned", cpu=1, pin="a"),
+        ready("member", cpu=1, group="g"),
+        ready("second", cpu=1, group="g"),
+    ]
+    decisions = engine.handle_all(events, now=1)
+    assert placed(decisions) == {"f": "b", "left out": "a", "pinned": "a"}
+    assert waits(decisions) == {"g": "pin", "h": "pin", "member": "collocation", "second": "collocation"}
+    assert asked == [{"a": {"cpu": 4}, "b": {"cpu": 2}}]
+    # The node they were given is gone for good: now they go anywhere.
+    assert placed(engine.handle(NodeLeft(node="b"), now=2)) == {"h": "a"}
+    assert placed(engine.handle(finished("left out"), now=3)) == {"g": "a"}
+    assert placed(engine.handle(ready("f", cpu=1), now=4)) == {}
+    engine.handle(RunClosed(run="run"), now=5)
+    assert engine.remembers().keys() == {"nodes", "claims", "placed"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (lambda c: 1 / 0, "the strategy raised ZeroDivisionError: division by zero"),
+        (lambda c: ["a"], "the strategy answered ['a']; give a mapping from function id to node name"),
+        (lambda c: {"g": "mars"}, "the strategy puts 'g' on 'mars', which is not a node"),
+        (lambda c: {"f": None}, "the strategy puts 'f' on None, which is not a node"),
+        (lambda c: {"f": "a"}, "the strategy gave it to 'a', which could never hold it"),
+    ],
+)
+def test_wrong_allocate_fails_its_run_alone(make_engine, answer, problem):
+    engine = make_engine(
+        joined("a", cpu=1), joined("b", cpu=8), opened("bad", AllocateStrategy(assign=answer)), opened()
+    )
+    decisions = engine.handle_all([ready("f", run="bad", cpu=2), ready("g", cpu=2)], now=1)
+    assert rejected(decisions) == {"f": problem}
+    assert placed(decisions) == {"g": "b"}
+
+
+def test_users_strategies_see_what_changes(make_engine):
+    prices = []
+
+    def select(function, nodes):
+        prices.append([n.price for n in nodes])
+        return nodes[0].name
+
+    engine = make_engine(joined("a", price=1), opened(strategy=SelectStrategy(select=select)))
+    engine.handle(ready("f"), now=1)
+    engine.handle(changed("a", price=0.5), now=2)
+    engine.handle(ready("g"), now=3)
+    assert prices == [[1], [0.5]]
+
+
+def test_a_scored_strategy_has_a_score():
+    with pytest.raises(NotImplementedError):
+        ScoredStrategy("mine").score(Ledger().join("a", None, Capabilities(), 1), Shape(Cost()))
