@@ -116,8 +116,9 @@ class Expansion:
 
     def pin_of(self, function_id: FunctionId) -> str | None:
         """Name or address of the only node it may run on, its own or its root's."""
-        function = self.functions[function_id]
-        if isinstance(function.node, str):
+        # The root of a group need not be among what runs.
+        function = self.functions.get(function_id)
+        if function is not None and isinstance(function.node, str):
             return function.node
         return self.pins.get(self.roots.get(function_id, function_id))
 

@@ -21,6 +21,7 @@ from handoff_dask.errors import ValidationError
 from handoff_dask.expansion import Body, Expansion, Transfer, expand, given_inputs
 from handoff_dask.functions import Function, FunctionId
 from handoff_dask.live.calls import Constant, Inlined, Moved, call_of, plain_code
+from handoff_dask.live.own_strategies import pack_functions
 from handoff_dask.live.protocol import ANNOTATION, Manifest, Options
 from handoff_dask.placement.events import Demand
 
@@ -202,6 +203,7 @@ class _Compiler:
             durations={n: float(f.duration) for n, f in enumerate(functions) if f.duration is not None},
             groups=self._groups(),
             options=self.options,
+            shown=pack_functions(self.expansion) if isinstance(self.options.strategy, bytes) else None,
             transfers=self._transfers(),
         )
 

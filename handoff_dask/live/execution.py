@@ -318,13 +318,12 @@ def record_of(dag: DAG, compiled: Compiled, outcome: Outcome) -> ExecutionRecord
                 nbytes=outcome.nbytes[n],
             )
         functions.append(FunctionRecord(**facts))
-    strategy = compiled.manifest.options.strategy
     return ExecutionRecord(
         dag_id=dag.id,
         status=outcome.status,
         functions=tuple(functions),
         nodes=outcome.capabilities,
-        strategy=strategy if isinstance(strategy, str) else "own",
+        strategy=compiled.manifest.options.strategy_name,
         submitted=outcome.submitted or None,
         ended=outcome.ended,
     )

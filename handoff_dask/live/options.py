@@ -6,10 +6,9 @@ import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import cloudpickle
-
 from handoff_dask import config
 from handoff_dask.errors import ValidationError
+from handoff_dask.live.own_strategies import pack
 from handoff_dask.live.protocol import Options
 from handoff_dask.placement.strategies import BUILT_IN
 from handoff_dask.resources import Capabilities
@@ -58,8 +57,10 @@ def parse(
     """
     if max_retries is None:
         max_retries = config.get("max-retries")
+    strategy, name = strategy_of(allocation_strategy, allocator)
     return Options(
-        strategy=_strategy(allocation_strategy, allocator),
+        strategy=strategy,
+        strategy_name=name,
         nodes=_nodes(resources),
         max_concurrency=_count("max_concurrency", max_concurrency, least=1),
         max_retries=_count("max_retries", max_retries, least=0) or 0,
@@ -90,35 +91,27 @@ def timeout_s(value: Any) -> float | None:
     return float(value)
 
 
-def _strategy(strategy: Any, allocator: Any) -> str | bytes:
+def strategy_of(strategy: Any, allocator: Any) -> tuple[str | bytes, str]:
+    """The name of a built-in strategy, or the user's own as it is sent; and what it is called.
+
+    Raises
+    ------
+    ValidationError
+        If both are given, or there is no such strategy, or it cannot be sent.
+    """
     if strategy is not None and allocator is not None:
         raise ValidationError("allocation_strategy and allocator are both given; give one of them")
     own = strategy if allocator is None else allocator
     if own is None:
         own = config.get("allocation-strategy")
-    if isinstance(own, str):
-        if own not in BUILT_IN:
-            raise ValidationError(
-                f"there is no allocation strategy {own!r}; there are {', '.join(BUILT_IN)}, "
-                "or give an object with select or allocate"
-            )
-        return str(own)
-    if isinstance(own, type):
-        try:
-            own = own()
-        except TypeError as error:
-            raise ValidationError(
-                f"strategy {own!r} cannot be made without arguments; give an instance"
-            ) from error
-    if not (callable(own) or hasattr(own, "select") or hasattr(own, "allocate")):
+    if not isinstance(own, str):
+        return pack(own)
+    if own not in BUILT_IN:
         raise ValidationError(
-            f"{own!r} is no allocation strategy; give a name, a callable, "
-            "or an object with select(function, nodes) or allocate(functions, capabilities)"
+            f"there is no allocation strategy {own!r}; there are {', '.join(BUILT_IN)}, "
+            "or give an object with select or allocate"
         )
-    try:
-        return bytes(cloudpickle.dumps(own))
-    except Exception as error:  # whatever the object's own pickling raises
-        raise ValidationError(f"strategy {own!r} cannot be sent to the scheduler: {error!r}") from error
+    return own, own
 
 
 def _nodes(resources: Any) -> dict[str, Capabilities] | None:

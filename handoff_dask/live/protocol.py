@@ -40,6 +40,8 @@ class Options:
 
     #: Name of a built-in strategy, or the user's own, pickled by cloudpickle.
     strategy: str | bytes = "first_available"
+    #: What users and telemetry call it.
+    strategy_name: str = "first_available"
     #: ``{node name or address: the most the run may use there}``.
     nodes: Mapping[str, Capabilities] | None = None
     max_concurrency: int | None = None
@@ -75,6 +77,8 @@ class Manifest:
     #: ``{group: what its node must be able to hold}``.
     groups: dict[Hashable, Demand] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
+    #: The functions as an own strategy is shown them, pickled; see ``own_strategies``.
+    shown: bytes | None = None
     #: Positions of the functions that move an argument: ``{position: (role, producer, group)}``.
     transfers: dict[int, Any] = field(default_factory=dict)
 

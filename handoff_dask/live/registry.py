@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from distributed.metrics import time
 
+from handoff_dask.live.own_strategies import load
 from handoff_dask.live.protocol import Manifest, position_of
 from handoff_dask.live.runs import CANCELLED, FAILED, FINISHED, Function, Run
 from handoff_dask.placement.events import RunClosed, RunOpened
+from handoff_dask.placement.strategies import Strategy
 
 if TYPE_CHECKING:
     from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
 
 #: The worker restriction of a held task: no worker has such an address.
 HELD = {"handoff://held"}
+
+
+class Announced(NamedTuple):
+    """A run whose graph has not arrived yet."""
+
+    client: str
+    manifest: Manifest
+    strategy: Strategy
 
 
 class Registry:
@@ -26,8 +36,8 @@ class Registry:
         #: Runs that Dask has not forgotten.
         self.runs: dict[str, Run] = {}
         self.functions: dict[str, Function] = {}
-        #: Manifests whose graph has not arrived yet: ``{token: (client, manifest)}``.
-        self.announced: dict[str, tuple[str, Manifest]] = {}
+        #: By token.
+        self.announced: dict[str, Announced] = {}
 
     # ------------------------------------------------------------------ begin
 
@@ -45,12 +55,12 @@ class Registry:
         for token, keys in by_token.items():
             announced = self.announced.pop(token, None)
             if announced is not None:
-                manifests[token] = announced[1]
-            if token not in self.runs:
-                self._open(manifests[token], client, watched=announced is not None)
+                self._open(announced.manifest, client, announced.strategy, watched=True)
+            elif token not in self.runs:
+                self._open(manifests[token], client, load(manifests[token]), watched=False)
             self._hold(self.runs[token], keys, wanted)
 
-    def _open(self, manifest: Manifest, client: str, *, watched: bool) -> None:
+    def _open(self, manifest: Manifest, client: str, strategy: Strategy, *, watched: bool) -> None:
         if not self.runs:
             self._plugin.foreign.begin()
         run = Run(manifest, client, submitted=time(), watched=watched)
@@ -58,7 +68,7 @@ class Registry:
         options = manifest.options
         opened = RunOpened(
             run=run.token,
-            strategy=self._plugin.requests.strategy(options.strategy, run),
+            strategy=strategy,
             nodes=self._plugin.nodes.by_names(options.nodes),
             max_concurrency=options.max_concurrency,
             allocation_timeout_s=options.allocation_timeout_s,
@@ -154,7 +164,7 @@ class Registry:
         for run in list(self.runs.values()):
             if run.client == client and not run.over:
                 self.end(run, CANCELLED)
-        self.announced = {t: a for t, a in self.announced.items() if a[0] != client}
+        self.announced = {t: a for t, a in self.announced.items() if a.client != client}
 
     def clear(self) -> None:
         """Every task of Dask's is gone at once."""

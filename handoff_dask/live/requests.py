@@ -12,9 +12,11 @@ from distributed.metrics import monotonic
 from distributed.protocol import pickle
 
 from handoff_dask.errors import HandoffError, NotFoundError
+from handoff_dask.live.own_strategies import load
 from handoff_dask.live.protocol import NAME, REPORT, Manifest
+from handoff_dask.live.registry import Announced
 from handoff_dask.live.runs import CANCELLED, Run
-from handoff_dask.placement.strategies import BUILT_IN, Strategy
+from handoff_dask.placement.asking import StrategyFailed
 from handoff_dask.resources import Capabilities, Cost
 
 if TYPE_CHECKING:
@@ -118,15 +120,14 @@ class Requests:
         plugin = self._plugin
         options = manifest.options
         try:
-            strategy = self.strategy(options.strategy, None)
-        except Exception as error:  # whatever unpickling the user's strategy raises
-            return 0, {}, f"its strategy cannot be used on the scheduler: {error!r}"
-        del strategy
+            strategy = load(manifest)
+        except StrategyFailed as error:
+            return 0, {}, str(error)
         if options.allocation_timeout_s <= 0:
             refused = self._unplaceable(manifest)
             if refused is not None:
                 return refused
-        plugin.registry.announced[manifest.token] = (client, manifest)
+        plugin.registry.announced[manifest.token] = Announced(client, manifest, strategy)
         return None
 
     def _unplaceable(self, manifest: Manifest) -> tuple[int, dict[str, str], None] | None:
@@ -143,12 +144,6 @@ class Requests:
                 obstacles = engine.obstacles(asked, confined)
                 return position, {node: str(o) for node, o in obstacles.items()}, None
         return None
-
-    def strategy(self, named: str | bytes, run: Run | None) -> Strategy:
-        """A built-in strategy by name, or the user's own."""
-        if isinstance(named, str):
-            return BUILT_IN[named]
-        raise NotImplementedError
 
     def cancel(self, client: str, token: str) -> bool:
         """Cancel a run; whether there was anything to cancel."""

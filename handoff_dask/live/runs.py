@@ -107,8 +107,7 @@ class Run:
     @property
     def strategy_name(self) -> str:
         """What users and telemetry call its strategy."""
-        strategy = self.manifest.options.strategy
-        return strategy if isinstance(strategy, str) else "own"
+        return self.manifest.options.strategy_name
 
     def demand(self, position: int) -> Demand:
         """What a function asks of a node."""

@@ -65,6 +65,8 @@ class Handoff:
     ) -> None:
         self._embedded: EmbeddedCluster | None = None
         self._nodes = nodes
+        if allocator is not None:
+            checks.strategy_of(None, allocator)
         self._allocator = allocator
         self._started = False
         self._closed = False

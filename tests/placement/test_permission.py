@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from facts import finished, joined, opened, placed, ready, rejected, waits
+
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import PermissionsChanged
 from handoff_dask.placement.strategies import SelectStrategy
-from tests.placement.facts import finished, joined, opened, placed, ready, rejected, waits
 
 
 def an_engine(permit, strategy="first_available", **more):
