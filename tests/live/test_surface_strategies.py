@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import operator
 import sys
@@ -220,7 +221,7 @@ async def test_who_wants_no_node_is_asked_again_when_something_ends(c, s, a, b):
         result = await session.execute(dag_of(5), allocation_strategy=one_at_a_time)
     assert result.allocations == dict.fromkeys(range(5), "0")
     times = sorted(result.timings.values(), key=lambda t: t.start)
-    assert all(one.stop <= next.start for one, next in zip(times, times[1:], strict=False))
+    assert all(one.stop <= other.start for one, other in itertools.pairwise(times))
 
 
 @cluster
