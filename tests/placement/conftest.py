@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from facts import opened
 
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import Event
+from tests.placement.facts import opened
 
 MakeEngine = Callable[..., PlacementEngine]
 

@@ -6,7 +6,6 @@ from collections.abc import Hashable
 from fractions import Fraction
 from typing import Any
 
-from facts import changed, demand, finished, joined, opened
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
@@ -28,6 +27,7 @@ from handoff_dask.placement.events import (
 )
 from handoff_dask.placement.strategies import AllocateStrategy, SelectStrategy
 from handoff_dask.resources import Capabilities, Cost
+from tests.placement.facts import changed, demand, finished, joined, opened
 
 NODES = ("a", "b", "c")
 COSTS: list[dict[str, Any]] = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from facts import changed, demand, finished, joined, opened, placed, ready, rejected, waits
-
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
     DurationsLearned,
@@ -15,6 +13,7 @@ from handoff_dask.placement.events import (
     TimePassed,
 )
 from handoff_dask.resources import Capabilities, Cost
+from tests.placement.facts import changed, demand, finished, joined, opened, placed, ready, rejected, waits
 
 
 def test_function_waits_until_room_appears(engine):

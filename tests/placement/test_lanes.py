@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from facts import changed, finished, joined, opened, placed, ready, waits
 
 from handoff_dask.placement.decisions import Place
 from handoff_dask.placement.events import (
@@ -17,6 +16,7 @@ from handoff_dask.placement.events import (
 )
 from handoff_dask.placement.strategies import SelectStrategy
 from handoff_dask.resources import Capabilities
+from tests.placement.facts import changed, finished, joined, opened, placed, ready, waits
 
 
 def lanes(decisions):

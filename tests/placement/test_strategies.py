@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from facts import changed, demand, finished, joined, opened, placed, ready, rejected, waits
 
 from handoff_dask.placement.decisions import Place
 from handoff_dask.placement.events import NodeLeft, RunClosed
@@ -20,6 +19,7 @@ from handoff_dask.placement.strategies import (
 )
 from handoff_dask.placement.strategy_check import check_strategy
 from handoff_dask.resources import Capabilities, Cost
+from tests.placement.facts import changed, demand, finished, joined, opened, placed, ready, rejected, waits
 
 
 def test_first_available_takes_names_as_strings(make_engine):
