@@ -1,4 +1,4 @@
-"""For the tests of those who use handoff: what was told, and small clusters."""
+"""For the tests of those who use handoff: what was told, small clusters, strategies tried out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask import telemetry
+from handoff_dask.placement.strategy_check import check_strategy
 from handoff_dask.resources import Capabilities
 from handoff_dask.telemetry import EVENTS, HANDLER_FAILURE, Event
 from handoff_dask.telemetry.events import event_name, starts_with
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from handoff_dask.live.session import Handoff
 
-__all__ = ["Capture", "Captured", "capture_telemetry", "small_cluster"]
+__all__ = ["Capture", "Captured", "capture_telemetry", "check_strategy", "small_cluster"]
 
 _FUNCTION = ("handoff", "execution", "function")
 _DAG = ("handoff", "execution", "dag")

@@ -15,7 +15,7 @@ from handoff_dask.errors import FunctionFailedError, ValidationError
 from handoff_dask.functions import Function
 from handoff_dask.local import execute_local
 from handoff_dask.telemetry import EVENTS, HANDLER_FAILURE
-from handoff_dask.testing import Captured, capture_telemetry, small_cluster
+from handoff_dask.testing import Captured, capture_telemetry, check_strategy, small_cluster
 
 FUNCTION = ("handoff", "execution", "function")
 DAG = ("handoff", "execution", "dag")
@@ -214,6 +214,19 @@ class TestBalance:
             "  DAG 'one' ends (stop) but was not running",
             "  DAG 'two' has not ended",
         ]
+
+
+class TestCheckStrategy:
+    def test_accepts_what_gives_every_function_a_node(self):
+        def largest(function, nodes):
+            return max(nodes, key=lambda node: node.available.get("cpu", 0)).name
+
+        check_strategy("first_available")
+        check_strategy(largest)
+
+    def test_refuses_what_names_a_node_that_is_not_there(self):
+        with pytest.raises(AssertionError, match="nowhere"):
+            check_strategy(lambda function, nodes: "nowhere")
 
 
 def process_of(value: Any) -> tuple[int, Any]:
