@@ -195,7 +195,7 @@ def plain_cluster():
         processes=False,
         protocol="tcp",
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         resources={"memory": 8192},
     ) as cluster:
         yield cluster
