@@ -67,6 +67,8 @@ class Attempts:
         manifest, position = run.manifest, function.position
         function.status = WAITING
         function.ready = time()
+        if function.expected_s is None:
+            function.expected_s = self._plugin.foresight.expected(function)
         if run.over and run.status != FINISHED:
             return
         self._plugin.driver.gather(
@@ -77,7 +79,7 @@ class Attempts:
                     demand=run.demand(position),
                     priority=manifest.priorities.get(position, 0),
                     rank=function.rank,
-                    duration_s=manifest.durations.get(position),
+                    duration_s=function.expected_s,
                 )
             ]
         )
@@ -94,6 +96,7 @@ class Attempts:
             _take_times(function, facts.get("startstops"))
             function.nbytes = facts.get("nbytes")
             function.status = FINISHED
+            self._plugin.foresight.learn(function)
             self._plugin.announcer.ended(function, "stop")
             self._plugin.announcer.released(function)
             run.missing.discard(key)

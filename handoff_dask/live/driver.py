@@ -7,6 +7,7 @@ task is moved to ``processing``.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, cast
@@ -53,12 +54,14 @@ class Driver:
         self._events.extend(events)
         if self._events and not self._flushing:
             self._flushing = True
-            self._scheduler.loop.add_callback(self.flush)
+            # IOLoop.add_callback wakes the loop through a pipe, which is for other threads.
+            asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:
         """Hand over what has happened; carry out what is decided."""
         self._flushing = False
         self._tell_again()
+        self._plugin.foresight.review()
         events, self._events = self._events, []
         self._plugin.attempts.ask_for_ends()
         try:

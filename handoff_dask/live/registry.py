@@ -95,22 +95,8 @@ class Registry:
             task.retries = manifest.retries[position]
         run.wanted |= {k for k in keys if k in wanted}
         run.missing = {k for k in run.wanted if tasks[k].state != "memory"}
-        self._rank(run)
+        self._plugin.foresight.order(run)
         self._plugin.announcer.run_started(run)
-
-    def _rank(self, run: Run) -> None:
-        """Order the run's functions by the longest path that remains after each."""
-        tasks, functions = self._plugin.scheduler.tasks, cast("dict[Any, Function]", self.functions)
-        positions = sorted(run.functions)
-        place = {p: i for i, p in enumerate(positions)}
-        dependents = []
-        for p in positions:
-            after = [functions.get(t.key) for t in tasks[run.functions[p].key].dependents]
-            dependents.append([place[f.position] for f in after if f is not None and f.run is run])
-        durations = run.manifest.durations
-        ranks = upward_ranks(dependents, [durations.get(p, 1.0) for p in positions])
-        for p, rank in zip(positions, ranks, strict=True):
-            run.functions[p].rank = rank
 
     # ------------------------------------------------------------------ end
 
@@ -155,6 +141,7 @@ class Registry:
             return
         self._plugin.driver.forget_groups(run.manifest.groups)
         self._plugin.announcer.forget(run.token)
+        self._plugin.foresight.forget(run.token)
         self._plugin.driver.gather([RunClosed(run=run.token)])
         if not self.runs:
             self._plugin.foreign.end()
@@ -174,10 +161,3 @@ class Registry:
             self._forget(run)
         self.functions.clear()
 
-
-def upward_ranks(dependents: list[list[int]], durations: list[float]) -> list[float]:
-    """The longest path from the start of each function to the end of the DAG, in seconds."""
-    ranks = [0.0] * len(durations)
-    for i in range(len(durations) - 1, -1, -1):
-        ranks[i] = durations[i] + max((ranks[j] for j in dependents[i]), default=0.0)
-    return ranks

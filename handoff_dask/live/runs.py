@@ -31,6 +31,7 @@ class Function:
         "attempts",
         "cause",
         "claimed",
+        "expected_s",
         "key",
         "nbytes",
         "node",
@@ -56,6 +57,8 @@ class Function:
         self.address: str | None = None
         self.attempts = 0
         self.rank = 0.0
+        #: Expected seconds, if anything is known.
+        self.expected_s: float | None = None
         self.ready: float | None = None
         self.placed: float | None = None
         self.start: float | None = None
@@ -91,6 +94,8 @@ class Run:
         #: Functions that Dask has not forgotten.
         self.alive = 0
         self.failed: int | None = None
+        #: ``{(code, demand): the mean seconds by which the run was last ordered}``.
+        self.told: dict[tuple[str, int], float] = {}
         self.exception: Any = None
         self.traceback: Any = None
         self.refusal: tuple[dict[str, str], str | None] | None = None

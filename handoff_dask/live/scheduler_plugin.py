@@ -19,6 +19,7 @@ from handoff_dask.live.announcer import Announcer
 from handoff_dask.live.attempts import Attempts
 from handoff_dask.live.driver import Driver
 from handoff_dask.live.foreign import Foreign
+from handoff_dask.live.foresight import Foresight
 from handoff_dask.live.nodes import Nodes
 from handoff_dask.live.protocol import ANNOTATION, NAME
 from handoff_dask.live.registry import Registry
@@ -50,6 +51,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.driver = Driver(self)
         self.registry = Registry(self)
         self.attempts = Attempts(self)
+        self.foresight = Foresight(self)
         self.foreign = Foreign(self)
         self.announcer = Announcer(self)
         self.requests = Requests(self)

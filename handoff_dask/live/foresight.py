@@ -1,0 +1,109 @@
+"""What is expected of a run: durations, learned while it goes on, and the order that follows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distributed.metrics import monotonic
+
+from handoff_dask.live.runs import WAITING, Function, Run
+from handoff_dask.placement.estimates import Estimates
+from handoff_dask.placement.events import DurationsLearned, RunRanked
+from handoff_dask.placement.ordering import upward_ranks
+
+if TYPE_CHECKING:
+    from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
+
+#: A run is ordered anew when the mean of some kind has changed by this factor, and this many seconds.
+CHANGE, CHANGE_S = 1.4, 0.003
+#: Ordering anew may take this share of the scheduler's time.
+SHARE = 0.02
+
+
+class Foresight:
+    """Durations and ranks of the functions of every run."""
+
+    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
+        self._plugin = plugin
+        self.estimates = Estimates()
+        #: Runs for which something new is known: ``{token: when they may be ordered again}``.
+        self._stale: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
+
+    def order(self, run: Run) -> None:
+        """Work out expected durations, and rank each function by the path that remains after it."""
+        began = monotonic()
+        functions = [run.functions[p] for p in sorted(run.functions)]
+        for function in functions:
+            function.expected_s = self.expected(function)
+        known = [f.expected_s for f in functions if f.expected_s is not None]
+        usual = sum(known) / len(known) if known else 1.0
+        durations = [usual if f.expected_s is None else f.expected_s for f in functions]
+        ranks = upward_ranks(self._dependents(run, functions), durations)
+        for function, rank in zip(functions, ranks, strict=True):
+            function.rank = rank
+        self._not_before[run.token] = began + (monotonic() - began) / SHARE
+
+    def _dependents(self, run: Run, functions: list[Function]) -> list[list[int]]:
+        tasks: dict[Any, Any] = self._plugin.scheduler.tasks
+        place = {f.key: i for i, f in enumerate(functions)}
+        return [[place[t.key] for t in tasks[f.key].dependents if t.key in place] for f in functions]
+
+    def expected(self, function: Function) -> float | None:
+        """How long a function is expected to take: the user's hint, else what was learned."""
+        run, position = function.run, function.position
+        hint = run.manifest.durations.get(position)
+        if hint is not None:
+            return hint
+        name, cost = run.manifest.names[position], run.demand(position).cost
+        return self.estimates.expected(name, cost, run.id_of(position))
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(self, function: Function) -> None:
+        """A function has ended well: remember how long it took."""
+        if function.start is None or function.stop is None:
+            return
+        run, position = function.run, function.position
+        number, name = run.manifest.demand_of[position], run.manifest.names[position]
+        cost = run.manifest.demands[number].cost
+        duration_s = max(0.0, function.stop - function.start)
+        self.estimates.learn(name, cost, run.id_of(position), duration_s)
+        if position in run.manifest.durations:
+            return
+        told = run.told.get((name, number))
+        kind = self.estimates.kind(name, cost)
+        assert kind is not None
+        if told is None or _differs(told, kind.mean_s):
+            run.told[name, number] = kind.mean_s
+            self._stale[run.token] = self._not_before.get(run.token, 0.0)
+
+    def review(self) -> None:
+        """Order anew the runs of which something new is known, if their turn has come."""
+        if not self._stale:
+            return
+        now = monotonic()
+        for token in [t for t, due in self._stale.items() if due <= now]:
+            del self._stale[token]
+            run = self._plugin.registry.runs.get(token)
+            if run is not None and not run.over:
+                self._order_again(run)
+
+    def _order_again(self, run: Run) -> None:
+        self.order(run)
+        waiting = [f for f in run.functions.values() if f.status == WAITING]
+        ranks = {f.key: f.rank for f in waiting}
+        durations = {f.key: f.expected_s for f in waiting if f.expected_s is not None}
+        self._plugin.driver.gather(
+            [RunRanked(run=run.token, ranks=ranks), DurationsLearned(run=run.token, durations=durations)]
+        )
+
+    def forget(self, token: str) -> None:
+        """A run is gone."""
+        self._stale.pop(token, None)
+        self._not_before.pop(token, None)
+
+
+def _differs(told_s: float, mean_s: float) -> bool:
+    low, high = sorted((told_s, mean_s))
+    return high - low > CHANGE_S and high > CHANGE * low

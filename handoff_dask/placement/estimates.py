@@ -1,0 +1,89 @@
+"""How long functions take: what earlier ones of their kind have taught."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from handoff_dask.resources import Cost
+
+#: Weight of the latest duration in a running mean.
+_LATEST = 0.3
+#: Below this many seconds it matters whether a function is short for sure.
+_SHORT_S = 0.05
+#: Functions remembered one by one; the oldest half goes when there are more.
+_REMEMBERED = 100_000
+
+
+@dataclass(slots=True)
+class Kind:
+    """Functions of one code and cost."""
+
+    #: Running mean, in seconds.
+    mean_s: float
+    #: The longest of late, in seconds: falls slowly, rises at once.
+    longest_s: float
+    #: How many have taught it.
+    count: int = 1
+
+    def learn(self, duration_s: float) -> None:
+        """Take one more into account."""
+        self.count += 1
+        self.mean_s += max(_LATEST / 3, 1 / self.count) * (duration_s - self.mean_s)
+        fading = self.longest_s + _LATEST / 3 * (duration_s - self.longest_s)
+        self.longest_s = max(duration_s, fading)
+
+
+class Estimates:
+    """Expected durations, from what has run before: by function, by code and cost, by code.
+
+    Examples
+    --------
+    >>> from handoff_dask.resources import NOTHING
+    >>> estimates = Estimates()
+    >>> estimates.expected("resize", NOTHING, "a") is None
+    True
+    >>> estimates.learn("resize", NOTHING, "a", 2.0)
+    >>> estimates.expected("resize", NOTHING, "a"), estimates.expected("resize", NOTHING, "b")
+    (2.0, 2.0)
+    """
+
+    def __init__(self) -> None:
+        self._functions: dict[tuple[str, Hashable], float] = {}
+        self._kinds: dict[tuple[str, Cost], Kind] = {}
+        self._codes: dict[str, Kind] = {}
+
+    def learn(self, code: str, cost: Cost, function_id: Hashable, duration_s: float) -> None:
+        """Note how long a function took."""
+        known = self._functions.get((code, function_id))
+        mean = duration_s if known is None else known + _LATEST * (duration_s - known)
+        self._functions[code, function_id] = mean
+        if len(self._functions) > _REMEMBERED:
+            for key in list(self._functions)[: _REMEMBERED // 2]:
+                del self._functions[key]
+        kinds, codes = self._kinds, self._codes
+        kind = kinds.get((code, cost))
+        if kind is None:
+            kinds[code, cost] = Kind(duration_s, duration_s)
+        else:
+            kind.learn(duration_s)
+        kind = codes.get(code)
+        if kind is None:
+            codes[code] = Kind(duration_s, duration_s)
+        else:
+            kind.learn(duration_s)
+
+    def expected(self, code: str, cost: Cost, function_id: Hashable) -> float | None:
+        """How long a function is expected to take, in seconds; None if nothing like it has run."""
+        known = self._functions.get((code, function_id))
+        if known is not None:
+            return known
+        kind = self._kinds.get((code, cost)) or self._codes.get(code)
+        if kind is None:
+            return None
+        # What is sometimes short must not pass for short: others would wait behind it.
+        return kind.longest_s if kind.mean_s < _SHORT_S else kind.mean_s
+
+    def kind(self, code: str, cost: Cost) -> Kind | None:
+        """What is known of functions of one code and cost."""
+        return self._kinds.get((code, cost))
