@@ -148,9 +148,9 @@ class Announcer:
 
     def ended(self, function: Function, what: str, exception: Any = None) -> None:
         """An attempt is over: ``"stop"``, ``"exception"`` or ``"retry"``."""
-        self.started(function)
         if not self._wanted:
             return
+        self.started(function)
         began = function.start or function.placed or time()
         stopped = function.stop or time()
         measurements = {

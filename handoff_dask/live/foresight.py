@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import monotonic
 
-from handoff_dask.live.runs import WAITING, Function, Run
-from handoff_dask.placement.estimates import Estimates
+from handoff_dask.live.runs import WAITING, Function, Run, RunKind
+from handoff_dask.placement.estimates import SHORT_S, Estimates
 from handoff_dask.placement.events import DurationsLearned, RunRanked
 from handoff_dask.placement.ordering import upward_ranks
 
@@ -55,8 +55,12 @@ class Foresight:
         hint = run.manifest.durations.get(position)
         if hint is not None:
             return hint
-        name, cost = run.manifest.names[position], run.demand(position).cost
-        return self.estimates.expected(name, cost, run.id_of(position))
+        kind = run.kind_of(position)
+        if kind.known is None:
+            kind.known = self.estimates.known(kind.name, kind.cost)
+        if kind.known is not None and kind.known.longest_s < SHORT_S:
+            return kind.known.longest_s
+        return self.estimates.expected(kind.name, kind.cost, run.id_of(position))
 
     # ------------------------------------------------------------------ learning
 
@@ -65,18 +69,35 @@ class Foresight:
         if function.start is None or function.stop is None:
             return
         run, position = function.run, function.position
-        number, name = run.manifest.demand_of[position], run.manifest.names[position]
-        cost = run.manifest.demands[number].cost
         duration_s = max(0.0, function.stop - function.start)
-        self.estimates.learn(name, cost, run.id_of(position), duration_s)
+        kind = run.kind_of(position)
+        known = kind.known
+        if known is None:
+            known = kind.known = self.estimates.kind(kind.name, kind.cost)
+        known.learn(duration_s)
+        if known.longest_s >= SHORT_S:
+            # What is always short need not be remembered one by one.
+            self.estimates.remember(kind.name, run.id_of(position), duration_s)
         if position in run.manifest.durations:
             return
-        told = run.told.get((name, number))
-        kind = self.estimates.kind(name, cost)
-        assert kind is not None
-        if told is None or _differs(told, kind.mean_s):
-            run.told[name, number] = kind.mean_s
+        if kind.told_s is None or _differs(kind.told_s, known.mean_s):
+            first = kind.told_s is None
+            kind.told_s = known.mean_s
+            if first:
+                self._tell(run, kind)
             self._stale[run.token] = self._not_before.get(run.token, 0.0)
+
+    def _tell(self, run: Run, kind: RunKind) -> None:
+        """Tell the engine how long those of a kind will take that wait already."""
+        durations: dict[Any, float] = {}
+        for function in run.functions.values():
+            if function.status == WAITING and function.expected_s is None:
+                if run.kind_of(function.position) is kind:
+                    function.expected_s = self.expected(function)
+                    if function.expected_s is not None:
+                        durations[function.key] = function.expected_s
+        if durations:
+            self._plugin.driver.gather([DurationsLearned(run=run.token, durations=durations)])
 
     def review(self) -> None:
         """Order anew the runs of which something new is known, if their turn has come."""

@@ -9,7 +9,9 @@ from typing import Any
 from distributed.protocol import pickle
 
 from handoff_dask.live.protocol import Manifest, Outcome
+from handoff_dask.placement.estimates import Kind
 from handoff_dask.placement.events import Demand
+from handoff_dask.resources import Cost
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,20 @@ class Function:
         self.raised: Any = None
 
 
+class RunKind:
+    """Functions of one run that have the same code and demand."""
+
+    __slots__ = ("cost", "known", "name", "told_s")
+
+    def __init__(self, name: str, cost: Cost) -> None:
+        self.name = name
+        self.cost = cost
+        #: What has been learned of them, in this run and before.
+        self.known: Kind | None = None
+        #: The mean seconds by which the run was last ordered.
+        self.told_s: float | None = None
+
+
 class Run:
     """One execution of a DAG."""
 
@@ -94,8 +110,8 @@ class Run:
         #: Functions that Dask has not forgotten.
         self.alive = 0
         self.failed: int | None = None
-        #: ``{(code, demand): the mean seconds by which the run was last ordered}``.
-        self.told: dict[tuple[str, int], float] = {}
+        self._kinds: dict[tuple[str, int], RunKind] = {}
+        self._kind_of: dict[int, RunKind] = {}
         self.exception: Any = None
         self.traceback: Any = None
         self.refusal: tuple[dict[str, str], str | None] | None = None
@@ -117,6 +133,17 @@ class Run:
     def demand(self, position: int) -> Demand:
         """What a function asks of a node."""
         return self.manifest.demands[self.manifest.demand_of[position]]
+
+    def kind_of(self, position: int) -> RunKind:
+        """The kind of a function: those of this run with the same code and demand."""
+        kind = self._kind_of.get(position)
+        if kind is None:
+            name, number = self.manifest.names[position], self.manifest.demand_of[position]
+            kind = self._kinds.get((name, number))
+            if kind is None:
+                kind = self._kinds[name, number] = RunKind(name, self.manifest.demands[number].cost)
+            self._kind_of[position] = kind
+        return kind
 
     def amounts(self, position: int) -> dict[str, int | float]:
         """The amounts that a function holds while it runs."""

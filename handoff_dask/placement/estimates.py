@@ -10,7 +10,7 @@ from handoff_dask.resources import Cost
 #: Weight of the latest duration in a running mean.
 _LATEST = 0.3
 #: Below this many seconds it matters whether a function is short for sure.
-_SHORT_S = 0.05
+SHORT_S = 0.05
 #: Functions remembered one by one; the oldest half goes when there are more.
 _REMEMBERED = 100_000
 
@@ -20,15 +20,18 @@ class Kind:
     """Functions of one code and cost."""
 
     #: Running mean, in seconds.
-    mean_s: float
+    mean_s: float = 0.0
     #: The longest of late, in seconds: falls slowly, rises at once.
-    longest_s: float
+    longest_s: float = 0.0
     #: How many have taught it.
-    count: int = 1
+    count: int = 0
 
     def learn(self, duration_s: float) -> None:
         """Take one more into account."""
         self.count += 1
+        if self.count == 1:
+            self.mean_s = self.longest_s = duration_s
+            return
         self.mean_s += max(_LATEST / 3, 1 / self.count) * (duration_s - self.mean_s)
         fading = self.longest_s + _LATEST / 3 * (duration_s - self.longest_s)
         self.longest_s = max(duration_s, fading)
@@ -43,47 +46,48 @@ class Estimates:
     >>> estimates = Estimates()
     >>> estimates.expected("resize", NOTHING, "a") is None
     True
-    >>> estimates.learn("resize", NOTHING, "a", 2.0)
+    >>> estimates.kind("resize", NOTHING).learn(2.0)
+    >>> estimates.remember("resize", "b", 3.0)
     >>> estimates.expected("resize", NOTHING, "a"), estimates.expected("resize", NOTHING, "b")
-    (2.0, 2.0)
+    (2.0, 3.0)
     """
 
     def __init__(self) -> None:
         self._functions: dict[tuple[str, Hashable], float] = {}
         self._kinds: dict[tuple[str, Cost], Kind] = {}
-        self._codes: dict[str, Kind] = {}
+        self._codes: dict[str, dict[Cost, Kind]] = {}
 
-    def learn(self, code: str, cost: Cost, function_id: Hashable, duration_s: float) -> None:
-        """Note how long a function took."""
-        known = self._functions.get((code, function_id))
-        mean = duration_s if known is None else known + _LATEST * (duration_s - known)
+    def kind(self, code: str, cost: Cost) -> Kind:
+        """What is known of functions of one code and cost, to be taught."""
+        kind = self._kinds.get((code, cost))
+        if kind is None:
+            kind = self._kinds[code, cost] = Kind()
+            self._codes.setdefault(code, {})[cost] = kind
+        return kind
+
+    def known(self, code: str, cost: Cost) -> Kind | None:
+        """The same, or None if no function like it has run."""
+        return self._kinds.get((code, cost))
+
+    def remember(self, code: str, function_id: Hashable, duration_s: float) -> None:
+        """Note how long one function took."""
+        before = self._functions.get((code, function_id))
+        mean = duration_s if before is None else before + _LATEST * (duration_s - before)
         self._functions[code, function_id] = mean
         if len(self._functions) > _REMEMBERED:
             for key in list(self._functions)[: _REMEMBERED // 2]:
                 del self._functions[key]
-        kinds, codes = self._kinds, self._codes
-        kind = kinds.get((code, cost))
-        if kind is None:
-            kinds[code, cost] = Kind(duration_s, duration_s)
-        else:
-            kind.learn(duration_s)
-        kind = codes.get(code)
-        if kind is None:
-            codes[code] = Kind(duration_s, duration_s)
-        else:
-            kind.learn(duration_s)
 
     def expected(self, code: str, cost: Cost, function_id: Hashable) -> float | None:
         """How long a function is expected to take, in seconds; None if nothing like it has run."""
-        known = self._functions.get((code, function_id))
-        if known is not None:
-            return known
-        kind = self._kinds.get((code, cost)) or self._codes.get(code)
-        if kind is None:
+        remembered = self._functions.get((code, function_id))
+        if remembered is not None:
+            return remembered
+        kind = self._kinds.get((code, cost))
+        if kind is not None:
+            # What is sometimes short must not pass for short: others would wait behind it.
+            return kind.longest_s if kind.mean_s < SHORT_S else kind.mean_s
+        others = self._codes.get(code)
+        if not others:
             return None
-        # What is sometimes short must not pass for short: others would wait behind it.
-        return kind.longest_s if kind.mean_s < _SHORT_S else kind.mean_s
-
-    def kind(self, code: str, cost: Cost) -> Kind | None:
-        """What is known of functions of one code and cost."""
-        return self._kinds.get((code, cost))
+        return sum(kind.mean_s for kind in others.values()) / len(others)
