@@ -39,7 +39,7 @@ class Foresight:
         known = [f.expected_s for f in functions if f.expected_s is not None]
         usual = sum(known) / len(known) if known else 1.0
         durations = [usual if f.expected_s is None else f.expected_s for f in functions]
-        ranks = upward_ranks(self._dependents(run, functions), durations)
+        ranks = upward_ranks(range(len(functions)), self._dependents(run, functions), durations)
         for function, rank in zip(functions, ranks, strict=True):
             function.rank = rank
         self._not_before[run.token] = began + (monotonic() - began) / SHARE
@@ -91,11 +91,12 @@ class Foresight:
         """Tell the engine how long those of a kind will take that wait already."""
         durations: dict[Any, float] = {}
         for function in run.functions.values():
-            if function.status == WAITING and function.expected_s is None:
-                if run.kind_of(function.position) is kind:
-                    function.expected_s = self.expected(function)
-                    if function.expected_s is not None:
-                        durations[function.key] = function.expected_s
+            if function.status != WAITING or function.expected_s is not None:
+                continue
+            if run.kind_of(function.position) is kind:
+                function.expected_s = self.expected(function)
+                if function.expected_s is not None:
+                    durations[function.key] = function.expected_s
         if durations:
             self._plugin.driver.gather([DurationsLearned(run=run.token, durations=durations)])
 
@@ -113,8 +114,8 @@ class Foresight:
     def _order_again(self, run: Run) -> None:
         self.order(run)
         waiting = [f for f in run.functions.values() if f.status == WAITING]
-        ranks = {f.key: f.rank for f in waiting}
-        durations = {f.key: f.expected_s for f in waiting if f.expected_s is not None}
+        ranks: dict[Any, float] = {f.key: f.rank for f in waiting}
+        durations: dict[Any, float] = {f.key: f.expected_s for f in waiting if f.expected_s is not None}
         self._plugin.driver.gather(
             [RunRanked(run=run.token, ranks=ranks), DurationsLearned(run=run.token, durations=durations)]
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from distributed.metrics import time
 
@@ -160,4 +160,3 @@ class Registry:
                 self.end(run, CANCELLED)
             self._forget(run)
         self.functions.clear()
-
