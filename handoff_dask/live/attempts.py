@@ -99,6 +99,7 @@ class Attempts:
             self._plugin.foresight.learn(function)
             self._plugin.announcer.ended(function, "stop")
             self._plugin.announcer.released(function)
+            self._plugin.tracking.placement_over(key)
             run.missing.discard(key)
             if not run.missing and not run.over:
                 self._plugin.registry.end(run, FINISHED)
@@ -116,6 +117,7 @@ class Attempts:
         function.status = FAILED
         self._plugin.announcer.ended(function, "exception", task.exception)
         self._plugin.announcer.released(function)
+        self._plugin.tracking.placement_over(function.key)
         if run.over or not run.watched or task.exception_blame is not task:
             return
         run.failed = function.position
@@ -146,10 +148,12 @@ class Attempts:
             events.append(
                 ClaimedElsewhere(claim=("lingering", self._claims), node=node, cost=cost, threads=1)
             )
+            self._plugin.tracking.lingers(function.key, self._claims)
             # Asked only after Dask has told the worker to drop the task.
             self._to_watch.append((address, function.key, self._claims))
         else:
             self._plugin.announcer.released(function)
+            self._plugin.tracking.placement_over(function.key)
         self._plugin.driver.gather(events)
 
     # ------------------------------------------------------------------ from the workers
@@ -168,10 +172,13 @@ class Attempts:
         if lingering is not None:
             self._plugin.driver.gather([ReturnedElsewhere(claim=("lingering", claim))])
             self._plugin.announcer.released(lingering.function)
+            self._plugin.tracking.lingering_over(claim)
 
     def node_left(self, address: str) -> None:
         """No thread lingers on a node that is gone."""
-        self._lingering = {c: x for c, x in self._lingering.items() if x.address != address}
+        for claim in [c for c, x in self._lingering.items() if x.address == address]:
+            del self._lingering[claim]
+            self._plugin.tracking.lingering_over(claim)
 
     def started(self, key: str, run_id: int, time: float, **kwargs: Any) -> None:
         """A worker says when an attempt began."""

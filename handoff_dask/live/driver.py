@@ -100,6 +100,7 @@ class Driver:
         node = self._plugin.nodes.by_name.get(decision.node)
         if function is None or task is None or task.state != "no-worker" or node is None:
             self.gather([FunctionFinished(function=key)])
+            self._plugin.tracking.placement_over(key)
             return False
         restriction = self._only.get(node.address)
         if restriction is None:
@@ -150,6 +151,7 @@ class Driver:
         task.resource_restrictions = {}
         function.attempts -= 1
         self.gather([FunctionFinished(function=function.key)])
+        self._plugin.tracking.placement_over(function.key)
         self._plugin.attempts.became_ready(function)
 
     def _reject(self, decision: Reject) -> None:

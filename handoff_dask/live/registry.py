@@ -73,6 +73,7 @@ class Registry:
             max_concurrency=options.max_concurrency,
             allocation_timeout_s=options.allocation_timeout_s,
             groups=manifest.groups,
+            permit=self._plugin.tracking.permit_of(run),
         )
         self._plugin.driver.gather([opened])
 

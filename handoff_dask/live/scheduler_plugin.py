@@ -24,6 +24,7 @@ from handoff_dask.live.nodes import Nodes
 from handoff_dask.live.protocol import ANNOTATION, NAME
 from handoff_dask.live.registry import Registry
 from handoff_dask.live.requests import Requests
+from handoff_dask.live.tracking import Tracking
 from handoff_dask.live.values import Values
 from handoff_dask.live.worker_plugin import HandoffWorkerPlugin
 
@@ -56,6 +57,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.announcer = Announcer(self)
         self.requests = Requests(self)
         self.values = Values(self)
+        self.tracking = Tracking(self)
         self.attempts.install()
         self.requests.install()
         await scheduler.register_worker_plugin(
@@ -95,6 +97,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         for event in events:
             self.driver.gather([event])
             self.announcer.node_event(event)
+            self.tracking.node_event(event)
 
     # ------------------------------------------------------------------ graphs, clients, tasks
 
@@ -115,11 +118,13 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """What a client had is cancelled with it."""
         self.registry.client_left(client)
+        self.tracking.client_left(client)
         self.requests.client_left(client)
 
     def restart(self, scheduler: Scheduler) -> None:
         """``Client.restart``: every task is gone."""
         self.registry.clear()
+        self.tracking.clear()
         self.values.clear()
 
     def transition(

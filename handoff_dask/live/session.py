@@ -21,6 +21,7 @@ from handoff_dask.dag import DAG, as_dag
 from handoff_dask.errors import AllocationError, HandoffError, NotFoundError
 from handoff_dask.functions import Function, FunctionId
 from handoff_dask.live import options as checks
+from handoff_dask.live.cluster_tracker import ClusterTracker, pack_tracker
 from handoff_dask.live.compile import Compiled
 from handoff_dask.live.compile import compile as compile_dag
 from handoff_dask.live.embedded import EmbeddedCluster
@@ -48,6 +49,20 @@ class Handoff:
     nodes
         ``{name: capabilities}`` of the embedded cluster; one node of this machine's cores and
         memory if ``None``.
+    resource_tracker
+        A :class:`~handoff_dask.ResourceTracker` of the user's own.  A copy of it on the scheduler
+        is told every node, asked before and told after every placement of this session, and may
+        refuse.
+    result_store
+        A :class:`~handoff_dask.ResultStore` of the user's own, for the results that come to this
+        process and the values it stores.
+    allocator
+        The strategy of executions that name none.
+
+    Raises
+    ------
+    ValidationError
+        If one of these is of the wrong kind, or cannot be sent.
 
     Notes
     -----
@@ -68,6 +83,7 @@ class Handoff:
         if allocator is not None:
             checks.strategy_of(None, allocator)
         self._allocator = allocator
+        self._tracker = pack_tracker(resource_tracker)
         self._started = False
         self._closed = False
         self._starting: asyncio.Task[None] | None = None
@@ -85,6 +101,8 @@ class Handoff:
         self._hearing = Hearing(self)
         #: What this session knows of results and values.
         self.results = Results(self, result_store)
+        #: The cluster's tracker: what is claimed with it counts for every placement.
+        self.resource_tracker = ClusterTracker(self)
 
     def _own_client(self, nodes: Mapping[str, Mapping[str, Any]] | None) -> Client:
         client = current_client() if nodes is None else None
@@ -151,6 +169,8 @@ class Handoff:
         if self._embedded is not None:
             for name, capabilities in self._embedded.nodes.items():
                 await self._register(name, capabilities, merge=False)
+        if self._tracker is not None:
+            await self.ask("use_tracker", tracker=self._tracker)
         self._started = True
         await self._hearing.sync()
 
@@ -165,6 +185,8 @@ class Handoff:
         self._closed = True
         for execution in list(self._live.values()):
             await execution._cancel()
+        if self._tracker is not None and self._started:
+            await self.ask("use_tracker", tracker=None)
         self._retained.clear()
         self._hearing.close()
         if self._watching is not None:
