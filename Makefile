@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+export HYPOTHESIS_PROFILE := repeat
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format unit packaging bench clean
