@@ -157,7 +157,9 @@ class Lanes:
         duration_s = waiting.duration_s or 0.0
         if lane.outstanding >= lane.slots * (1 + self._ahead_limit):
             return False
-        return lane.expected_s + duration_s <= lane.slots * (self._round_trip_s + duration_s)
+        # Sums of floats: a little more is not too much.
+        limit_s = lane.slots * (self._round_trip_s + duration_s) * (1 + 1e-9)
+        return lane.expected_s + duration_s <= limit_s
 
     def _first_other(self, lane: Lane) -> Standing | None:
         """Where the first function stands that could use the node, and has no lane there."""
