@@ -176,7 +176,7 @@ class Backlog:
             return
         if key is None:
             self._leave_agenda(queue)
-        elif key is not queue.key:
+        else:
             agenda.remove(queue)
             agenda.add(queue, key)
 
@@ -202,14 +202,7 @@ class Backlog:
         elif not holders:
             return False
         group = queue.to_bind
-        return group is None or group.node is not None or self.can_bind(group)
-
-    def can_bind(self, group: Group) -> bool:
-        """Whether some node there is could hold a group."""
-        if group.pin is None:
-            return bool(group.shape.holders)
-        node = self.ledger.find(group.pin)
-        return node is not None and node.name in group.shape.holders
+        return group is None or group.node is not None or group.can_be_bound()
 
     def queues(self) -> Iterator[Queue]:
         """Every queue there is."""

@@ -38,13 +38,13 @@ class Chooser:
         if node.reservation is not None and not node.reservation.admits(head):
             return False
         group = queue.to_bind
-        return group is None or group.node is not None or self._backlog.can_bind(group)
+        return group is None or group.node is not None or group.can_be_bound()
 
     def choose(self, queue: Queue, head: Waiting) -> tuple[Node | None, int]:
         """The node for the head of a queue, and how many had room; None if none has."""
         backlog, shape = self._backlog, queue.shape
         group = queue.to_bind
-        if queue.scope.full or (group is not None and group.node is None and not backlog.can_bind(group)):
+        if queue.scope.full or (group is not None and group.node is None and not group.can_be_bound()):
             return None, 0
         if backlog.is_tied(queue):
             node = backlog.target(queue)

@@ -35,6 +35,12 @@ class Group:
         #: Queues of its members.
         self.queues: dict[Queue, None] = {}
 
+    def can_be_bound(self) -> bool:
+        """Whether some node there is could hold it."""
+        if self.pin is None:
+            return bool(self.shape.holders)
+        return any(self.pin in (node.name, node.address) for node in self.shape.holders.values())
+
     def bind(self, node: Node) -> None:
         """Give the group its node."""
         self.node = node

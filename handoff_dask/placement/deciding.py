@@ -79,9 +79,9 @@ class Decider:
 
     def _offer(self, queue: Queue) -> None:
         standing = queue.head()
-        if standing is not None:
-            self._number += 1
-            heappush(self._offers, (standing, self._number, queue, None))
+        assert standing is not None
+        self._number += 1
+        heappush(self._offers, (standing, self._number, queue, None))
 
     def _offer_room(self, node: Node, after: Standing | None) -> None:
         """Find the first queue, behind a place in the order, whose head fits on a freed node."""

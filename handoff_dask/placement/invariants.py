@@ -71,11 +71,8 @@ def _check_blocked(backlog: Backlog, queue: Queue) -> None:
     """No function waits while a node could run it."""
     standing = queue.head()
     assert standing is not None
-    group = queue.to_bind
-    if group is not None and group.node is None and not backlog.can_bind(group):
-        return
     for node in backlog.ledger.nodes.values():
-        assert obstacle_now(node, queue, standing[3]) is not None, (queue, node)
+        assert obstacle_now(node, queue, standing[3]) is not None, (queue.demand, node.name)
 
 
 def _check_lanes(backlog: Backlog) -> None:

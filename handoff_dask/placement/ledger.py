@@ -94,9 +94,6 @@ class Node:
         #: For whom it is being cleared.
         self.reservation: Reservation | None = None
 
-    def __repr__(self) -> str:
-        return f"<Node {self.name!r}>"
-
     def has_room(self, amounts: Amounts) -> bool:
         """Whether the amounts are free now and the node may be used."""
         offer = self.offer
@@ -296,7 +293,7 @@ class Ledger:
                 for name, units in amounts:
                     left[name] = left.get(name, 0) - units
             names = {*left, *node.free}
-            assert all(left.get(n, 0) == node.free.get(n, 0) for n in names), (node, left, node.free)
+            assert all(left.get(n, 0) == node.free.get(n, 0) for n in names), (node.name, left, node.free)
             usable = node.present and node.accepting and min(node.free.values()) >= 0
             assert node.offer is (node.free if usable else _NOTHING_TO_OFFER)
             assert node.present or not node.placed

@@ -141,15 +141,6 @@ class Queue:
         #: ``{node name: its lanes there}``; empty again once they are.
         self.lanes: dict[str, list[Lane]] = {}
 
-    def __repr__(self) -> str:
-        return f"<Queue of {self.count}: {self.demand}>"
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __bool__(self) -> bool:
-        return True
-
     def push(self, waiting: Waiting) -> None:
         """Let a function wait here."""
         if not self.count:

@@ -101,9 +101,10 @@ def _forbidden(node: Node, queue: Queue, waiting: Waiting) -> Obstacle | None:
     if reservation is not None and not reservation.admits(waiting):
         function = reservation.function()
         return Obstacle(cause="reservation", holders=(function,), detail=f"is kept for {function!r}")
-    if scope.asks and queue.cause in ("strategy", "tracker"):
-        return Obstacle(cause=queue.cause)
-    return None
+    group = queue.to_bind
+    if group is not None and group.node is None and not group.can_be_bound():
+        return Obstacle(cause="collocation", detail="the group that needs its result could be on no node")
+    return Obstacle(cause=queue.cause) if scope.asks and queue.cause in ("strategy", "tracker") else None
 
 
 def _holders(node: Node, name: str) -> tuple[Hashable, ...]:

@@ -5,6 +5,7 @@ A shape is tested, not a function: thousands of functions of one cost share one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,9 @@ class Confinement:
 
     def has_room(self, node: Node, amounts: Amounts) -> bool:
         """Whether the run may take that much more there."""
-        limit = self.limit(node)
-        if limit is None:
-            return False
-        used = self.used.get(node.name, {})
-        return all(used.get(n, 0) + u <= limit.amounts.get(n, used.get(n, 0) + u) for n, u in amounts)
+        limit, used = self.limit(node), self.used.get(node.name, {})
+        assert limit is not None
+        return all(used.get(n, 0) + u <= limit.amounts.get(n, math.inf) for n, u in amounts)
 
     def count(self, node: Node, amounts: Amounts) -> int:
         """How many times the run may take that much more there."""
@@ -64,11 +63,11 @@ class Confinement:
 
     def give_back(self, node: Node, amounts: Amounts) -> None:
         """Note that the run gave something back."""
-        used = self.used.get(node.name, {})
+        used = self.used[node.name]
         for name, units in amounts:
             used[name] -= units
         if not any(used.values()):
-            self.used.pop(node.name, None)
+            del self.used[node.name]
 
 
 class Shape:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from handoff_dask.placement.events import FunctionKey, GroupKey
-from handoff_dask.placement.ledger import THREAD
 
 if TYPE_CHECKING:
     from handoff_dask.placement.ledger import Node
@@ -173,8 +172,3 @@ class AllocateStrategy(Strategy):
     name: str = "allocate"
     #: ``assign({node: capabilities as users write them})``: ``{function: node}``.
     assign: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[FunctionKey, str]] = field(kw_only=True)
-
-
-def name_of_thread(name: str) -> str:
-    """A resource's name as people read it: threads have none of their own."""
-    return "threads" if name == THREAD else name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from handoff_dask.placement.events import (
     GroupKey,
     NodeJoined,
     RunOpened,
-    TimePassed,
 )
 from handoff_dask.placement.strategies import Strategy
 from handoff_dask.simulation.idleness import avoidable_idle
@@ -154,16 +152,8 @@ class _Simulation:
         )
 
     def run(self) -> None:
-        while True:
-            deadline = self.engine.next_deadline()
-            if not self.agenda and deadline is None:
-                return
-            until = self.agenda[0][0] if self.agenda else math.inf
-            if deadline is not None and deadline < until:
-                self.now = deadline
-                self.tell([TimePassed()])
-                continue
-            self.now = until
+        while self.agenda:
+            self.now = self.agenda[0][0]
             told: list[Event] = []
             while self.agenda and self.agenda[0][0] <= self.now:
                 told += self.happens(*heappop(self.agenda)[2:])

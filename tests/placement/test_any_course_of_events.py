@@ -214,8 +214,11 @@ class AnyCourse(RuleBasedStateMachine):
         confined=st.sampled_from([None, None, {"a": {"cpu": 2}, "tcp://b": {"memory": 4}}]),
         max_concurrency=st.sampled_from([None, None, 1, 3]),
         timeout_s=st.sampled_from([0.0, 0.5, 100.0]),
+        permit=st.sampled_from([None, None, lambda function, node: (function + ord(node)) % 3 > 0]),
     )
-    def run_opens(self, strategy: str, confined: Any, max_concurrency: int | None, timeout_s: float) -> int:
+    def run_opens(
+        self, strategy: str, confined: Any, max_concurrency: int | None, timeout_s: float, permit: Any
+    ) -> int:
         self.number += 1
         run = self.number
         nodes = None if confined is None else {n: Capabilities.parse(c) for n, c in confined.items()}
@@ -242,6 +245,7 @@ class AnyCourse(RuleBasedStateMachine):
                 max_concurrency=max_concurrency,
                 allocation_timeout_s=timeout_s,
                 groups=GROUPS,
+                permit=permit,
             )
         )
         return run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
     DurationsLearned,
@@ -226,6 +228,7 @@ def test_run_keeps_to_its_nodes_and_to_its_share_of_them(make_engine):
     decisions = engine.handle_all([ready(f, cpu=1) for f in "fghi"], now=1)
     assert (placed(decisions), waits(decisions)) == ({"f": "a", "g": "a", "h": "b"}, {"i": "confined"})
     assert placed(engine.handle(finished("f"), now=2)) == {"i": "a"}
+    assert engine.handle_all([finished("g"), finished("i")], now=3) == []
     assert waits(engine.handle(ready("j", memory=5), now=3)) == {"j": "no nodes"}
     assert {n: str(o) for n, o in engine.explain("j", now=4).nodes.items()} == {
         "a": "needs memory 5, has 0",
@@ -338,3 +341,65 @@ def test_withdrawing_most_of_a_queue_leaves_the_rest_in_order(engine):
     engine.handle_all([FunctionWithdrawn(function=n) for n in range(299, 1, -1)], now=2)
     assert placed(engine.handle(finished(0), now=3)) == {1: "a"}
     assert placed(engine.handle(finished(1), now=3)) == {300: "a"}
+
+
+def test_new_head_of_a_waiting_queue_takes_its_place_in_the_order(engine):
+    engine.handle(joined("a", cpu=2), now=0)
+    engine.handle_all([ready("f", cpu=2, rank=9), ready("low", cpu=2), ready("mid", cpu=1, rank=1)], now=1)
+    engine.handle(ready("high", cpu=2, rank=2), now=2)
+    engine.handle(RunRanked(run="run", ranks={"low": -5, "high": 2.5}), now=2)
+    assert placed(engine.handle(finished("f"), now=3)) == {"high": "a"}
+
+
+def test_first_member_of_a_group_that_had_to_wait_binds_it(make_engine):
+    engine = make_engine(joined("a", cpu=2), joined("b", cpu=2), opened(groups={"g": demand(cpu=2)}))
+    engine.handle_all([ready("f", cpu=2), ready("full", cpu=2)], now=1)
+    members = [ready("m", cpu=1, group="g"), ready("n", cpu=1, group="g"), ready("o", cpu=2, group="g")]
+    assert waits(engine.handle_all(members, now=2)) == {"m": "room", "n": "room", "o": "room"}
+    assert placed(engine.handle(finished("full"), now=3)) == {"m": "b", "n": "b"}
+    assert engine.handle(finished("f"), now=4) == []
+    assert placed(engine.handle_all([finished("m"), finished("n")], now=5)) == {"o": "b"}
+
+
+def test_node_without_threads_holds_nothing(engine):
+    assert rejected(engine.handle_all([joined("a", threads=0), ready("f")], now=1)) == {
+        "f": "a: needs threads 1, has 0"
+    }
+
+
+def test_it_goes_on_for_long(engine):
+    """What is kept of the past is bounded, and nothing is missed for that."""
+    engine.handle_all([joined("a", cpu=1), joined("b", cpu=1)], now=0)
+    engine.handle_all([ready("f", cpu=1, pin="b"), ready("rare", cpu=1, memory=0, pin="b")], now=0)
+    for number in range(5_000):
+        assert placed(engine.handle(ready(number, cpu=1), now=number)) == {number: "a"}
+        engine.handle(finished(number), now=number)
+    assert placed(engine.handle(finished("f"), now=6_000)) == {"rare": "b"}
+    assert engine.remembers()["changes"] < 20_000
+
+
+def test_work_per_event_does_not_grow_with_the_functions_that_wait(make_engine):
+    """Counted in calls, which is what takes the time."""
+
+    def calls(waiting):
+        engine = make_engine(*(joined(f"n{n}", cpu=4) for n in range(8)))
+        functions = [ready(n, cpu=1 + n % 4, rank=(n * 37) % 101) for n in range(waiting)]
+        running = list(placed(engine.handle_all(functions, now=1)))
+        count = 0
+
+        def called(frame, event, argument):
+            nonlocal count
+            count += event == "call"
+
+        sys.setprofile(called)
+        try:
+            for number in range(100):
+                engine.handle(ready(("more", number), cpu=1 + number % 4), now=1)
+                running += placed(engine.handle(finished(running.pop(0)), now=1))
+        finally:
+            sys.setprofile(None)
+        return count
+
+    few, many = calls(100), calls(5_000)
+    assert many < 1.2 * few
+    assert few < 100 * 100

@@ -185,3 +185,19 @@ def test_lane_goes_on_beside_what_others_claim(make_engine):
     engine.handle_all(short(6), now=1)
     engine.handle(ClaimedElsewhere(claim="x", node="a", threads=1), now=1)
     assert list(placed(engine.handle_all([finished(0), finished(1), finished(2)], now=2))) == [5]
+
+
+def test_lane_with_nobody_left_to_follow(make_engine):
+    engine = make_engine(joined("a", cpu=2))
+    assert lanes(engine.handle_all(short(2), now=1)) == {("a", (0, 2)): 2}
+
+
+def test_one_of_two_lanes_of_a_queue_may_end_before_the_other(make_engine):
+    engine = make_engine(joined("a", cpu=1))
+    engine.handle_all(short(3), now=1)
+    engine.handle(changed("a", cpu=2), now=1)
+    assert lanes(engine.handle_all(short(1, start=3), now=1)) == {("a", (1, 1)): 1}
+    engine.handle(finished(3), now=2)
+    assert engine.available("a") == {"cpu": 1}
+    engine.handle_all([finished(n) for n in range(3)], now=3)
+    assert engine.available("a") == {"cpu": 2}

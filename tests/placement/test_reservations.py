@@ -124,6 +124,17 @@ def test_reservation_is_made_where_the_function_will_fit_earliest(make_engine):
     assert [n.reserved_for for n in engine.nodes().values()] == [None, "wide", None]
 
 
+def test_only_those_who_must_end_are_waited_for(make_engine):
+    engine = make_engine(joined("a", cpu=4), joined("b", cpu=2))
+    running = [("f", "a", 10), ("g", "a", 50), ("h", "a", 60), ("i", "b", 20), ("j", "b", 11)]
+    engine.handle_all([ready(f, cpu=1, pin=node, duration_s=end) for f, node, end in running], now=0)
+    engine.handle(ready("wide", cpu=2), now=0)
+    engine.handle(TimePassed(), now=9)
+    # On a one function has to end, on b both.
+    assert [n.reserved_for for n in engine.nodes().values()] == ["wide", None]
+    assert list(waits(engine.handle(ready("k", cpu=1, pin="a", duration_s=2), now=9))) == ["k"]
+
+
 def test_reservation_is_made_where_least_is_missing_if_no_duration_is_known(make_engine):
     engine = make_engine(joined("a", cpu=4), joined("b", cpu=4))
     engine.handle_all([ready("f", cpu=3, pin="a"), ready("g", cpu=2, pin="b"), ready("wide", cpu=4)], now=0)

@@ -6,8 +6,9 @@ import random
 
 import pytest
 
+from handoff_dask.placement.asking import StrategyFailed
 from handoff_dask.placement.decisions import Place
-from handoff_dask.placement.events import NodeLeft, RunClosed
+from handoff_dask.placement.events import FunctionWithdrawn, NodeLeft, RunClosed
 from handoff_dask.placement.ledger import Ledger
 from handoff_dask.placement.shapes import Shape
 from handoff_dask.placement.strategies import (
@@ -304,6 +305,69 @@ def test_wrong_allocate_fails_its_run_alone(make_engine, answer, problem):
     decisions = engine.handle_all([ready("f", run="bad", cpu=2), ready("g", cpu=2)], now=1)
     assert rejected(decisions) == {"f": problem}
     assert placed(decisions) == {"g": "b"}
+
+
+def test_functions_that_are_left_wait_no_longer_when_their_run_has_failed(make_engine):
+    wrong = AllocateStrategy(assign=lambda capabilities: None)
+    engine = make_engine(joined("a", cpu=1), opened(strategy=wrong))
+    decisions = engine.handle_all([ready("f", cpu=1), ready("g", cpu=1)], now=1)
+    problem = "the strategy answered None; give a mapping from function id to node name"
+    assert (rejected(decisions), engine.waiting) == ({"f": problem}, 0)
+    engine = make_engine(joined("a", cpu=2), opened(strategy=SelectStrategy(select=lambda f, nodes: "x")))
+    decisions = engine.handle_all([ready("f", cpu=1), ready("g", cpu=2)], now=1)
+    assert (list(rejected(decisions)), engine.waiting) == (["f"], 0)
+
+
+def test_driver_may_fail_a_users_strategy_in_its_own_words(make_engine):
+    def fail(*asked):
+        raise StrategyFailed("it is gone")
+
+    engine = make_engine(
+        joined("a"), opened("s", SelectStrategy(select=fail)), opened("t", AllocateStrategy(assign=fail))
+    )
+    decisions = engine.handle_all([ready("f", run="s"), ready("g", run="t")], now=1)
+    assert rejected(decisions) == {"f": "it is gone", "g": "it is gone"}
+
+
+def test_withdrawn_functions_are_not_asked_about_again(make_engine):
+    asked = []
+    strategy = SelectStrategy(select=lambda f, nodes: asked.append(f))
+    engine = make_engine(joined("a", cpu=9), opened(strategy=strategy), opened("other"))
+    engine.handle_all([ready("busy", run="other"), ready("f"), ready("g")], now=1)
+    engine.handle_all([FunctionWithdrawn(function="f"), joined("b")], now=2)
+    assert asked == ["f", "g", "g"]
+
+
+def test_assigned_member_gives_its_group_the_node(make_engine):
+    strategy = AllocateStrategy(assign=lambda capabilities: {"n": "b", "o": "a"})
+    engine = make_engine(
+        joined("a", cpu=1),
+        joined("b", cpu=1),
+        opened("x"),
+        opened(strategy=strategy, groups={"g": demand(cpu=1)}),
+    )
+    engine.handle_all([ready("f", run="x", cpu=1), ready("h", run="x", cpu=1)], now=1)
+    assert waits(engine.handle(ready("m", cpu=1, group="g"), now=2)) == {"m": "room"}
+    assert waits(engine.handle(ready("n", cpu=1, group="g"), now=3)) == {"n": "collocation"}
+    assert waits(engine.handle(ready("o", cpu=1, group="g"), now=3)) == {"o": "collocation"}
+    assert engine.handle(finished("f"), now=4) == []
+    assert placed(engine.handle(finished("h"), now=5)) == {"m": "b"}
+
+
+def test_many_full_nodes_are_not_searched_in_vain(make_engine):
+    engine = make_engine(
+        *(joined(f"n{n:02}", threads=1) for n in range(70)), opened(strategy="load_balanced")
+    )
+    assert len(placed(engine.handle_all([ready(n) for n in range(70)], now=1))) == 70
+    assert waits(engine.handle(ready("f"), now=2)) == {"f": "thread"}
+    assert placed(engine.handle(finished(7), now=3)) == {"f": "n07"}
+
+
+def test_trying_out_finds_a_strategy_that_fails():
+    with pytest.raises(
+        AssertionError, match="one node: 'f0' was rejected: the strategy raised KeyError: 'a'"
+    ):
+        check_strategy(lambda function, nodes: {}[nodes[0].name])
 
 
 def test_users_strategies_see_what_changes(make_engine):
