@@ -222,18 +222,19 @@ class Decider:
         )
 
     def _bind(self, queue: Queue, head: Waiting, node: Node) -> tuple[GroupKey, str] | None:
-        """Give the groups that need one their node; tell of the one the driver cannot know."""
-        bound = None
+        """Give the groups that need one their node; tell of the one the driver may not know."""
+        bound: tuple[GroupKey, str] | None = None
         own, other = queue.group, queue.to_bind
         if own is not None and own.node is None:
             own.bind(node)
             bound = (own.key, node.name)
             self._recall(own.queues)
-        if other is not None and other.node is None:
-            chosen = self._chooser.node_for(other)
-            other.bind(chosen)
-            bound = (other.key, chosen.name)
-            self._recall(other.queues)
+        if other is not None:
+            if other.node is None:
+                other.bind(self._chooser.node_for(other))
+                self._recall(other.queues)
+            assert other.node is not None
+            bound = (other.key, other.node.name)
         return bound
 
     def _recall(self, queues: dict[Queue, None]) -> None:

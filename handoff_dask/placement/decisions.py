@@ -24,7 +24,8 @@ class Place:
     cause: str = ""
     #: Sent behind a running function whose claim it takes over: ``(lane, its slots)``.
     lane: tuple[int, int] | None = None
-    #: The group that has been given a node because of this function: ``(group, node)``.
+    #: ``(group, node)``: of the group that it binds, whoever bound it first; or else of its own
+    #: group, if that has been given its node (this one) because of it.
     bound: tuple[GroupKey, str] | None = None
 
 

@@ -369,4 +369,4 @@ class AnyCourse(RuleBasedStateMachine):
 
 
 TestAnyCourse = AnyCourse.TestCase
-TestAnyCourse.settings = settings(max_examples=100, stateful_step_count=40, report_multiple_bugs=False)
+TestAnyCourse.settings = settings(max_examples=60, stateful_step_count=40, report_multiple_bugs=False)
