@@ -8,7 +8,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
+from dask import config
 from dask.base import DaskMethodsMixin
+from dask.delayed import optimize as delayed_optimize
 from dask.threaded import get as threaded_get
 
 from handoff_dask.errors import (
@@ -24,6 +26,25 @@ if TYPE_CHECKING:
     from handoff_dask.check import CheckReport
 
 __all__ = ["DAG", "as_dag", "new"]
+
+
+class _AsDelayed:
+    """How Dask optimises a DAG: like Delayed values in a group of them, else not at all.
+
+    Collections that are computed together come back grouped by what optimises them; so that a DAG
+    keeps its place among Delayed values it must not differ from these.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return other is delayed_optimize or isinstance(other, _AsDelayed)
+
+    def __hash__(self) -> int:
+        return hash(delayed_optimize)
+
+    def __call__(self, graph: Any, keys: Any, **kwargs: Any) -> Any:
+        # To fuse functions would lose their costs.
+        with config.set({"optimization.fuse.delayed": False}):
+            return delayed_optimize(graph, keys, **kwargs)
 
 
 class DAG(DaskMethodsMixin):
@@ -261,7 +282,7 @@ class DAG(DaskMethodsMixin):
     # What makes it a Dask collection.  Only the live layer knows how, and it imports this module:
     # so it is looked up at the moment of asking.
 
-    __dask_optimize__ = None
+    __dask_optimize__ = _AsDelayed()
     __dask_scheduler__ = staticmethod(threaded_get)
 
     def __dask_graph__(self) -> Any:

@@ -8,6 +8,7 @@ import numbers
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, NoReturn, TypeAlias
 
@@ -65,7 +66,11 @@ def name_of(code: Code | None) -> str:
         return "input"
     if isinstance(code, str):
         return code.replace(":", ".").rpartition(".")[2]
-    return str(funcname(code))
+    while isinstance(code, partial):
+        code = code.func
+    name = str(funcname(code))
+    # An object without a name would show its address: each would seem another code.
+    return type(code).__name__ if name == str(code)[: len(name)] else name
 
 
 @dataclass(frozen=True, slots=True, eq=False)

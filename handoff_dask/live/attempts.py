@@ -184,14 +184,15 @@ class Attempts:
         """A worker says when an attempt began."""
         function = self._present(key, run_id)
         if function is not None:
-            function.start = time
+            _set_times(function, time)
             self._plugin.announcer.started(function)
 
     def raised(self, key: str, run_id: int, exception: Any, **kwargs: Any) -> None:
         """An attempt has raised; whether it is retried, Dask decides next."""
         function = self._present(key, run_id)
         if function is not None:
-            function.start, function.stop = kwargs["start"], kwargs["stop"]
+            if kwargs["start"] is not None:
+                _set_times(function, kwargs["start"], kwargs["stop"])
             function.raised = exception
 
     def _present(self, key: str, run_id: int) -> Function | None:
@@ -206,4 +207,16 @@ class Attempts:
 def _take_times(function: Function, startstops: Any) -> None:
     for part in startstops or ():
         if part["action"] == "compute":
-            function.start, function.stop = part["start"], part["stop"]
+            _set_times(function, part["start"], part["stop"])
+
+
+def _set_times(function: Function, start: float, stop: float | None = None) -> None:
+    """Take a worker's times, within what is possible.
+
+    Workers' clocks differ by what Dask's estimate of the difference leaves: without these bounds
+    a function would seem to start before those that it waited for have stopped.
+    """
+    now = time()
+    function.start = min(max(start, function.placed or start), now)
+    if stop is not None:
+        function.stop = min(max(stop, function.start), now)

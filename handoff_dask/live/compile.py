@@ -17,7 +17,7 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.sizeof import sizeof
 
 from handoff_dask.dag import DAG, as_dag
-from handoff_dask.errors import ValidationError
+from handoff_dask.errors import InvalidFunctionError, ValidationError
 from handoff_dask.expansion import Body, Expansion, Transfer, expand, given_inputs
 from handoff_dask.functions import Function, FunctionId
 from handoff_dask.live.calls import Constant, Inlined, Moved, call_of, plain_code
@@ -43,6 +43,21 @@ class Compiled:
     manifest: Manifest
     #: What an execution runs, inputs and inline functions too.
     expansion: Expansion
+
+    def refuse_what_cannot_travel(self, error: Exception) -> None:
+        """Name the first function that cannot be pickled, if there is one.
+
+        Raises
+        ------
+        InvalidFunctionError
+            With the error that sending the whole graph raised as its cause.
+        """
+        for function_id, key in self.keys.items():
+            try:
+                cloudpickle.dumps(self.graph[key])
+            except Exception as why:  # whatever the user's __reduce__ raises
+                problem = f"its code and its plain arguments cannot be sent to a worker: {why!r}"
+                raise InvalidFunctionError(function_id, f"{problem}; make them picklable") from error
 
 
 class _Resources:

@@ -357,7 +357,12 @@ class Handoff:
             function_id = list(compiled.keys)[position]
             cost = compiled.expansion.functions[function_id].cost
             raise AllocationError(function_id, cost, reasons, problem)
-        futures: list[Future[Any]] = self.client.get(compiled.graph, keys, sync=False)
+        try:
+            futures: list[Future[Any]] = self.client.get(compiled.graph, keys, sync=False)
+        except Exception as error:  # whatever pickling the user's values raises
+            await self.ask("cancel", token=compiled.manifest.token)
+            compiled.refuse_what_cannot_travel(error)
+            raise
         execution = Execution(self, dag, compiled, dict(zip(ids, futures, strict=True)))
         self._live[compiled.manifest.token] = execution
         self._by_dag[dag.id] = execution
