@@ -47,14 +47,14 @@ class Announcer:
 
     # ------------------------------------------------------------------ who listens
 
-    def listen(self, client: str, events: frozenset[Event]) -> None:
-        """A client has handlers for these events from now on."""
+    def listen(self, listener: str, events: frozenset[Event]) -> None:
+        """A session has handlers for these events from now on."""
         self.flush()
         if events:
-            self._listeners[client] = events
+            self._listeners[listener] = events
         else:
-            self._listeners.pop(client, None)
-            self._introduced.pop(client, None)
+            self._listeners.pop(listener, None)
+            self._introduced.pop(listener, None)
         before, counted = self.wants_starts, self._wants_ledger
         self._wanted = frozenset().union(*self._listeners.values())
         if self._wants_ledger and not counted:
@@ -248,16 +248,16 @@ class Announcer:
         pending, self._pending = self._pending, []
         if not pending:
             return
-        for client, events in self._listeners.items():
-            mine = [(e, m, d) for e, m, d, _ in pending if e in events]
-            known = self._introduced.setdefault(client, set())
+        for listener, events in self._listeners.items():
+            mine = [[e, m, d] for e, m, d, _ in pending if e in events]
+            known = self._introduced.setdefault(listener, set())
             introductions = {}
             for event, _, _, run in pending:
                 if run is not None and event in events and run.token not in known:
                     known.add(run.token)
                     introductions[run.token] = (run.manifest.dag_id, run.manifest.ids)
             if mine:
-                self._plugin.requests.tell(client, "events", (introductions, mine))
+                self._plugin.requests.tell_events(listener, [introductions, mine])
 
     def forget(self, token: str) -> None:
         """A run is gone: nothing more will be said of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Generator, Hashable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from handoff_dask.records import ExecutionRecord, ExecutionResult, FunctionRecor
 if TYPE_CHECKING:
     from handoff_dask.dag import DAG
     from handoff_dask.live.session import Handoff
+
+logger = logging.getLogger(__name__)
 
 
 class ExecutionCancelledError(HandoffError, CancelledError):
@@ -51,6 +54,7 @@ class Execution:
         self._ended = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._timed_out: TimeoutError | None = None
+        self._minding: asyncio.Task[None] | None = None
         #: ``{function id: distributed.Future}`` of the functions whose results were asked for.
         self.futures = futures
 
@@ -217,6 +221,24 @@ class Execution:
                 timeout, lambda: asyncio.ensure_future(self._time_out(timeout))
             )
 
+    def mind(self) -> None:
+        """Notice if Dask drops the graph before the scheduler's plugin sees it: nobody else would say so."""
+        self._minding = asyncio.ensure_future(self._mind())
+
+    async def _mind(self) -> None:
+        first = next(iter(self.futures.values()))
+        await _settled(first)
+        if first.status == "finished" or not await self.session.expects(self):
+            return
+        state: Any = first._state
+        cause = state.exception
+        lost = HandoffError(
+            f"the scheduler could not take the graph of DAG {self.dag_id!r} ({cause!r}); "
+            "what it needs must be installed there too, and futures in it must be alive"
+        )
+        lost.__cause__ = cause
+        self.is_lost(lost)
+
     async def _time_out(self, timeout: float) -> None:
         if not self._ended.is_set():
             self._timed_out = TimeoutError(
@@ -255,7 +277,11 @@ class Execution:
         function = self.compiled.expansion.functions[function_id]
         if outcome.refusal is not None:
             return AllocationError(function_id, function.cost, *outcome.refusal)
-        _, cause, trace = clean_exception(exception, traceback)
+        try:
+            _, cause, trace = clean_exception(exception, traceback)
+        except Exception:  # whatever unpickling the user's traceback raises here
+            logger.warning("the traceback of %r cannot be read here", function_id, exc_info=True)
+            _, cause, trace = clean_exception(exception)
         if cause is not None and trace is not None:
             cause = cause.with_traceback(trace)
         return FunctionFailedError(function_id, outcome.nodes[position], outcome.attempts[position], cause)

@@ -76,7 +76,7 @@ class Hearing:
         wanted = telemetry.wanted()
         if wanted != self._asked:
             self._asked = wanted
-            await self._session.ask("listen", events=wanted)
+            await self._session.ask("listen", listener=self._session.name, events=wanted)
             self._session.watch()
 
     async def catch_up(self) -> None:
@@ -86,7 +86,7 @@ class Hearing:
         ear = _ears.get(self._session.scheduler_address)
         if ear is None or ear is self or not ear._session.is_usable:
             return
-        total = await self._session.ask("count_of", other=ear._session.client.id)
+        total = await self._session.ask("count_of", listener=ear._session.name)
         while ear.heard < total and ear._session.is_usable:
             await asyncio.sleep(0.005)
 

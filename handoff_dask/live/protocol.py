@@ -79,6 +79,8 @@ class Manifest:
     options: Options = field(default_factory=Options)
     #: The functions as an own strategy is shown them, pickled; see ``own_strategies``.
     shown: bytes | None = None
+    #: The session that is told how the run ends.
+    listener: str = ""
     #: Positions of the functions that move an argument: ``{position: (role, producer, group)}``.
     transfers: dict[int, Any] = field(default_factory=dict)
 

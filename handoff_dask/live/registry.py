@@ -26,6 +26,8 @@ class Announced(NamedTuple):
     client: str
     manifest: Manifest
     strategy: Strategy
+    #: Cancelled before its graph has come.
+    cancelled: bool = False
 
 
 class Registry:
@@ -59,6 +61,8 @@ class Registry:
             elif token not in self.runs:
                 self._open(manifests[token], client, load(manifests[token]), watched=False)
             self._hold(self.runs[token], keys, wanted)
+            if announced is not None and announced.cancelled:
+                self.end(self.runs[token], CANCELLED)
 
     def _open(self, manifest: Manifest, client: str, strategy: Strategy, *, watched: bool) -> None:
         if not self.runs:

@@ -30,16 +30,19 @@ REPORT_S = 10.0
 
 @dataclass(slots=True)
 class Channel:
-    """What a client has not been told yet."""
+    """What a session has not been told yet."""
 
-    messages: list[tuple[str, Any]] = field(default_factory=list)
+    #: The Dask client of the session.
+    client: str
+    #: Lists ``[kind, content]``: within tuples Dask would leave exceptions packed, in one process.
+    messages: list[list[Any]] = field(default_factory=list)
     filled: asyncio.Event = field(default_factory=asyncio.Event)
     #: Messages so far, told or not.
     total: int = 0
 
     def put(self, kind: str, content: Any) -> None:
-        """Keep a message for the client's next look."""
-        self.messages.append((kind, content))
+        """Keep a message for the session's next look."""
+        self.messages.append([kind, content])
         self.total += 1
         self.filled.set()
 
@@ -56,12 +59,14 @@ class Requests:
             "announce": self.announce,
             "cancel": self.cancel,
             "outcome": self.outcome,
+            "withdraw": self.withdraw,
             "discover": self.discover,
             "register": self.register,
             "available": self.available,
             "name_of": self.name_of,
             "address_of": self.address_of,
             "listen": self.listen,
+            "leave": self.leave,
             "count_of": self.count_of,
         }
 
@@ -78,7 +83,7 @@ class Requests:
     async def handle(self, method: str, client: str, arguments: bytes) -> dict[str, Any]:
         """Answer a client: ``{"value": …}``, or ``{"error": …}`` for what it should raise."""
         if method == "watch":  # may carry exceptions that only the client can unpickle
-            return {"messages": await self.watch(client)}
+            return {"messages": await self.watch(client, **pickle.loads(arguments))}
         try:
             answer = self._methods[method](client, **pickle.loads(arguments))
             if asyncio.iscoroutine(answer):
@@ -147,12 +152,20 @@ class Requests:
 
     def cancel(self, client: str, token: str) -> bool:
         """Cancel a run; whether there was anything to cancel."""
-        self._plugin.registry.announced.pop(token, None)
-        run = self._plugin.registry.runs.get(token)
+        registry = self._plugin.registry
+        if token in registry.announced:
+            # Dask takes a graph apart in a thread: it comes yet, and must end then.
+            registry.announced[token] = registry.announced[token]._replace(cancelled=True)
+            return True
+        run = registry.runs.get(token)
         if run is None or run.over:
             return False
         self._plugin.registry.end(run, CANCELLED)
         return True
+
+    def withdraw(self, client: str, token: str) -> bool:
+        """The graph of a run will not come; whether it was still expected."""
+        return self._plugin.registry.announced.pop(token, None) is not None
 
     def outcome(self, client: str, token: str) -> Any:
         """How a run stands."""
@@ -164,49 +177,63 @@ class Requests:
     def status_changed(self, run: Run) -> None:
         """Tell its client that a run has begun."""
         if run.watched:
-            self.tell(run.client, "status", (run.token, run.status))
+            self.tell(run.client, run.manifest.listener, "status", [run.token, run.status])
 
     def run_ended(self, run: Run) -> None:
         """Tell its client how a run ended."""
         if run.watched:
             outcome = pickle.dumps(run.outcome(self.capabilities()))
-            self.tell(run.client, "ended", (outcome, run.exception, run.traceback))
+            content = [outcome, run.exception, run.traceback]
+            self.tell(run.client, run.manifest.listener, "ended", content)
 
     # ------------------------------------------------------------------ messages to clients
 
-    def listen(self, client: str, events: frozenset[tuple[str, ...]]) -> None:
-        """A client has handlers for these events from now on."""
-        self._plugin.announcer.listen(client, events)
+    def listen(self, client: str, listener: str, events: frozenset[tuple[str, ...]]) -> None:
+        """A session has handlers for these events from now on."""
+        self._channel(client, listener)
+        self._plugin.announcer.listen(listener, events)
 
-    def count_of(self, client: str, other: str) -> int:
-        """How many messages there have been for a client, told or not."""
+    def count_of(self, client: str, listener: str) -> int:
+        """How many messages there have been for a session, told or not."""
         self._plugin.announcer.flush()
-        return self._channel(other).total
+        channel = self._channels.get(listener)
+        return 0 if channel is None else channel.total
 
-    def tell(self, client: str, kind: str, content: Any) -> None:
-        """Keep a message for a client's next look."""
-        self._channel(client).put(kind, content)
+    def tell(self, client: str, listener: str, kind: str, content: Any) -> None:
+        """Keep a message for a session's next look."""
+        self._channel(client, listener).put(kind, content)
 
-    def _channel(self, client: str) -> Channel:
-        channel = self._channels.get(client)
+    def tell_events(self, listener: str, content: Any) -> None:
+        """Keep telemetry for the next look of a session that listens."""
+        if listener in self._channels:
+            self._channels[listener].put("events", content)
+
+    def _channel(self, client: str, listener: str) -> Channel:
+        """Each session has its own: those of one client must not take each other's messages."""
+        channel = self._channels.get(listener)
         if channel is None:
-            channel = self._channels[client] = Channel()
+            channel = self._channels[listener] = Channel(client)
         return channel
 
-    async def watch(self, client: str) -> list[tuple[str, Any]]:
-        """Wait until there is something to tell a client; then tell it."""
-        channel = self._channel(client)
+    async def watch(self, client: str, listener: str) -> list[list[Any]]:
+        """Wait until there is something to tell a session; then tell it."""
+        channel = self._channel(client, listener)
         await channel.filled.wait()
         channel.filled.clear()
         messages, channel.messages = channel.messages, []
         return messages
 
-    def client_left(self, client: str) -> None:
-        """Nobody looks any more."""
-        self._plugin.announcer.listen(client, frozenset())
-        channel = self._channels.pop(client, None)
+    def leave(self, client: str, listener: str) -> None:
+        """A session looks no more."""
+        self._plugin.announcer.listen(listener, frozenset())
+        channel = self._channels.pop(listener, None)
         if channel is not None:
             channel.filled.set()
+
+    def client_left(self, client: str) -> None:
+        """Nobody looks any more."""
+        for listener in [x for x, channel in self._channels.items() if channel.client == client]:
+            self.leave(client, listener)
 
     # ------------------------------------------------------------------ nodes
 

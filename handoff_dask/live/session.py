@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import uuid
 import weakref
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping
@@ -98,6 +99,8 @@ class Handoff:
             client = self._own_client(nodes)
         #: The Dask client of this session.
         self.client: Client = client
+        #: What the scheduler knows it by: a client may have several sessions.
+        self.name = f"{client.id}-{uuid.uuid4().hex}"
         self._hearing = Hearing(self)
         #: What this session knows of results and values.
         self.results = Results(self, result_store)
@@ -159,6 +162,7 @@ class Handoff:
         return self.sync(self._start)
 
     async def _start(self) -> Handoff:
+        self._refuse_if_over()
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._install())
         await asyncio.shield(self._starting)
@@ -174,27 +178,42 @@ class Handoff:
         self._started = True
         await self._hearing.sync()
 
+    def _refuse_if_over(self) -> None:
+        if self._closed:
+            raise HandoffError("this session has been stopped; start another one")
+        if not self.is_usable:
+            raise HandoffError("the client of this session is closed; start a session with another one")
+
     def stop(self) -> Any:
         """End the session: cancel what it still runs; leave the user's client and cluster alone."""
-        result = self.sync(self._stop)
-        if not self.asynchronous:
-            self._close_embedded()
-        return result
-
-    async def _stop(self) -> None:
-        self._closed = True
-        for execution in list(self._live.values()):
-            await execution._cancel()
-        if self._tracker is not None and self._started:
-            await self.ask("use_tracker", tracker=None)
-        self._retained.clear()
-        self._hearing.close()
-        if self._watching is not None:
-            self._watching.cancel()
-
-    def _close_embedded(self) -> None:
+        if self.asynchronous:
+            return self.sync(self._stop)
+        if self.is_usable:
+            self.sync(self._stop)
+        else:  # its loop may be gone with the client
+            self._closed = True
+            self._hearing.close()
         if self._embedded is not None:
             self._embedded.close()
+        return None
+
+    async def _stop(self) -> None:
+        usable, self._closed = self.is_usable, True
+        self._hearing.close()
+        self._retained.clear()
+        if not usable:
+            return
+        try:
+            for execution in list(self._live.values()):
+                await execution._cancel()
+            if self._tracker is not None and self._started:
+                await self.ask("use_tracker", tracker=None)
+            if self._starting is not None:
+                await self.ask("leave", listener=self.name)
+        except (CommClosedError, OSError):
+            logger.info("the scheduler is gone; there is nothing to cancel")
+        if self._watching is not None:
+            self._watching.cancel()
 
     def __enter__(self) -> Handoff:
         self.start()
@@ -236,7 +255,9 @@ class Handoff:
         try:
             while self._live or self._hearing.listens:
                 answer = await getattr(self.client.scheduler, NAME)(
-                    method="watch", client=self.client.id, arguments=cloudpickle.dumps({})
+                    method="watch",
+                    client=self.client.id,
+                    arguments=cloudpickle.dumps({"listener": self.name}),
                 )
                 for kind, content in answer["messages"]:
                     await self._told(kind, content)
@@ -266,6 +287,16 @@ class Handoff:
                 await self._hearing.catch_up()
                 execution.has_ended(outcome, exception, traceback)
                 self._retain(execution)
+
+    async def expects(self, execution: Execution) -> bool:
+        """Whether the graph of an execution, which has failed, never reached the scheduler's plugin."""
+        try:
+            never = await self.ask("withdraw", token=execution.compiled.manifest.token)
+        except (CommClosedError, OSError, HandoffError):
+            return False
+        if never:
+            self._live.pop(execution.compiled.manifest.token, None)
+        return bool(never)
 
     def _retain(self, execution: Execution) -> None:
         self._retained.append(execution)
@@ -342,8 +373,10 @@ class Handoff:
         return self.sync(self._submit, dag, compiled, limit)
 
     async def _submit(self, dag: DAG, compiled: Compiled, timeout: float | None) -> Execution:
+        self._refuse_if_over()
         if not self._started:
             await self._start()
+        compiled.manifest.listener = self.name
         ids = compiled.expansion.outputs
         keys = [compiled.keys[i] for i in ids]
         if not keys:
@@ -360,7 +393,7 @@ class Handoff:
         try:
             futures: list[Future[Any]] = self.client.get(compiled.graph, keys, sync=False)
         except Exception as error:  # whatever pickling the user's values raises
-            await self.ask("cancel", token=compiled.manifest.token)
+            await self.ask("withdraw", token=compiled.manifest.token)
             compiled.refuse_what_cannot_travel(error)
             raise
         execution = Execution(self, dag, compiled, dict(zip(ids, futures, strict=True)))
@@ -368,6 +401,7 @@ class Handoff:
         self._by_dag[dag.id] = execution
         self.watch()
         execution.guard(timeout)
+        execution.mind()
         return execution
 
     def execute(self, dag: Graph, **options: Any) -> Any:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import traceback
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from stage import Stage, staged
 
 from handoff_dask.live.driver import Driver
+from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
 
 
 @pytest.fixture
@@ -16,31 +20,41 @@ def stage() -> Iterator[Stage]:
     yield from staged()
 
 
+HOOKS = ("add_worker", "remove_worker", "log_event", "update_graph", "remove_client", "restart", "transition")
+
+
 @pytest.fixture(autouse=True)
 def strict_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Assert the engine's invariants after each flush; nothing that a plugin raises goes unseen."""
     problems: list[str] = []
-    flush = Driver.flush
 
-    def checked(driver: Driver) -> None:
-        try:
-            flush(driver)
-            driver.engine.check()
-        except BaseException as error:
-            problems.append(repr(error))
-            raise
+    def told(of: type, name: str, check: bool = False) -> None:
+        method = getattr(of, name)
+
+        def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                answer = method(self, *args, **kwargs)
+                if check:
+                    self.engine.check()
+            except Exception:
+                problems.append(f"{name}: {traceback.format_exc()}")
+                raise
+            return answer
+
+        monkeypatch.setattr(of, name, functools.wraps(method)(watched))
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             problems.append(record.getMessage())
 
+    told(Driver, "flush", check=True)
+    for hook in HOOKS:
+        told(HandoffSchedulerPlugin, hook)
     listener = Listener(logging.ERROR)
-    # Here Dask logs what a plugin's hook raises, and goes on.
-    told = [logging.getLogger(name) for name in ("distributed.scheduler", "handoff_dask", "tornado.application")]
-    monkeypatch.setattr(Driver, "flush", checked)
-    for logger in told:
+    loggers = [logging.getLogger(name) for name in ("tornado.application", "asyncio")]
+    for logger in loggers:
         logger.addHandler(listener)
     yield
-    for logger in told:
+    for logger in loggers:
         logger.removeHandler(listener)
     assert not problems

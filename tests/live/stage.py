@@ -98,6 +98,11 @@ class Stage:
         wanted = list(names)
         await until(lambda: all(self.started.count(n) >= wanted.count(n) for n in wanted), self._told)
 
+    async def counts(self, number: int) -> None:
+        """Until so many have started, and no more."""
+        await until(lambda: len(self.started) >= number, self._told)
+        assert len(self.started) == number, self._told()
+
     def sees_sync(self, *names: str) -> None:
         """The same, from a thread."""
         wanted = list(names)

@@ -87,7 +87,9 @@ async def test_a_result_says_what_came_where_and_when(c, s, a, b):
     assert result.results == {"source": 42, "transform": 84, "sink": "The final answer is: 84"}
     assert result.allocations == {"source": "0", "transform": "0", "sink": "0"}
     assert {i: t.attempts for i, t in result.timings.items()} == {"source": 1, "transform": 1, "sink": 1}
-    times = [t for i in ("source", "transform", "sink") for t in (result.timings[i].start, result.timings[i].stop)]
+    times = [
+        t for i in ("source", "transform", "sink") for t in (result.timings[i].start, result.timings[i].stop)
+    ]
     assert [before, *times, after] == sorted([before, *times, after])
 
 
@@ -222,16 +224,39 @@ async def test_an_empty_dag_and_a_single_function(c, s, a, b):
         assert (await session.execute([Function(None, [], same, extra_args=[7])])).results == {None: 7}
 
 
-@live()
-async def test_a_chain_of_two_thousand(c, s, a, b):
-    dag = handoff.DAG()
-    dag.add_function(Function(0, [], int, cost={"cpu": 1}))
-    for n in range(1, 2000):
+def chain(first, length):
+    dag = handoff.DAG("chain").add_function(first)
+    for n in range(1, length):
         dag.add_function(Function(n, [n - 1], operator.add, extra_args=[1], cost={"cpu": 1}))
+    return dag
+
+
+@live()
+async def test_a_long_chain_runs(c, s, a, b):
+    dag = chain(Function(0, [], int, cost={"cpu": 1}), 500)
     async with handoff.Handoff(c) as session:
-        result = await session.execute(dag, outputs=[1999])
-    assert result.results == {1999: 1999}
-    assert len(result.timings) == 2000
+        result = await session.execute(dag, outputs=[499])
+    assert result.results == {499: 499}
+    assert len(result.timings) == 500
+
+
+@live()
+async def test_a_chain_of_two_thousand_is_given_up_at_once(c, s, a, b, stage):
+    dag = chain(stage.function(0, value=ValueError("no"), max_retries=0), 2000)
+    async with handoff.Handoff(c) as session:
+        cancelled, failed, dropped = [await session.submit(dag) for _ in range(3)]
+        await stage.sees(0)
+        await cancelled.cancel()
+        await session.forget("nothing")
+        stage.cue(0)
+        with pytest.raises(handoff.FunctionFailedError):
+            await failed
+        with pytest.raises(handoff.HandoffError):
+            await dropped
+        assert (cancelled.status, failed.status, dropped.status) == ("cancelled", "failed", "failed")
+        await session.forget("chain")
+        del cancelled, failed, dropped
+    await nothing_claimed(s)
 
 
 # ---------------------------------------------------------------------- ids and values
@@ -240,8 +265,20 @@ async def test_a_chain_of_two_thousand(c, s, a, b):
 @live()
 async def test_ids_may_be_anything_hashable(c, s, a, b):
     ids = [
-        "text", 1, 2.5, ("a", 1), frozenset({1, 2}), None, Colour.RED, Colour.BLUE, Point(1, 2), b"bytes",
-        ("text",), True and "True", ("collocated", "x"), int,
+        "text",
+        1,
+        2.5,
+        ("a", 1),
+        frozenset({1, 2}),
+        None,
+        Colour.RED,
+        Colour.BLUE,
+        Point(1, 2),
+        b"bytes",
+        ("text",),
+        True and "True",
+        ("collocated", "x"),
+        int,
     ]
     dag = handoff.DAG(Colour.RED)
     for n, i in enumerate(ids):
@@ -351,14 +388,18 @@ async def test_calls(c, s, a, b):
         dag.add_function(Function(name, [], same, extra_args=[n]))
     dag.add_function(Function("plain", ["x", "y"], everything, extra_args=[9], kwargs={"k": "x"}))
     dag.add_function(
-        Function("list", ["y", "z", "y"], everything, argument_inclusion="as_list", extra_args=[9], kwargs={"k": 1})
+        Function(
+            "list", ["y", "z", "y"], everything, argument_inclusion="as_list", extra_args=[9], kwargs={"k": 1}
+        )
     )
     dag.add_function(Function("empty", [], everything, argument_inclusion="as_list"))
     dag.add_function(Function("twice", ["z", "z"], everything))
     async with handoff.Handoff(c) as session:
         results = (await session.execute(dag)).results
     assert results == {
-        "x": 0, "y": 1, "z": 2,
+        "x": 0,
+        "y": 1,
+        "z": 2,
         "plain": ((0, 1, 9), {"k": "x"}),
         "list": (([1, 2, 1], 9), {"k": 1}),
         "empty": (([],), {}),
@@ -379,6 +420,42 @@ async def test_what_cannot_be_pickled_is_refused_by_name(c, s, a, b, stage):
         assert (await session.execute(dag[:1])).results == {"good": "good"}
 
 
+class Bomb:
+    def __reduce__(self):
+        return explode, ()
+
+
+def explode():
+    raise ImportError("not installed here")
+
+
+@live()
+async def test_a_graph_that_the_scheduler_cannot_read_fails(c, s, a, b, stage):
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit([stage.quick("a"), Function("b", ["a"], same, extra_args=[Bomb()])])
+        with pytest.raises(handoff.HandoffError, match="could not take the graph"):
+            await execution
+        assert execution.status == "failed"
+        assert stage.story == []
+        await all_forgotten(s)
+        assert (await session.execute([stage.quick("a")])).results == {"a": "a"}
+
+
+@live()
+async def test_a_dag_that_is_cancelled_before_it_has_arrived_does_not_run(c, s, a, b, stage):
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit([stage.quick(str(n)) for n in range(500)])
+        await execution.cancel()
+        assert execution.status == "cancelled"
+        at_once = await session.submit([stage.quick("a")], timeout=0)
+        with pytest.raises(TimeoutError):
+            await at_once
+        await nothing_claimed(s)
+        del execution, at_once
+    await all_forgotten(s)
+    await until(lambda: not s.tasks)
+
+
 # ---------------------------------------------------------------------- outputs, inputs, inline
 
 
@@ -392,7 +469,9 @@ async def test_only_what_the_outputs_need_runs(c, s, a, b, stage):
         assert set(execution.futures) == {"c"}
         result = await execution
         # What nothing needs is freed.
-        await until(lambda: [ts.key for ts in s.tasks.values() if ts.who_has] == [execution.compiled.keys["c"]])
+        await until(
+            lambda: [ts.key for ts in s.tasks.values() if ts.who_has] == [execution.compiled.keys["c"]]
+        )
         with pytest.raises(handoff.NotFoundError):
             await execution.get_result("a")
         with pytest.raises(handoff.ValidationError, match="nothere"):
@@ -488,7 +567,12 @@ async def test_the_longest_remaining_path_comes_first(c, s, a, stage):
         stage.cue("gate")
         await execution
     assert stage.started == ["gate", "hinted", "long 1", "long 2", "short", "brief"] or stage.started == [
-        "gate", "hinted", "long 1", "short", "long 2", "brief"
+        "gate",
+        "hinted",
+        "long 1",
+        "short",
+        "long 2",
+        "brief",
     ]
 
 
@@ -497,10 +581,9 @@ async def test_max_concurrency_bounds_what_runs_at_once(c, s, a, b, stage):
     names = [f"f{n}" for n in range(6)]
     async with handoff.Handoff(c) as session:
         execution = await session.submit([stage.function(n) for n in names], max_concurrency=2)
-        for done in range(5):
-            await until(lambda: len(stage.started) == min(6, done + 2))
-            await settled(s, **({"max_concurrency": 4 - done} if done < 4 else {}))
-            assert len(stage.started) == min(6, done + 2)
+        for done, waiting in enumerate((4, 3, 2, 1)):
+            await settled(s, max_concurrency=waiting)
+            await stage.counts(done + 2)
             stage.cue(stage.started[done])
         stage.cue(*names)
         await execution
@@ -540,7 +623,12 @@ async def test_pins_by_name_and_by_address(c, s, a, b):
         with pytest.raises(handoff.AllocationError) as caught:
             await session.execute([Function("lost", [], same, node="nowhere")])
     assert result.allocations == {
-        "name": "1", "address": "1", "number": "1", "follows": "1", "chain": "1", "free": "0",
+        "name": "1",
+        "address": "1",
+        "number": "1",
+        "follows": "1",
+        "chain": "1",
+        "free": "0",
     }
     assert caught.value.function_id == "lost"
     assert "nowhere" in str(caught.value)
@@ -602,7 +690,9 @@ async def test_bad_options_are_refused_before_anything_runs(c, s, a, stage, opti
 
 def test_compile_gives_what_is_sent():
     dag = handoff.DAG()
-    dag.add_function(Function("a", [], slowinc, extra_args=[1], cost={"cpu": 2, "memory": "1 GB", "zone": "eu"}))
+    dag.add_function(
+        Function("a", [], slowinc, extra_args=[1], cost={"cpu": 2, "memory": "1 GB", "zone": "eu"})
+    )
     dag.add_function(Function(("b", 1), ["a"], lambda x: x))
     dag.add_function(Function("c", ["a"], Adder(1), cost={"cpu": 0.5}))
     compiled = handoff.compile(dag)
@@ -618,7 +708,9 @@ def test_compile_gives_what_is_sent():
 
 
 def test_a_dag_computes_on_threads():
-    assert dask.compute(pipeline(cpu=64)) == ({"source": 42, "transform": 84, "sink": "The final answer is: 84"},)
+    assert dask.compute(pipeline(cpu=64)) == (
+        {"source": 42, "transform": 84, "sink": "The final answer is: 84"},
+    )
     assert pipeline().compute()["transform"] == 84
     with dask.config.set(scheduler="synchronous"):
         assert pipeline().compute()["transform"] == 84
