@@ -59,7 +59,8 @@ class Stage:
 
     def function(self, name: str, args: Any = (), *, value: Any = None, **fields: Any) -> handoff.Function:
         """A function that ends when it is cued."""
-        return handoff.Function(name, args, Part(self.number, name, value), **fields)
+        # With a hint it is not thought to be short, however soon others like it have ended.
+        return handoff.Function(name, args, Part(self.number, name, value), **{"duration": 1.0, **fields})
 
     def quick(self, name: str, args: Any = (), *, value: Any = None, **fields: Any) -> handoff.Function:
         """A function that ends at once."""
