@@ -172,11 +172,14 @@ class RaisesLater(Recorder):
 @pytest.mark.parametrize(("tracker", "message"), [(Raising, "SystemExit: no more"), (Async, "coroutine")])
 @cluster
 async def test_a_tracker_that_raises_fails_the_dag_alone(c, s, a, b, tracker, message):
-    async with Client(s.address, asynchronous=True) as other, handoff.Handoff(other) as beside:
-        async with handoff.Handoff(c, resource_tracker=tracker) as session:
-            with pytest.raises(handoff.AllocationError, match=message):
-                await session.execute(dag_of(2, cost={"cpu": 1}))
-            assert (await beside.execute(dag_of(2))).results == {0: 0, 1: -1}
+    async with (
+        Client(s.address, asynchronous=True) as other,
+        handoff.Handoff(other) as beside,
+        handoff.Handoff(c, resource_tracker=tracker) as session,
+    ):
+        with pytest.raises(handoff.AllocationError, match=message):
+            await session.execute(dag_of(2, cost={"cpu": 1}))
+        assert (await beside.execute(dag_of(2))).results == {0: 0, 1: -1}
     s.plugins["handoff"].driver.engine.check()
 
 
