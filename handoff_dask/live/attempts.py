@@ -100,6 +100,7 @@ class Attempts:
             self._plugin.announcer.ended(function, "stop")
             self._plugin.announcer.released(function)
             self._plugin.tracking.placement_over(key)
+            self._plugin.values.has_news(run.token)
             run.missing.discard(key)
             if not run.missing and not run.over:
                 self._plugin.registry.end(run, FINISHED)

@@ -72,6 +72,11 @@ class Execution:
         return self._dag
 
     @property
+    def token(self) -> str:
+        """What names this run of the DAG on the scheduler."""
+        return self.compiled.manifest.token
+
+    @property
     def status(self) -> str:
         """``"pending"``, ``"running"``, ``"finished"``, ``"failed"`` or ``"cancelled"``."""
         return self._status
@@ -144,10 +149,12 @@ class Execution:
         if self._error is not None:
             raise self._error
         assert self._outcome is not None
-        values = await self.session.client.gather(list(self.futures.values()), asynchronous=True)
+        values = await self.session.results.gather(list(self.futures.values()))
         results = dict(zip(self.futures, values, strict=True))
-        self.session.results.fetched(self.dag_id, results)
-        outcome, keys = self._outcome, self.compiled.keys
+        await self.session.results.fetched(self.dag_id, self.token, results)
+        # The result must not hold this execution, and with it the memory of workers.
+        dag, compiled, outcome = self._dag, self.compiled, self._outcome
+        keys = compiled.keys
         ran = [(i, n) for n, i in enumerate(keys) if outcome.stop[n] is not None]
         return ExecutionResult(
             dag_id=self.dag_id,
@@ -157,7 +164,7 @@ class Execution:
                 i: Timing(outcome.start[n] or 0.0, outcome.stop[n] or 0.0, outcome.attempts[n])
                 for i, n in ran
             },
-            record=lambda: record_of(self._dag, self.compiled, outcome),
+            record=lambda: record_of(dag, compiled, outcome),
         )
 
     async def _get_result(self, function_id: Hashable, timeout: float | None) -> Any:
@@ -177,7 +184,9 @@ class Execution:
                 await self._ended.wait()
                 if self._error is not None:
                     raise self._error
-            return await self.session.client.gather(future, asynchronous=True)
+            (value,) = await self.session.results.gather([future])
+            await self.session.results.fetched(self.dag_id, self.token, {function_id: value})
+            return value
         finally:
             ended.cancel()
             there.cancel()
@@ -262,6 +271,7 @@ class Execution:
         """Let its results go."""
         for future in self.futures.values():
             future.release()
+        self._error = NotFoundError("execution", self.dag_id, "it has been forgotten; submit the DAG again")
 
     def is_lost(self, error: BaseException) -> None:
         """The scheduler will say nothing any more."""

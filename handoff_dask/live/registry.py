@@ -63,6 +63,7 @@ class Registry:
             self._hold(self.runs[token], keys, wanted)
             if announced is not None and announced.cancelled:
                 self.end(self.runs[token], CANCELLED)
+            self._plugin.values.has_news(token)
 
     def _open(self, manifest: Manifest, client: str, strategy: Strategy, *, watched: bool) -> None:
         if not self.runs:
@@ -116,6 +117,7 @@ class Registry:
                 self._plugin.scheduler.loop.add_callback(self._drop_rest, run)
         self._plugin.announcer.run_ended(run)
         self._plugin.requests.run_ended(run)
+        self._plugin.values.has_news(run.token)
 
     def _drop_rest(self, run: Run) -> None:
         """Release what a failed or cancelled run still wants of Dask."""
@@ -156,7 +158,9 @@ class Registry:
         for run in list(self.runs.values()):
             if run.client == client and not run.over:
                 self.end(run, CANCELLED)
-        self.announced = {t: a for t, a in self.announced.items() if a.client != client}
+        for token in [t for t, a in self.announced.items() if a.client == client]:
+            del self.announced[token]
+            self._plugin.values.has_news(token)
 
     def clear(self) -> None:
         """Every task of Dask's is gone at once."""

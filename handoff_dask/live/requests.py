@@ -82,7 +82,7 @@ class Requests:
 
     async def handle(self, method: str, client: str, arguments: bytes) -> dict[str, Any]:
         """Answer a client: ``{"value": …}``, or ``{"error": …}`` for what it should raise."""
-        if method == "watch":  # may carry exceptions that only the client can unpickle
+        if method == "watch":  # it and settled may carry exceptions that only the client can unpickle
             return {"messages": await self.watch(client, **pickle.loads(arguments))}
         try:
             answer = self._methods[method](client, **pickle.loads(arguments))
@@ -90,6 +90,8 @@ class Requests:
                 answer = await answer
         except HandoffError as error:
             return {"error": pickle.dumps(error)}
+        if method == "settled":
+            return {"as_is": answer}
         return {"value": pickle.dumps(answer)}
 
     async def report(self, worker: str, capabilities: Mapping[str, Any]) -> bool:

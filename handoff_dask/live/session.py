@@ -243,7 +243,7 @@ class Handoff:
         )
         if "error" in answer:
             raise pickle.loads(answer["error"])
-        return pickle.loads(answer["value"])
+        return answer["as_is"] if "as_is" in answer else pickle.loads(answer["value"])
 
     def watch(self) -> None:
         """Begin to listen to the scheduler, unless that is so."""
@@ -500,10 +500,9 @@ class Handoff:
         return self.register_node(self._local_node(), capabilities)
 
     def _local_node(self) -> str:
-        try:
-            return str(get_worker().name)
-        except ValueError:
-            pass
+        node = _this_worker()
+        if node is not None:
+            return node
         if self._embedded is None:
             raise NotFoundError("node", "local", "this is no worker; name one with register_node")
         return str(next(iter(self._embedded.nodes)))
@@ -559,16 +558,21 @@ class Handoff:
     ) -> Any:
         """Keep a value in a node's memory, for every client, until :meth:`forget`.
 
+        Without ``origin_node`` it is this worker's node, inside a function; elsewhere the one with
+        the least in its memory.
+
         Raises
         ------
         NotFoundError
             If no node has the name ``origin_node``.
         """
+        if origin_node is None:
+            origin_node = _this_worker()
         return self.sync(self._started_first, self.results.store_result, dag_id, id, value, origin_node)
 
     def store_value(self, dag_id: Hashable, id: FunctionId, value: Any) -> None:  # noqa: A002
         """Keep a value in this process only."""
-        self.results.local.store(dag_id, id, value)
+        self.results.keep(dag_id, id, value)
 
     def get_local_value(self, dag_id: Hashable, id: FunctionId) -> Any:  # noqa: A002
         """A value that this process keeps.
@@ -615,22 +619,31 @@ class Handoff:
         return self.sync(self._started_first, self.results.lookup, dag_id, data_id)
 
     def forget(self, dag_id: Hashable) -> Any:
-        """Drop a DAG's finished execution, its stored values and locations."""
+        """Drop a DAG's finished executions, its stored values and locations; one that runs goes on."""
         return self.sync(self._forget, dag_id)
 
     async def _forget(self, dag_id: Hashable) -> None:
         await self._start()
-        execution = self._by_dag.pop(dag_id, None)
-        if execution is not None:
-            if execution in self._retained:
-                self._retained.remove(execution)
-            execution.release()
-        self.results.local.clear(dag_id)
+        execution = self._by_dag.get(dag_id)
+        if execution is not None and execution.token not in self._live:
+            del self._by_dag[dag_id]
+        for past in [past for past in self._retained if past.dag_id == dag_id]:
+            self._retained.remove(past)
+            past.release()
+        await self.results.forget(dag_id)
         await self.ask("forget", dag=tokenize(dag_id))
 
     async def _started_first(self, function: Any, *args: Any) -> Any:
         await self._start()
         return await function(*args)
+
+
+def _this_worker() -> str | None:
+    """Address of the worker in whose task this is called, if it is called in one."""
+    try:
+        return str(get_worker().address)
+    except ValueError:
+        return None
 
 
 def current_client() -> Client | None:
