@@ -79,10 +79,16 @@ class Body:
 
     def __call__(self, *values: Any) -> Any:
         """Run it with the values of ``needs``, in their order."""
+        return self.run(values, lambda value: value)
+
+    def run(self, values: Sequence[Any], complete: Callable[[Any], Any]) -> Any:
+        """Run it; ``complete`` makes of each value that a function returns what counts as its result."""
         known = dict(zip(self.needs, values, strict=True))
-        for function in self.inlined:
-            known[function.id] = call_function(function, [known[key] for key in function.argument_ids])
-        return call_function(self.function, [known[key] for key in self.function.argument_ids])
+        value: Any = None
+        for function in (*self.inlined, self.function):
+            value = complete(call_function(function, [known[key] for key in function.argument_ids]))
+            known[function.id] = value
+        return value
 
     def transfer(self, value: Any, source: str, target: str) -> Any:
         """Run the body of a transfer."""

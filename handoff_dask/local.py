@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import difflib
 import heapq
+import inspect
 import math
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, TypeAlias
@@ -377,7 +380,20 @@ def _record_of(function: Function) -> FunctionRecord:
 def _run_here(body: Body, values: list[Any]) -> Any:
     if body.is_transfer:
         return body.transfer(values[0], LOCAL_NODE, LOCAL_NODE)
-    return body(*values)
+    return body.run(values, _complete)
+
+
+def _complete(value: Any) -> Any:
+    """Run a coroutine to its end, as nodes do."""
+    if not inspect.iscoroutine(value):
+        return value
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(value)
+    # A loop runs in this thread (a notebook's, say): it cannot wait for another one.
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(asyncio.run, value).result()
 
 
 def _size(value: Any) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from distributed.metrics import time
 from distributed.protocol import pickle
 
 from handoff_dask import telemetry
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from handoff_dask.live.session import Handoff
 
 logger = logging.getLogger(__name__)
+
+DAG = ("handoff", "execution", "dag")
 
 #: The one session of this process that listens to a cluster, by its scheduler's address: the
 #: handlers are the process's, and must hear each event once.
@@ -96,6 +99,18 @@ class Hearing:
             self._ids[token] = self._session.ids_of(token) or (pickle.loads(dag_id), pickle.loads(ids))
         batch = [
             (tuple(event), measurements, self._with_ids(metadata)) for event, measurements, metadata in events
+        ]
+        await asyncio.get_running_loop().run_in_executor(self._thread, telemetry.deliver, batch)
+
+    async def tell_empty(self, dag_id: Hashable, strategy: str) -> None:
+        """Tell the handlers of a DAG of which nothing had to run, so that no scheduler knows of it."""
+        if not telemetry.has_handlers():
+            return
+        about = {"dag_id": dag_id, "function_count": 0, "allocation_strategy": strategy}
+        begun = {"system_time": time()}
+        batch: list[Any] = [
+            ((*DAG, "start"), begun, {**about, "status": "pending"}),
+            ((*DAG, "stop"), {**begun, "duration": 0.0}, {**about, "status": "finished"}),
         ]
         await asyncio.get_running_loop().run_in_executor(self._thread, telemetry.deliver, batch)
 

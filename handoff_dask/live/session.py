@@ -382,6 +382,7 @@ class Handoff:
         if not keys:
             execution = Execution(self, dag, compiled, {})
             execution.has_ended(Outcome(token=compiled.manifest.token, status="finished"), None, None)
+            await self._hearing.tell_empty(dag.id, compiled.manifest.options.strategy_name)
             return execution
         await self._hearing.sync()
         refused = await self.ask("announce", manifest=compiled.manifest)

@@ -107,7 +107,8 @@ class HandoffWorkerPlugin(WorkerPlugin):
     async def teardown(self, worker: Worker) -> None:
         """Stop listening."""
         if worker.stream_handlers.get(WATCH) == self.watch:
-            del worker.stream_handlers[WATCH], worker.stream_handlers[REPORT_STARTS]
+            # What is still on its way from the scheduler finds nobody, which is no error.
+            worker.stream_handlers[WATCH] = worker.stream_handlers[REPORT_STARTS] = _ignore
 
     # ------------------------------------------------------------------ from the scheduler
 
@@ -158,3 +159,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
     def _say_started(self, key: str) -> None:
         task = self.worker.state.tasks[key]
         self.worker.batched_send({"op": STARTED, "key": key, "run_id": task.run_id, "time": time()})
+
+
+def _ignore(**message: Any) -> None:
+    """Nobody listens any more."""
