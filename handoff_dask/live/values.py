@@ -131,11 +131,14 @@ class Values:
         return manifest.ids, manifest.keys()
 
     def where(self, client: str, key: str) -> dict[str, str]:
-        """``{name: address}`` of the nodes that hold a key now."""
+        """``{name: address}`` of the nodes that hold a key now; the one that made it comes first."""
         task = self._plugin.scheduler.tasks.get(key)
         nodes = self._plugin.nodes.by_address
         held = [] if task is None else [nodes[ws.address] for ws in task.who_has or () if ws.address in nodes]
-        return {node.name: node.address for node in sorted(held, key=lambda node: node.name)}
+        function = self._plugin.registry.functions.get(key)
+        maker = None if function is None else function.node
+        held.sort(key=lambda node: (node.name != maker, node.name))
+        return {node.name: node.address for node in held}
 
     # ------------------------------------------------------------------ waiting
 

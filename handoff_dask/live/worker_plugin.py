@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -158,7 +159,9 @@ class HandoffWorkerPlugin(WorkerPlugin):
 
     def _say_started(self, key: str) -> None:
         task = self.worker.state.tasks[key]
-        self.worker.batched_send({"op": STARTED, "key": key, "run_id": task.run_id, "time": time()})
+        message = {"op": STARTED, "key": key, "run_id": task.run_id, "time": time()}
+        # Dask says only after this that the function before it has ended; that must be told first.
+        asyncio.get_running_loop().call_soon(self.worker.batched_send, message)
 
 
 def _ignore(**message: Any) -> None:
