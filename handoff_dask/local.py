@@ -8,10 +8,10 @@ import difflib
 import heapq
 import inspect
 import math
-import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -25,6 +25,7 @@ from handoff_dask.dag import DAG, as_dag
 from handoff_dask.errors import FunctionFailedError, ValidationError
 from handoff_dask.expansion import Body, Expansion, expand, given_inputs
 from handoff_dask.functions import Function, FunctionId
+from handoff_dask.progress import Counts, Row, show
 from handoff_dask.records import ExecutionRecord, ExecutionResult, FunctionRecord, Timing
 
 __all__ = ["LOCAL_NODE", "OnEvent", "execute_local"]
@@ -68,7 +69,7 @@ def execute_local(
         Seconds; the DAG then runs in a thread of its own, so that a function that hangs can be
         left behind.
     progress
-        Whether to count the functions on standard error.
+        Show a progress bar in a terminal or a notebook; elsewhere nothing is shown.
     on_event
         Told what happens.
     **options
@@ -98,7 +99,8 @@ def execute_local(
     dag = as_dag(dag)
     expansion = expand(dag, outputs)
     run = _Run(expansion, given_inputs(dag, expansion, inputs), max_retries, on_event)
-    run.shows_progress = progress
+    if progress:
+        run.row = show(dag.id)
     return run.execute() if timeout is None else _within(run, float(timeout))
 
 
@@ -171,7 +173,9 @@ class _Run:
         self, expansion: Expansion, inputs: Mapping[FunctionId, Any], max_retries: int, on_event: OnEvent
     ) -> None:
         self.expansion = expansion
-        self.shows_progress = False
+        #: Where its progress is shown.
+        self.row: Row | None = None
+        self.finished = 0
         self.max_retries = max_retries
         self.on_event = on_event
         self.values: dict[FunctionId, Any] = dict(inputs)
@@ -224,7 +228,6 @@ class _Run:
                     missing[i] += 1
         ready = [(-body.function.priority, i) for i, body in enumerate(bodies) if not missing[i]]
         heapq.heapify(ready)
-        done = 0
         while ready:
             _, i = heapq.heappop(ready)
             self.run_body(bodies[i])
@@ -232,9 +235,6 @@ class _Run:
                 missing[user] -= 1
                 if not missing[user]:
                     heapq.heappush(ready, (-bodies[user].function.priority, user))
-            done += 1
-            if self.shows_progress:
-                _show(done, len(bodies))
 
     def run_body(self, body: Body) -> None:
         """Run one function until it succeeds or has no retries left."""
@@ -253,6 +253,7 @@ class _Run:
                     raise FunctionFailedError(function.id, LOCAL_NODE, number, error) from error
             else:
                 self.finish_attempt(attempt, "stop", value=value)
+                self.show("finished")
                 break
         if self.uses[function.id] or function.id in self.kept:
             self.values[function.id] = value
@@ -278,7 +279,15 @@ class _Run:
             )
             measured = {"system_time": attempt.start, "queue_time": attempt.start - ready}
             self.tell("function", "start", measured, self.about_attempt(attempt))
+        self.show("running")
         return attempt
+
+    def show(self, now: str) -> None:
+        """Let the progress bar know that a function is running, or has finished."""
+        if self.row is not None:
+            self.finished += now == "finished"
+            states = {"finished": self.finished, "running": int(now == "running")}
+            self.row.update(Counts(len(self.expansion.bodies), states))
 
     def finish_attempt(
         self, attempt: _Attempt, how: str, error: BaseException | None = None, value: Any = None
@@ -315,8 +324,9 @@ class _Run:
                 about["exception"] = error
             measured = {"duration": time.monotonic() - self.began}
             self.tell("dag", "stop" if error is None else "exception", measured, about)
-        if self.shows_progress:
-            sys.stderr.write("\n")
+        if self.row is not None:
+            states = Counter(self.records[key].status for key in self.expansion.bodies)
+            self.row.end(status, Counts(len(self.expansion.bodies), states))
         return True
 
     def cancel(self, error: BaseException) -> bool:
@@ -402,10 +412,3 @@ def _size(value: Any) -> int | None:
         return int(sizeof(value))
     except Exception:  # the value's own code runs here, and its size is a detail
         return None
-
-
-def _show(done: int, total: int) -> None:
-    # Not at every function: writing takes longer than many of them.
-    if done == total or done % max(1, total // 100) == 0:
-        sys.stderr.write(f"\r{done} of {total} functions")
-        sys.stderr.flush()

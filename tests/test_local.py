@@ -312,13 +312,6 @@ def test_handlers_hear_of_it():
     assert [about["status"] for _, _, about, _ in heard] == ["finished"]
 
 
-def test_progress_is_counted_on_standard_error(capsys):
-    execute_local([f(i, code=int) for i in range(3)], progress=True)
-    captured = capsys.readouterr()
-
-    assert (captured.out, captured.err) == ("", "\r1 of 3 functions\r2 of 3 functions\r3 of 3 functions\n")
-
-
 def test_a_value_that_cannot_be_measured_is_a_value():
     class Shy:
         def __sizeof__(self):

@@ -123,6 +123,7 @@ class Attempts:
             return
         run.failed = function.position
         run.exception, run.traceback = task.exception, task.traceback
+        run.error = f"{task.traceback_text}{task.exception_text}"
         self._plugin.registry.end(run, FAILED)
 
     def _announce_drop(self, function: Function) -> None:

@@ -12,6 +12,7 @@ from distributed.core import clean_exception
 
 from handoff_dask.errors import AllocationError, FunctionFailedError, HandoffError, NotFoundError
 from handoff_dask.live.compile import Compiled
+from handoff_dask.live.progress import Follower, follow
 from handoff_dask.live.protocol import Outcome
 from handoff_dask.records import ExecutionRecord, ExecutionResult, FunctionRecord, Timing
 
@@ -55,6 +56,7 @@ class Execution:
         self._timer: asyncio.TimerHandle | None = None
         self._timed_out: TimeoutError | None = None
         self._minding: asyncio.Task[None] | None = None
+        self._follower: Follower | None = None
         #: ``{function id: distributed.Future}`` of the functions whose results were asked for.
         self.futures = futures
 
@@ -218,6 +220,10 @@ class Execution:
 
     # ------------------------------------------------------------------ told by the session
 
+    def show_progress(self) -> None:
+        """Show how it goes until it ends, where anybody can see it."""
+        self._follower = follow(self)
+
     def has_begun(self) -> None:
         """The scheduler has placed the first function."""
         if self._status == "pending":
@@ -265,6 +271,12 @@ class Execution:
             self._error = self._timed_out or ExecutionCancelledError(self.dag_id)
         if self._timer is not None:
             self._timer.cancel()
+        self._set_ended()
+
+    def _set_ended(self) -> None:
+        if self._follower is not None:
+            # First of all: what is printed next belongs below the bar.
+            self._follower.end(self._outcome, self._status)
         self._ended.set()
 
     def release(self) -> None:
@@ -278,7 +290,7 @@ class Execution:
         if self._outcome is None and self._error is None:
             self._status = "failed"
             self._error = error
-            self._ended.set()
+            self._set_ended()
 
     def _failure(self, outcome: Outcome, exception: Any, traceback: Any) -> BaseException:
         position = outcome.failed

@@ -39,7 +39,9 @@ class Foresight:
         known = [f.expected_s for f in functions if f.expected_s is not None]
         usual = sum(known) / len(known) if known else 1.0
         durations = [usual if f.expected_s is None else f.expected_s for f in functions]
-        ranks = upward_ranks(range(len(functions)), self._dependents(run, functions), durations)
+        dependents = self._dependents(run, functions)
+        run.dependents = ([f.position for f in functions], dependents)
+        ranks = upward_ranks(range(len(functions)), dependents, durations)
         for function, rank in zip(functions, ranks, strict=True):
             function.rank = rank
         self._not_before[run.token] = began + (monotonic() - began) / SHARE

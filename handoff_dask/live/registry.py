@@ -118,6 +118,7 @@ class Registry:
         self._plugin.announcer.run_ended(run)
         self._plugin.requests.run_ended(run)
         self._plugin.values.has_news(run.token)
+        self._plugin.views.run_ended(run)
 
     def _drop_rest(self, run: Run) -> None:
         """Release what a failed or cancelled run still wants of Dask."""

@@ -115,8 +115,14 @@ class Run:
         self.exception: Any = None
         self.traceback: Any = None
         self.refusal: tuple[dict[str, str], str | None] | None = None
+        #: The traceback and the exception of the function that failed, as text.
+        self.error: str | None = None
+        #: Positions, and for each of them which of these take its result.
+        self.dependents: tuple[list[int], list[list[int]]] = ([], [])
         self._amounts = [d.cost.to_amounts() for d in manifest.demands]
         self._costs = [d.cost.to_dict() for d in manifest.demands]
+        #: Texts for the ids, by position, once somebody has looked.
+        self.texts: list[str] | None = None
         self._ids: list[Hashable] | None = None
         self._dag_id: Hashable = None
 
@@ -129,6 +135,15 @@ class Run:
     def strategy_name(self) -> str:
         """What users and telemetry call its strategy."""
         return self.manifest.options.strategy_name
+
+    def producers(self) -> dict[int, list[int]]:
+        """``{position: positions of the functions whose results it takes}``."""
+        positions, dependents = self.dependents
+        found: dict[int, list[int]] = {position: [] for position in positions}
+        for position, after in zip(positions, dependents, strict=True):
+            for place in after:
+                found[positions[place]].append(position)
+        return found
 
     def demand(self, position: int) -> Demand:
         """What a function asks of a node."""

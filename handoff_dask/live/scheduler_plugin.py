@@ -21,11 +21,13 @@ from handoff_dask.live.driver import Driver
 from handoff_dask.live.foreign import Foreign
 from handoff_dask.live.foresight import Foresight
 from handoff_dask.live.nodes import Nodes
+from handoff_dask.live.page import install_page
 from handoff_dask.live.protocol import ANNOTATION, NAME
 from handoff_dask.live.registry import Registry
 from handoff_dask.live.requests import Requests
 from handoff_dask.live.tracking import Tracking
 from handoff_dask.live.values import Values
+from handoff_dask.live.views import Views
 from handoff_dask.live.worker_plugin import HandoffWorkerPlugin
 
 if TYPE_CHECKING:
@@ -58,8 +60,11 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.requests = Requests(self)
         self.values = Values(self)
         self.tracking = Tracking(self)
+        self.views = Views(self)
         self.attempts.install()
         self.requests.install()
+        self.views.install()
+        install_page(scheduler)
         await scheduler.register_worker_plugin(
             comm=None, plugin=pickle.dumps(HandoffWorkerPlugin()), name=NAME, idempotent=False
         )

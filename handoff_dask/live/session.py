@@ -344,7 +344,7 @@ class Handoff:
         timeout
             Seconds, after which the execution is cancelled.
         progress
-            Show a progress bar.
+            Show a progress bar in a terminal or a notebook; elsewhere nothing is shown.
 
         Returns
         -------
@@ -370,9 +370,9 @@ class Handoff:
         )
         limit = checks.timeout_s(timeout)
         compiled = compile_dag(dag, inputs=inputs or {}, outputs=outputs, options=options, announced=True)
-        return self.sync(self._submit, dag, compiled, limit)
+        return self.sync(self._submit, dag, compiled, limit, bool(progress))
 
-    async def _submit(self, dag: DAG, compiled: Compiled, timeout: float | None) -> Execution:
+    async def _submit(self, dag: DAG, compiled: Compiled, timeout: float | None, progress: bool) -> Execution:
         self._refuse_if_over()
         if not self._started:
             await self._start()
@@ -403,6 +403,8 @@ class Handoff:
         self.watch()
         execution.guard(timeout)
         execution.mind()
+        if progress:
+            execution.show_progress()
         return execution
 
     def execute(self, dag: Graph, **options: Any) -> Any:

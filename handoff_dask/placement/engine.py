@@ -341,6 +341,11 @@ class PlacementEngine:
         """How many functions wait, by what keeps them."""
         return views.waiting_by_cause(self._backlog)
 
+    def waiting_cause(self, function: FunctionKey) -> str:
+        """What keeps one waiting function, in a word; "" if nothing does, or it does not wait."""
+        waiting = self._backlog.waiting.get(function)
+        return "" if waiting is None else waiting.queue.cause
+
     def nodes(self) -> dict[str, NodeState]:
         """Every node as it is now, by name, those being restarted included."""
         return views.node_states(self._ledger)
