@@ -15,12 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 from dask.sizeof import sizeof
 
 from handoff_dask import telemetry
+from handoff_dask.bridges.opentelemetry import run_in_context
 from handoff_dask.dag import DAG, as_dag
 from handoff_dask.errors import FunctionFailedError, ValidationError
 from handoff_dask.expansion import Body, Expansion, expand, given_inputs
@@ -176,6 +178,8 @@ class _Run:
         #: Where its progress is shown.
         self.row: Row | None = None
         self.finished = 0
+        #: The trace that spans made by the functions join.
+        self.carried: dict[str, str] = {}
         self.max_retries = max_retries
         self.on_event = on_event
         self.values: dict[FunctionId, Any] = dict(inputs)
@@ -202,6 +206,7 @@ class _Run:
 
     def execute(self) -> ExecutionResult:
         """Run all; the run is over when this returns or raises."""
+        self.carried = telemetry.carrier(self.expansion.dag_id)
         self.tell("dag", "start", {"system_time": self.submitted}, {**self.about, "status": "running"})
         try:
             self.run_bodies()
@@ -245,7 +250,7 @@ class _Run:
             attempt = self.start(function, number, ready)
             values = [self.values[key] for key in body.needs]
             try:
-                value = _run_here(body, values)
+                value = run_in_context(self.carried, partial(_run_here, body, values))
             except Exception as error:
                 last = number == retries + 1
                 self.finish_attempt(attempt, "exception" if last else "retry", error)

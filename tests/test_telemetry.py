@@ -1,17 +1,12 @@
-"""Handlers, spans, the table of events, and batches on their way."""
+"""Handlers, spans, the table of events, and what DAGs carry."""
 
 from __future__ import annotations
 
 import ast
 import asyncio
-import enum
 import logging
-import pickle
 import re
-import subprocess
-import sys
 import threading
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -420,100 +415,6 @@ class TestSpan:
         assert heard == []
 
 
-class Colour(enum.Enum):
-    RED = "red"
-
-
-class Level(enum.IntEnum):
-    LOW = 1
-
-
-class TestBatches:
-    @pytest.mark.parametrize(
-        "value",
-        [
-            "a",
-            1,
-            True,
-            None,
-            b"x",
-            ("part", 3),
-            Colour.RED,
-            Level.LOW,
-            (Colour.RED, 1),
-            frozenset([1]),
-            Fraction(1, 3),
-        ],
-    )
-    def test_ids_arrive_as_they_were(self, value):
-        batch = [(WORK, {"n": 0.5}, {"function_id": telemetry.seal(value), "node": "a"})]
-
-        [(event, measurements, metadata)] = telemetry.unpack(telemetry.pack(batch))
-
-        assert (event, measurements) == (WORK, {"n": 0.5})
-        assert metadata == {"function_id": value, "node": "a"}
-        assert type(metadata["function_id"]) is type(value)
-
-    def test_exceptions_arrive_with_what_they_say(self):
-        error = ValueError("broken", 3)
-
-        [(_, _, metadata)] = telemetry.unpack(
-            telemetry.pack([(WORK, {}, {"exception": telemetry.seal(error)})])
-        )
-
-        assert (type(metadata["exception"]), metadata["exception"].args) == (ValueError, ("broken", 3))
-
-    def test_plain_values_are_left_as_they_are(self):
-        assert telemetry.seal(("a", (1, 2.5, None))) == ("a", (1, 2.5, None))
-
-    def test_what_cannot_be_pickled_goes_as_its_repr(self):
-        lock = threading.Lock()
-
-        assert telemetry.seal(lock) == repr(lock)
-        assert telemetry.unpack(telemetry.pack([(WORK, {"n": 1}, {"x": lock, "y": Colour.RED})])) == [
-            (WORK, {"n": 1}, {"x": repr(lock), "y": Colour.RED})
-        ]
-
-    def test_value_whose_repr_raises_is_named_by_its_class(self):
-        class Odd:
-            def __repr__(self):
-                raise RuntimeError
-
-            def __reduce__(self):
-                raise RuntimeError
-
-        assert telemetry.seal(Odd()) == "<Odd>"
-
-    def test_what_cannot_be_opened_is_replaced_by_its_label(self):
-        sealed = telemetry.Sealed(b"no pickle", "Colour.RED")
-
-        assert telemetry.unpack(telemetry.pack([(WORK, {}, {"id": sealed})])) == [
-            (WORK, {}, {"id": "Colour.RED"})
-        ]
-
-    def test_carrying_process_needs_no_modules_of_the_user(self):
-        """A process that cannot import this module repacks the batch; it is opened here."""
-        packed = telemetry.pack([(WORK, {}, {"function_id": telemetry.seal(Colour.RED)})])
-        relay = (
-            "import pickle, sys\n"
-            "from handoff_dask.telemetry import pack\n"
-            "events = pickle.loads(sys.stdin.buffer.read())\n"
-            "assert type(events[0][2]['function_id']).__name__ == 'Sealed'\n"
-            "sys.stdout.buffer.write(pack(events))\n"
-        )
-        carried = subprocess.run(
-            [sys.executable, "-c", relay], input=packed, stdout=subprocess.PIPE, check=True
-        ).stdout
-
-        assert telemetry.unpack(carried) == [(WORK, {}, {"function_id": Colour.RED})]
-
-    def test_sealed_values_are_hashable_and_compare(self):
-        first, second = telemetry.seal(Colour.RED), telemetry.seal(Colour.RED)
-
-        assert {first: 1}[second] == 1
-        assert pickle.loads(pickle.dumps(first)) == first
-
-
 class TestCarrier:
     def test_dag_carries_what_all_sources_give(self):
         remove_first = telemetry.add_carrier(lambda dag_id: {"first": str(dag_id)})
@@ -524,6 +425,15 @@ class TestCarrier:
             remove_first()
             remove_second()
         assert telemetry.carrier("d") == {}
+
+    def test_it_is_known_whether_anything_is_carried(self):
+        before = telemetry.carries()
+        remove = telemetry.add_carrier(lambda dag_id: {})
+        try:
+            during = telemetry.carries()
+        finally:
+            remove()
+        assert (before, during, telemetry.carries()) == (False, True, False)
 
     def test_source_that_raises_is_logged(self, caplog):
         remove = telemetry.add_carrier(lambda dag_id: 1 / 0)

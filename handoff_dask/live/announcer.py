@@ -1,63 +1,105 @@
-"""The scheduler's side of telemetry: tells clients that listen, and only them, what happens.
-
-Ids of DAGs and functions go as the run's token and the function's position.  A client that hears
-of a run for the first time gets the pickled ids along with it, and puts them in.
-"""
+"""The scheduler's side of telemetry: tells clients that listen, and only them, what happens."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.metrics import time
+from distributed.protocol import pickle
 
+from handoff_dask.live.notes import (
+    ALLOCATION,
+    CLAIM,
+    DAG_EXCEPTION,
+    DAG_START,
+    DAG_STOP,
+    ENDS,
+    NODE_DOWN,
+    NODE_UP,
+    NODE_UPDATE,
+    RELEASE,
+    START,
+    Allocated,
+    Began,
+    Booked,
+    Ended,
+    Failed,
+    Introduction,
+    NodeNoted,
+    Note,
+    Refused,
+    RunNoted,
+    pack_exception,
+)
 from handoff_dask.live.protocol import REPORT_STARTS
+from handoff_dask.live.runs import FAILED, FINISHED, RUNNING
 from handoff_dask.placement.decisions import Place
 from handoff_dask.placement.events import NodeChanged, NodeJoined, NodeLeft
-from handoff_dask.resources import amount_of
+from handoff_dask.resources import Capabilities, amount_of
 from handoff_dask.telemetry.events import Event
 
 if TYPE_CHECKING:
     from handoff_dask.live.runs import Function, Run
     from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
 
-DAG = ("handoff", "execution", "dag")
-FUNCTION = ("handoff", "execution", "function")
-ALLOCATION = ("handoff", "allocation", "function")
-CLAIM = ("handoff", "resources", "claim")
-RELEASE = ("handoff", "resources", "release")
-NODE = ("handoff", "node")
 #: Seconds that an event may wait for others to travel with.
 BATCH_S = 0.05
 
 
+class Known(NamedTuple):
+    """A node as it was last told."""
+
+    address: str | None
+    capabilities: Capabilities
+    accepting: bool
+
+
+class Claim(NamedTuple):
+    """What a function holds of a node, as it was told."""
+
+    run: Run
+    position: int
+    node: str
+    #: The node's account; the name may be borne by another worker when the claim ends.
+    held: Counter[str]
+
+
 class Announcer:
-    """Gathers events for the clients that have handlers for them."""
+    """Gathers events for the sessions that have handlers for them."""
 
     def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
         self._plugin = plugin
         self._listeners: dict[str, frozenset[Event]] = {}
         self._wanted: frozenset[Event] = frozenset()
         self._introduced: dict[str, set[str]] = {}
-        self._pending: list[tuple[Event, dict[str, Any], dict[str, Any], Run | None]] = []
+        self._pending: list[Note] = []
         self._timer: Any = None
-        #: ``{node: {resource: what our functions hold, by what has been announced}}``.
+        self._nodes: dict[str, Known] = {}
+        #: ``{node: {resource: units that our functions hold, by what has been told}}``.
         self._held: dict[str, Counter[str]] = {}
+        #: Of threads that go on without their function.
+        self._lingering: dict[int, Claim] = {}
+        #: ``{listener: runs of which it will hear nothing more}``.
+        self._forgotten: dict[str, list[str]] = {}
 
     # ------------------------------------------------------------------ who listens
 
-    def listen(self, listener: str, events: frozenset[Event]) -> None:
-        """A session has handlers for these events from now on."""
+    def listen(self, listener: str, events: frozenset[Event], greet: bool = False) -> None:
+        """A session has handlers for these events from now on; greeted, it hears of the nodes there are."""
         self.flush()
+        before, counted = self.wants_starts, self._counts
         if events:
             self._listeners[listener] = events
         else:
             self._listeners.pop(listener, None)
             self._introduced.pop(listener, None)
-        before, counted = self.wants_starts, self._wants_ledger
+            self._forgotten.pop(listener, None)
         self._wanted = frozenset().union(*self._listeners.values())
-        if self._wants_ledger and not counted:
+        if greet and NODE_UP in events:
+            self._send(listener, [self._node_note(NODE_UP, name) for name in sorted(self._nodes)])
+        if self._counts and not counted:
             self._take_stock()
         if self.wants_starts != before:
             for address in self._plugin.scheduler.workers:
@@ -68,175 +110,239 @@ class Announcer:
     @property
     def wants_starts(self) -> bool:
         """Whether workers are to say when each function starts."""
-        return (*FUNCTION, "start") in self._wanted or CLAIM in self._wanted
+        return START in self._wanted or CLAIM in self._wanted
 
     @property
-    def _wants_ledger(self) -> bool:
+    def _counts(self) -> bool:
         return CLAIM in self._wanted or RELEASE in self._wanted
 
     def _take_stock(self) -> None:
         """What is held already when somebody begins to listen."""
         self._held.clear()
         for function in self._plugin.registry.functions.values():
-            function.claimed = function.status == "running"
-            if function.claimed and function.node is not None:
-                self._hold(function.node, function.run.demand(function.position).cost.amounts, 1)
+            holds = function.status == RUNNING and not (function.ahead and not function.told)
+            function.claim = self._book(function) if holds else None
+        self._lingering.clear()
+        for number, lingering in self._plugin.attempts.lingering.items():
+            claim = self._book(lingering.function, lingering.node)
+            if claim is not None:
+                self._lingering[number] = claim
 
-    def _hold(self, node: str, amounts: Iterable[tuple[str, int]], sign: int) -> None:
-        held = self._held.setdefault(node, Counter())
-        for name, units in amounts:
-            held[name] += sign * units
-
-    # ------------------------------------------------------------------ what happens
+    # ------------------------------------------------------------------ runs
 
     def run_started(self, run: Run) -> None:
         """A DAG's functions are on the scheduler."""
-        self._emit((*DAG, "start"), {"system_time": run.submitted}, self._about_run(run), run)
+        if DAG_START in self._wanted:
+            self._note(RunNoted(DAG_START, run.token, run.status, len(run.functions), run.submitted))
 
     def run_ended(self, run: Run) -> None:
         """A DAG has finished, failed or been cancelled; its client hears of it after this."""
-        what = "stop" if run.status == "finished" else "exception"
-        ended = run.ended or time()
-        metadata = self._about_run(run)
-        if run.exception is not None:
-            metadata["exception"] = run.exception
-        elif run.refusal is not None:
-            metadata["exception"] = "AllocationError"
-        elif what == "exception":
-            metadata["exception"] = run.status
-        self._emit(
-            (*DAG, what), {"system_time": run.submitted, "duration": ended - run.submitted}, metadata, run
-        )
+        if run.status != FINISHED and run.watched:
+            self._all_cancelled(run)
+        event = DAG_STOP if run.status == FINISHED else DAG_EXCEPTION
+        if event in self._wanted:
+            lasted = (run.ended or time()) - run.submitted
+            why = self._failure(run) if run.status == FAILED else None
+            count = len(run.functions)
+            self._note(RunNoted(event, run.token, run.status, count, run.submitted, lasted, why))
         self.flush()
+
+    def _all_cancelled(self, run: Run) -> None:
+        """Nobody waits for what still runs: its attempts end before their DAG, as far as is told."""
+        why = "another function has failed" if run.status == FAILED else "the execution was cancelled"
+        for function in run.functions.values():
+            if function.status == RUNNING:
+                self.dropped(function, f"cancelled: {why}")
+
+    def _failure(self, run: Run) -> Failed | Refused | None:
+        position = run.failed
+        if position is None:
+            return None
+        if run.refusal is not None:
+            return Refused(position, *run.refusal)
+        function = run.functions[position]
+        return Failed(position, function.node, function.attempts, pack_exception(run.exception))
+
+    # ------------------------------------------------------------------ functions
 
     def placed(self, function: Function, decision: Place) -> None:
         """A function has been given a node."""
         if not self._wanted:
             return
-        run = function.run
-        self._emit(
-            ALLOCATION,
-            {"wait_time": decision.waited_s, "candidates": decision.candidates},
-            {
-                "dag_id": run.token,
-                "function_id": function.position,
-                "node": function.node,
-                "strategy": run.strategy_name,
-                "reason": decision.cause,
-            },
-            run,
-        )
-        if decision.lane is None:
+        if ALLOCATION in self._wanted:
+            self._note(
+                Allocated(
+                    ALLOCATION,
+                    function.run.token,
+                    function.position,
+                    decision.node,
+                    decision.waited_s,
+                    decision.candidates,
+                    decision.cause,
+                )
+            )
+        # Who is sent ahead takes over the claim of the one before it, when it starts.
+        if not function.ahead:
             self._claimed(function)
+
+    def not_taken(self, function: Function) -> None:
+        """Dask would not have a function where it was placed."""
+        self.released(function)
 
     def started(self, function: Function) -> None:
         """A worker says that an attempt has begun (or it is told with its end)."""
-        if function.started:
+        if function.told or not self._wanted:
             return
-        function.started = True
-        if not self._wanted:
-            return
-        began = function.start or function.placed or time()
-        queue_time = max(0.0, began - (function.ready or began))
+        function.told = "start"
         self._claimed(function)
-        self._emit(
-            (*FUNCTION, "start"),
-            {"system_time": began, "queue_time": queue_time},
-            self._about(function),
-            function.run,
-        )
+        if START in self._wanted:
+            began, queued_s = _times(function)
+            self._note(
+                Began(
+                    START,
+                    function.run.token,
+                    function.position,
+                    function.node or "",
+                    function.attempts,
+                    began,
+                    queued_s,
+                )
+            )
 
-    def ended(self, function: Function, what: str, exception: Any = None) -> None:
-        """An attempt is over: ``"stop"``, ``"exception"`` or ``"retry"``."""
-        if not self._wanted:
+    def dropped(self, function: Function, why: str) -> None:
+        """An attempt is lost or cancelled."""
+        if function.ahead and not function.told:
+            # Sent ahead, and as far as anybody knows not begun: no attempt after all.
+            function.attempts -= 1
+            function.told = "end"
+        else:
+            self.ended(function, "exception", why)
+
+    def ended(self, function: Function, how: str, exception: Any = None) -> None:
+        """An attempt is over: ``"stop"``, ``"exception"`` or ``"retry"``; told once."""
+        if function.told == "end" or not self._wanted:
             return
         self.started(function)
-        began = function.start or function.placed or time()
-        stopped = function.stop or time()
-        measurements = {
-            "system_time": began,
-            "queue_time": max(0.0, began - (function.ready or began)),
-            "duration": max(0.0, stopped - began),
-        }
-        if what == "stop" and function.nbytes is not None:
-            measurements["nbytes"] = function.nbytes
-        metadata = self._about(function)
-        if exception is not None:
-            metadata["exception"] = exception
-        self._emit((*FUNCTION, what), measurements, metadata, function.run)
+        function.told = "end"
+        event = ENDS[how]
+        if event not in self._wanted:
+            return
+        began, queued_s = _times(function)
+        self._note(
+            Ended(
+                event,
+                function.run.token,
+                function.position,
+                function.node or "",
+                function.attempts,
+                began,
+                queued_s,
+                max(0.0, (function.stop or time()) - began),
+                function.nbytes if how == "stop" else None,
+                None if exception is None else pack_exception(exception),
+            )
+        )
+
+    # ------------------------------------------------------------------ claims
 
     def _claimed(self, function: Function) -> None:
-        if not function.claimed:
-            function.claimed = True
-            self._ledger(CLAIM, function)
+        if self._counts and function.claim is None:
+            function.claim = claim = self._book(function)
+            if claim is not None:
+                self._ledger(CLAIM, claim)
 
     def released(self, function: Function) -> None:
         """What a function held is free again."""
-        if function.claimed:
-            function.claimed = False
-            self._ledger(RELEASE, function)
+        claim, function.claim = function.claim, None
+        if claim is not None:
+            self._return(claim)
 
-    def _ledger(self, event: Event, function: Function) -> None:
-        run, node = function.run, function.node
-        amounts = run.demand(function.position).cost.amounts
-        if not amounts or node is None or not self._wants_ledger:
-            return
-        self._hold(node, amounts, 1 if event is CLAIM else -1)
-        self._emit(
-            event,
-            {"amounts": run.amounts(function.position), "available": self._available(node)},
-            {"node": node, "dag_id": run.token, "function_id": function.position},
-            run,
-        )
+    def lingers(self, function: Function, number: int) -> None:
+        """A function's thread goes on without it, and holds what it held."""
+        claim, function.claim = function.claim, None
+        if claim is not None:
+            self._lingering[number] = claim
 
-    def _available(self, node: str) -> dict[str, int | float]:
+    def lingering_over(self, number: int) -> None:
+        """Such a thread is over, or its node is gone."""
+        claim = self._lingering.pop(number, None)
+        if claim is not None:
+            self._return(claim)
+            if claim.run.token not in self._plugin.registry.runs:
+                self.forget(claim.run.token)
+
+    def _book(self, function: Function, node: str | None = None) -> Claim | None:
+        node = node or function.node
+        amounts = function.run.demand(function.position).cost.amounts
+        if not amounts or node is None:
+            return None
+        held = self._held.get(node)
+        if held is None:
+            held = self._held[node] = Counter()
+        for name, units in amounts:
+            held[name] += units
+        return Claim(function.run, function.position, node, held)
+
+    def _return(self, claim: Claim) -> None:
+        for name, units in claim.run.demand(claim.position).cost.amounts:
+            claim.held[name] -= units
+        if self._counts:
+            self._ledger(RELEASE, claim)
+
+    def _ledger(self, event: Event, claim: Claim) -> None:
+        if event in self._wanted:
+            available = self._available(claim)
+            self._note(Booked(event, claim.run.token, claim.position, claim.node, available))
+
+    def _available(self, claim: Claim) -> dict[str, int | float]:
         """What is left of a node at this point of the story."""
-        known = self._plugin.nodes.by_name.get(node)
-        if known is None:
+        node, held = claim.node, claim.held
+        known = self._nodes.get(node)
+        if known is None or self._held.get(node) is not held:
             return {}
-        held = self._held.get(node, Counter())
-        offered = self._plugin.nodes.capabilities(known).amounts
-        return {name: amount_of(units - held[name]) for name, units in offered.items()}
+        elsewhere = self._plugin.driver.engine.claimed_elsewhere(node)
+        if elsewhere:
+            held = held.copy()
+            for claimed, amounts in elsewhere.items():
+                # Threads that linger are in the story already.
+                if not (isinstance(claimed, tuple) and claimed[0] == "lingering"):
+                    held.update(dict(amounts))
+        return {name: amount_of(units - held[name]) for name, units in known.capabilities.amounts.items()}
+
+    # ------------------------------------------------------------------ nodes
 
     def node_event(self, event: NodeJoined | NodeChanged | NodeLeft) -> None:
         """A node is there, is gone, or offers something else."""
+        name, before = event.node, self._nodes.get(event.node)
         if isinstance(event, NodeLeft):
-            self._held.pop(event.node, None)
-            what, capabilities = "down", {}
+            # Of a node that does not come back we are told twice.
+            if before is not None:
+                self._node(NODE_DOWN, name)
+                del self._nodes[name]
+                self._held.pop(name, None)
+            return
+        if isinstance(event, NodeJoined):
+            now = Known(event.address, event.capabilities, accepting=True)
         else:
-            what = "up" if isinstance(event, NodeJoined) else "update"
-            capabilities = event.capabilities.to_dict()
-        known = self._plugin.nodes.by_name.get(event.node)
-        address = None if known is None else known.address
-        measurements = {"capabilities": capabilities}
-        self._emit((*NODE, what), measurements, {"node": event.node, "address": address}, None)
+            now = Known(None if before is None else before.address, event.capabilities, event.accepting)
+        self._nodes[name] = now
+        if isinstance(event, NodeJoined):
+            self._node(NODE_UP, name)
+        elif now != before:
+            self._node(NODE_UPDATE, name)
+
+    def _node(self, event: Event, name: str) -> None:
+        if event in self._wanted:
+            self._note(self._node_note(event, name))
+
+    def _node_note(self, event: Event, name: str) -> NodeNoted:
+        known = self._nodes[name]
+        return NodeNoted(event, None, name, known.address, known.capabilities.to_dict())
 
     # ------------------------------------------------------------------ sending
 
-    def _about_run(self, run: Run) -> dict[str, Any]:
-        return {
-            "dag_id": run.token,
-            "function_count": len(run.functions),
-            "allocation_strategy": run.strategy_name,
-            "status": run.status,
-        }
-
-    def _about(self, function: Function) -> dict[str, Any]:
-        run = function.run
-        return {
-            "dag_id": run.token,
-            "function_id": function.position,
-            "node": function.node,
-            "attempt": function.attempts,
-            "cost": run.cost(function.position),
-        }
-
-    def _emit(
-        self, event: Event, measurements: dict[str, Any], metadata: dict[str, Any], run: Run | None
-    ) -> None:
-        if event not in self._wanted:
-            return
-        self._pending.append((event, measurements, metadata, run))
+    def _note(self, note: Note) -> None:
+        self._pending.append(note)
         if self._timer is None:
             self._timer = self._plugin.scheduler.loop.call_later(BATCH_S, self.flush)
 
@@ -245,21 +351,37 @@ class Announcer:
         if self._timer is not None:
             self._plugin.scheduler.loop.remove_timeout(self._timer)
             self._timer = None
-        pending, self._pending = self._pending, []
-        if not pending:
-            return
-        for listener, events in self._listeners.items():
-            mine = [[e, m, d] for e, m, d, _ in pending if e in events]
-            known = self._introduced.setdefault(listener, set())
-            introductions = {}
-            for event, _, _, run in pending:
-                if run is not None and event in events and run.token not in known:
-                    known.add(run.token)
-                    introductions[run.token] = (run.manifest.dag_id, run.manifest.ids)
-            if mine:
-                self._plugin.requests.tell_events(listener, [introductions, mine])
+        if self._pending:
+            pending, self._pending = self._pending, []
+            for listener, events in self._listeners.items():
+                # Most listen to all that anybody listens to.
+                mine = pending if events == self._wanted else [n for n in pending if n.event in events]
+                self._send(listener, mine)
+
+    def _send(self, listener: str, notes: list[Note]) -> None:
+        if notes:
+            new, old = self._introductions(listener, notes), self._forgotten.pop(listener, [])
+            self._plugin.requests.tell_events(listener, bytes(pickle.dumps((new, notes, old))))
+
+    def _introductions(self, listener: str, notes: Iterable[Note]) -> list[Introduction]:
+        known = self._introduced.setdefault(listener, set())
+        runs = self._plugin.registry.runs
+        new = {n.run for n in notes if n.run is not None} - known
+        known |= new
+        return [runs[token].introduction() for token in sorted(new) if token in runs]
 
     def forget(self, token: str) -> None:
-        """A run is gone: nothing more will be said of it."""
-        for known in self._introduced.values():
-            known.discard(token)
+        """A run is gone: no more will be said of it, unless a thread of its own lingers."""
+        self.flush()
+        if any(claim.run.token == token for claim in self._lingering.values()):
+            return
+        for listener, known in self._introduced.items():
+            if token in known:
+                known.discard(token)
+                self._forgotten.setdefault(listener, []).append(token)
+
+
+def _times(function: Function) -> tuple[float, float]:
+    """When an attempt began, and how long it had been ready by then."""
+    began = function.start or function.placed or time()
+    return began, max(0.0, began - (function.ready or began))

@@ -29,6 +29,7 @@ class Lingering(NamedTuple):
 
     function: Function
     address: str
+    node: str
 
 
 class Attempts:
@@ -36,7 +37,8 @@ class Attempts:
 
     def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
         self._plugin = plugin
-        self._lingering: dict[int, Lingering] = {}
+        #: By the number of the claim that it holds.
+        self.lingering: dict[int, Lingering] = {}
         #: Workers to be asked when a thread is over: ``(address, key, claim)``.
         self._to_watch: list[tuple[str, str, int]] = []
         self._claims = 0
@@ -119,23 +121,24 @@ class Attempts:
         self._plugin.announcer.ended(function, "exception", task.exception)
         self._plugin.announcer.released(function)
         self._plugin.tracking.placement_over(function.key)
-        if run.over or not run.watched or task.exception_blame is not task:
+        if run.over or run.failed is not None or task.exception_blame is not task:
             return
         run.failed = function.position
         run.exception, run.traceback = task.exception, task.traceback
         run.error = f"{task.traceback_text}{task.exception_text}"
-        self._plugin.registry.end(run, FAILED)
+        if run.watched:
+            self._plugin.registry.end(run, FAILED)
 
     def _announce_drop(self, function: Function) -> None:
         announcer = self._plugin.announcer
         if function.raised is not None:
             announcer.ended(function, "retry", function.raised)
         elif function.run.over:
-            announcer.ended(function, "exception", "cancelled")
+            announcer.dropped(function, "cancelled: nobody wants it any more")
         elif function.address not in self._plugin.scheduler.workers:
-            announcer.ended(function, "exception", f"lost: node {function.node!r} has died")
+            announcer.dropped(function, f"lost: node {function.node!r} has died")
         else:
-            announcer.ended(function, "exception", "lost: Dask takes it back")
+            announcer.dropped(function, "lost: Dask has taken it back")
 
     def _let_go(self, function: Function) -> None:
         """Dask has dropped a function that its worker may still be running."""
@@ -146,11 +149,12 @@ class Attempts:
             assert node is not None
             self._claims += 1
             cost = function.run.demand(function.position).cost
-            self._lingering[self._claims] = Lingering(function, address)
+            self.lingering[self._claims] = Lingering(function, address, node)
             events.append(
                 ClaimedElsewhere(claim=("lingering", self._claims), node=node, cost=cost, threads=1)
             )
             self._plugin.tracking.lingers(function.key, self._claims)
+            self._plugin.announcer.lingers(function, self._claims)
             # Asked only after Dask has told the worker to drop the task.
             self._to_watch.append((address, function.key, self._claims))
         else:
@@ -170,31 +174,31 @@ class Attempts:
 
     def thread_ended(self, claim: int, **kwargs: Any) -> None:
         """A lingering thread is over at last."""
-        lingering = self._lingering.pop(claim, None)
-        if lingering is not None:
+        if self.lingering.pop(claim, None) is not None:
             self._plugin.driver.gather([ReturnedElsewhere(claim=("lingering", claim))])
-            self._plugin.announcer.released(lingering.function)
+            self._plugin.announcer.lingering_over(claim)
             self._plugin.tracking.lingering_over(claim)
 
     def node_left(self, address: str) -> None:
         """No thread lingers on a node that is gone."""
-        for claim in [c for c, x in self._lingering.items() if x.address == address]:
-            del self._lingering[claim]
+        for claim in [c for c, x in self.lingering.items() if x.address == address]:
+            del self.lingering[claim]
+            self._plugin.announcer.lingering_over(claim)
             self._plugin.tracking.lingering_over(claim)
 
-    def started(self, key: str, run_id: int, time: float, **kwargs: Any) -> None:
-        """A worker says when an attempt began."""
-        function = self._present(key, run_id)
-        if function is not None:
-            _set_times(function, time)
-            self._plugin.announcer.started(function)
+    def started(self, starts: list[tuple[str, int, float]], **kwargs: Any) -> None:
+        """A worker says which attempts have begun, and when."""
+        for key, run_id, moment in starts:
+            function = self._present(key, run_id)
+            if function is not None:
+                _set_times(function, moment)
+                self._plugin.announcer.started(function)
 
     def raised(self, key: str, run_id: int, exception: Any, **kwargs: Any) -> None:
         """An attempt has raised; whether it is retried, Dask decides next."""
         function = self._present(key, run_id)
         if function is not None:
-            if kwargs["start"] is not None:
-                _set_times(function, kwargs["start"], kwargs["stop"])
+            _take_times(function, kwargs["startstops"])
             function.raised = exception
 
     def _present(self, key: str, run_id: int) -> Function | None:
@@ -210,6 +214,8 @@ def _take_times(function: Function, startstops: Any) -> None:
     for part in startstops or ():
         if part["action"] == "compute":
             _set_times(function, part["start"], part["stop"])
+        elif part["action"] == "transfer":
+            function.transfer_s = (function.transfer_s or 0.0) + max(0.0, part["stop"] - part["start"])
 
 
 def _set_times(function: Function, start: float, stop: float | None = None) -> None:
@@ -219,6 +225,8 @@ def _set_times(function: Function, start: float, stop: float | None = None) -> N
     a function would seem to start before those that it waited for have stopped.
     """
     now = time()
-    function.start = min(max(start, function.placed or start), now)
+    # A start that has been told stays what it is.
+    if not function.told or function.start is None:
+        function.start = min(max(start, function.placed or start), now)
     if stop is not None:
         function.stop = min(max(stop, function.start), now)

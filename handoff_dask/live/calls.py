@@ -9,6 +9,7 @@ from typing import Any
 
 from distributed import get_worker
 
+from handoff_dask.bridges.opentelemetry import run_in_context
 from handoff_dask.functions import Code, Function, name_of, resolve_code
 
 #: The annotation that tells a transfer its source and its target.
@@ -110,6 +111,28 @@ class Constant:
     def __call__(self) -> Any:
         """The value."""
         return self.value
+
+
+class Carried:
+    """A call within the trace that its DAG carries."""
+
+    __slots__ = ("call", "carrier")
+
+    def __init__(self, call: Callable[..., Any], carrier: Mapping[str, str]) -> None:
+        self.call = call
+        #: Filled when the DAG is sent, and shared by all calls of it.
+        self.carrier = carrier
+
+    @property
+    def __name__(self) -> str:
+        return name_of(self.call)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Carried, (self.call, self.carrier)
+
+    def __call__(self, *results: Any) -> Any:
+        """Call it; spans that it makes join the trace."""
+        return run_in_context(self.carrier, lambda: self.call(*results))
 
 
 def call_of(function: Function) -> Call:

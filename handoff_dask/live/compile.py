@@ -20,7 +20,7 @@ from handoff_dask.dag import DAG, as_dag
 from handoff_dask.errors import InvalidFunctionError, ValidationError
 from handoff_dask.expansion import Body, Expansion, Transfer, expand, given_inputs
 from handoff_dask.functions import Function, FunctionId
-from handoff_dask.live.calls import Constant, Inlined, Moved, call_of, plain_code
+from handoff_dask.live.calls import Carried, Constant, Inlined, Moved, call_of, plain_code
 from handoff_dask.live.own_strategies import pack_functions
 from handoff_dask.live.protocol import ANNOTATION, Manifest, Options
 from handoff_dask.placement.events import Demand
@@ -77,6 +77,7 @@ def compile(  # noqa: A001
     outputs: Iterable[FunctionId] | None = None,
     options: Options | None = None,
     announced: bool = False,
+    carrier: Mapping[str, str] | None = None,
 ) -> Compiled:
     """Turn a DAG into a Dask graph with ``resources=`` annotations.
 
@@ -92,6 +93,9 @@ def compile(  # noqa: A001
         How the run is to be executed.
     announced
         The scheduler gets the manifest on its own, so the graph names the run only.
+    carrier
+        What the functions carry to their nodes (a trace, say); it may be filled until the graph
+        is sent.
 
     Raises
     ------
@@ -108,14 +112,21 @@ def compile(  # noqa: A001
     dag = as_dag(dag)
     expansion = expand(dag, outputs)
     values = {} if inputs is None else given_inputs(dag, expansion, inputs)
-    return _Compiler(expansion, values, options or Options()).compiled(announced=announced)
+    return _Compiler(expansion, values, options or Options(), carrier).compiled(announced=announced)
 
 
 class _Compiler:
     """One compilation."""
 
-    def __init__(self, expansion: Expansion, inputs: Mapping[FunctionId, Any], options: Options) -> None:
+    def __init__(
+        self,
+        expansion: Expansion,
+        inputs: Mapping[FunctionId, Any],
+        options: Options,
+        carrier: Mapping[str, str] | None,
+    ) -> None:
         self.expansion = expansion
+        self.carrier = carrier
         self.inputs = inputs
         self.options = options
         bodies = expansion.bodies
@@ -169,6 +180,12 @@ class _Compiler:
     # ------------------------------------------------------------------ tasks
 
     def _task(self, body: Body, key: str) -> Task:
+        task = self._plain_task(body, key)
+        if self.carrier is not None:
+            task.func = Carried(task.func, self.carrier)
+        return task
+
+    def _plain_task(self, body: Body, key: str) -> Task:
         function = body.function
         if body.is_transfer:
             return Task(key, Moved(body.transfer), *self._refs(body.needs))

@@ -119,7 +119,10 @@ class Driver:
             self._tell_transfer(function, task)
         function.placed = time()
         function.start = function.stop = None
-        function.started = function.claimed = False
+        function.told, function.claim = "", None
+        function.ahead = decision.lane is not None
+        function.candidates = decision.candidates
+        function.transfer_s = None
         function.raised = None
         function.cause = decision.cause
         function.attempts += 1
@@ -150,6 +153,8 @@ class Driver:
         task.worker_restrictions = HELD
         task.resource_restrictions = {}
         function.attempts -= 1
+        self._plugin.announcer.not_taken(function)
+        self._plugin.tracking.placement_over(function.key)
         self.gather([FunctionFinished(function=function.key)])
         self._plugin.tracking.placement_over(function.key)
         self._plugin.attempts.became_ready(function)
@@ -171,10 +176,11 @@ class Driver:
             decision.problem,
         )
         function.status = FAILED
-        if run.watched and not run.over:
+        if not run.over and run.failed is None:
             run.failed = function.position
             run.refusal = (reasons, decision.problem)
-            self._plugin.registry.end(run, FAILED)
+            if run.watched:
+                self._plugin.registry.end(run, FAILED)
         stimulus_id = f"handoff-reject-{time()}"
         more = self._scheduler.transition(
             key, "erred", exception=pickle.dumps(error), cause=key, stimulus_id=stimulus_id

@@ -95,7 +95,13 @@ class EmbeddedCluster:
         self.cluster = SpecCluster(
             scheduler={
                 "cls": Scheduler,
-                "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": None},
+                # Whoever wants a dashboard may have one on the usual port; this cluster leaves it alone.
+                "options": {
+                    "host": "127.0.0.1",
+                    "port": 0,
+                    "dashboard": False,
+                    "dashboard_address": "127.0.0.1:0",
+                },
             },
             workers=workers,
             silence_logs=logging.WARNING,
@@ -121,4 +127,5 @@ def _options(capabilities: Mapping[str, Any], nodes: int) -> dict[str, Any]:
         "memory_limit": MEMORY_LIMIT // nodes,
         "host": "127.0.0.1",
         "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
     }

@@ -266,7 +266,11 @@ class Execution:
         self._outcome = outcome
         self._status = outcome.status
         if outcome.status == "failed":
-            self._error = self._failure(outcome, exception, traceback)
+            try:
+                self._error = self._failure(outcome, exception, traceback)
+            except Exception as error:  # nobody must wait for ever because the reason cannot be told
+                self._error = HandoffError(f"DAG {self.dag_id!r} has failed; why cannot be read: {error!r}")
+                self._error.__cause__ = error
         elif outcome.status == "cancelled":
             self._error = self._timed_out or ExecutionCancelledError(self.dag_id)
         if self._timer is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from distributed.metrics import time
 from distributed.protocol import pickle
 
 from handoff_dask import telemetry
+from handoff_dask.live.notes import DAG_START, DAG_STOP, KnownRun, expand
 from handoff_dask.telemetry.events import Event
 
 if TYPE_CHECKING:
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DAG = ("handoff", "execution", "dag")
-
-#: The one session of this process that listens to a cluster, by its scheduler's address: the
-#: handlers are the process's, and must hear each event once.
-_ears: dict[str, Hearing] = {}
+#: The sessions of this process, by the address of their scheduler.  The first that is usable
+#: listens: the handlers are the process's, and must hear each event once.
+_hearings: dict[str, list[Hearing]] = {}
 
 
 class Hearing:
@@ -32,33 +31,42 @@ class Hearing:
     def __init__(self, session: Handoff) -> None:
         self._session = session
         self._asked: frozenset[Event] = frozenset()
-        #: ``{token: (DAG id, function ids)}``.
-        self._ids: dict[str, tuple[Hashable, Sequence[Hashable]]] = {}
+        self._asking = asyncio.Lock()
+        self._runs: dict[str, KnownRun] = {}
         #: Messages of the scheduler that have been dealt with.
         self.heard = 0
         # Handlers run in a thread of their own, in order: one that waits must not stop the loop.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="handoff-telemetry")
-        self._unsubscribe = telemetry.subscribe_changes(self._changed)
+        self._unsubscribe = telemetry.subscribe_changes(self.sync_soon)
         self._closed = False
+        self._address: str | None = None
 
     @property
     def listens(self) -> bool:
         """Whether the scheduler sends events to this session."""
         return bool(self._asked)
 
+    @property
+    def _is_usable(self) -> bool:
+        return not self._closed and self._session.is_usable
+
     def close(self) -> None:
-        """Hear nothing more; another session of the process may take over."""
+        """Hear nothing more; another session of the process takes over."""
+        if self._closed:
+            return
         self._closed = True
         self._unsubscribe()
-        for address, ear in list(_ears.items()):
-            if ear is self:
-                del _ears[address]
         self._thread.shutdown(wait=False)
+        others = _hearings.get(self._address or "", [])
+        if self in others:
+            others.remove(self)
+            for other in others[:1]:
+                other.sync_soon()
 
-    def _changed(self) -> None:
-        """A handler came or went, in whatever thread."""
+    def sync_soon(self) -> None:
+        """A handler came or went, in whatever thread; or another session listens no more."""
         loop: Any = self._session.client.loop
-        if not self._closed and self._session.is_usable:
+        if self._is_usable:
             loop.add_callback(self._sync_quietly)
 
     async def _sync_quietly(self) -> None:
@@ -67,40 +75,53 @@ class Hearing:
         except Exception:
             logger.debug("the scheduler could not be told what telemetry is wanted", exc_info=True)
 
-    async def sync(self) -> None:
-        """Make the scheduler send what handlers of this process want."""
-        if self._closed or not self._session.has_plugin:
+    def _ear(self) -> Hearing:
+        """The session of this process that listens to this cluster."""
+        here = _hearings[self._address or ""]
+        here[:] = [other for other in here if other is self or other._is_usable]
+        return here[0]
+
+    async def sync(self, *, greet: bool = False) -> None:
+        """Make the scheduler send what handlers of this process want.
+
+        With ``greet`` they are told of the nodes that are there.
+        """
+        if not self._is_usable or not self._session.has_plugin:
             return
-        address = self._session.scheduler_address
-        ear = _ears.setdefault(address, self)
-        if ear is not self and ear._session.is_usable:
-            return
-        _ears[address] = self
-        wanted = telemetry.wanted()
-        if wanted != self._asked:
-            self._asked = wanted
-            await self._session.ask("listen", listener=self._session.name, events=wanted)
-            self._session.watch()
+        if self._address is None:
+            self._address = self._session.scheduler_address
+            _hearings.setdefault(self._address, []).append(self)
+        ear = self._ear()
+        if ear is self:
+            await self._listen(greet)
+        elif telemetry.wanted() != ear._asked:
+            # It may belong to another thread, and must have asked before anything is submitted here.
+            loop: Any = ear._session.client.loop
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ear.sync(), loop.asyncio_loop))
+
+    async def _listen(self, greet: bool) -> None:
+        async with self._asking:
+            wanted = telemetry.wanted()
+            if wanted != self._asked:
+                await self._session.ask("listen", listener=self._session.name, events=wanted, greet=greet)
+                self._asked = wanted
+                self._session.watch()
 
     async def catch_up(self) -> None:
         """Until this process's handlers have been told all that the scheduler has said so far."""
-        if not telemetry.has_handlers():
+        if not telemetry.has_handlers() or self._address is None:
             return
-        ear = _ears.get(self._session.scheduler_address)
-        if ear is None or ear is self or not ear._session.is_usable:
+        ear = self._ear()
+        if ear is self:
             return
         total = await self._session.ask("count_of", listener=ear._session.name)
-        while ear.heard < total and ear._session.is_usable:
+        while ear.heard < total and ear._is_usable:
             await asyncio.sleep(0.005)
 
-    async def take(self, introductions: Mapping[str, Any], events: Sequence[Any]) -> None:
+    async def take(self, packed: bytes) -> None:
         """Tell the handlers."""
-        for token, (dag_id, ids) in introductions.items():
-            self._ids[token] = self._session.ids_of(token) or (pickle.loads(dag_id), pickle.loads(ids))
-        batch = [
-            (tuple(event), measurements, self._with_ids(metadata)) for event, measurements, metadata in events
-        ]
-        await asyncio.get_running_loop().run_in_executor(self._thread, telemetry.deliver, batch)
+        if not self._closed:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._tell, packed)
 
     async def tell_empty(self, dag_id: Hashable, strategy: str) -> None:
         """Tell the handlers of a DAG of which nothing had to run, so that no scheduler knows of it."""
@@ -109,19 +130,22 @@ class Hearing:
         about = {"dag_id": dag_id, "function_count": 0, "allocation_strategy": strategy}
         begun = {"system_time": time()}
         batch: list[Any] = [
-            ((*DAG, "start"), begun, {**about, "status": "pending"}),
-            ((*DAG, "stop"), {**begun, "duration": 0.0}, {**about, "status": "finished"}),
+            (DAG_START, begun, {**about, "status": "pending"}),
+            (DAG_STOP, {**begun, "duration": 0.0}, {**about, "status": "finished"}),
         ]
         await asyncio.get_running_loop().run_in_executor(self._thread, telemetry.deliver, batch)
 
-    def _with_ids(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        token = metadata.get("dag_id")
-        if token is not None:
-            dag_id, ids = self._ids[token]
-            metadata["dag_id"] = dag_id
-            if "function_id" in metadata:
-                metadata["function_id"] = ids[metadata["function_id"]]
-        exception = metadata.get("exception")
-        if isinstance(exception, bytes):
-            metadata["exception"] = pickle.loads(exception)
-        return metadata
+    def _tell(self, packed: bytes) -> None:
+        try:
+            self._tell_all(packed)
+        except Exception:
+            logger.exception("telemetry could not be told; this is a defect in handoff_dask")
+
+    def _tell_all(self, packed: bytes) -> None:
+        introductions, notes, forgotten = pickle.loads(packed)
+        for introduction in introductions:
+            token = introduction.token
+            self._runs[token] = KnownRun(introduction, self._session.ids_of(token))
+        telemetry.deliver(expand(notes, self._runs.get))
+        for token in forgotten:
+            self._runs.pop(token, None)

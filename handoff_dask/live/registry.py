@@ -55,12 +55,14 @@ class Registry:
                     manifests[token] = mark
             by_token[token].append(key)
         for token, keys in by_token.items():
-            announced = self.announced.pop(token, None)
+            announced, is_new = self.announced.pop(token, None), token not in self.runs
             if announced is not None:
                 self._open(announced.manifest, client, announced.strategy, watched=True)
-            elif token not in self.runs:
+            elif is_new:
                 self._open(manifests[token], client, load(manifests[token]), watched=False)
             self._hold(self.runs[token], keys, wanted)
+            if is_new:
+                self._plugin.announcer.run_started(self.runs[token])
             if announced is not None and announced.cancelled:
                 self.end(self.runs[token], CANCELLED)
             self._plugin.values.has_news(token)
@@ -102,7 +104,6 @@ class Registry:
         run.wanted |= {k for k in keys if k in wanted}
         run.missing = {k for k in run.wanted if tasks[k].state != "memory"}
         self._plugin.foresight.order(run)
-        self._plugin.announcer.run_started(run)
 
     # ------------------------------------------------------------------ end
 
@@ -141,14 +142,15 @@ class Registry:
         run.alive -= 1
         if run.alive == 0:
             if not run.over:
-                self.end(run, CANCELLED)
+                self.end(run, CANCELLED if run.failed is None else FAILED)
             self._forget(run)
 
     def _forget(self, run: Run) -> None:
-        if self.runs.pop(run.token, None) is None:
+        if run.token not in self.runs:
             return
-        self._plugin.driver.forget_groups(run.manifest.groups)
         self._plugin.announcer.forget(run.token)
+        del self.runs[run.token]
+        self._plugin.driver.forget_groups(run.manifest.groups)
         self._plugin.foresight.forget(run.token)
         self._plugin.driver.gather([RunClosed(run=run.token)])
         if not self.runs:

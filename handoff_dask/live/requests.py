@@ -190,10 +190,12 @@ class Requests:
 
     # ------------------------------------------------------------------ messages to clients
 
-    def listen(self, client: str, listener: str, events: frozenset[tuple[str, ...]]) -> None:
+    def listen(
+        self, client: str, listener: str, events: frozenset[tuple[str, ...]], greet: bool = False
+    ) -> None:
         """A session has handlers for these events from now on."""
         self._channel(client, listener)
-        self._plugin.announcer.listen(listener, events)
+        self._plugin.announcer.listen(listener, events, greet)
 
     def count_of(self, client: str, listener: str) -> int:
         """How many messages there have been for a session, told or not."""

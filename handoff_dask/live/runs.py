@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.protocol import pickle
 
+from handoff_dask.live.notes import Introduction
 from handoff_dask.live.protocol import Manifest, Outcome
 from handoff_dask.placement.estimates import Kind
 from handoff_dask.placement.events import Demand
 from handoff_dask.resources import Cost
+
+if TYPE_CHECKING:
+    from handoff_dask.live.announcer import Claim
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +34,11 @@ class Function:
 
     __slots__ = (
         "address",
+        "ahead",
         "attempts",
+        "candidates",
         "cause",
-        "claimed",
+        "claim",
         "expected_s",
         "key",
         "nbytes",
@@ -44,9 +50,10 @@ class Function:
         "ready",
         "run",
         "start",
-        "started",
         "status",
         "stop",
+        "told",
+        "transfer_s",
     )
 
     def __init__(self, run: Run, key: str, position: int) -> None:
@@ -67,10 +74,16 @@ class Function:
         self.stop: float | None = None
         self.cause = ""
         self.nbytes: int | None = None
-        #: Whether the start of the present attempt has been announced.
-        self.started = False
-        #: Whether its claim has been announced and not yet its release.
-        self.claimed = False
+        #: How many nodes had room for it when it was placed.
+        self.candidates = 0
+        #: Whether the present attempt was sent behind others, whose claim it takes over.
+        self.ahead = False
+        #: Seconds that its arguments took to its node.
+        self.transfer_s: float | None = None
+        #: What has been told of the present attempt last: ``""``, ``"start"`` or ``"end"``.
+        self.told = ""
+        #: What it holds, as far as that has been told.
+        self.claim: Claim | None = None
         #: What the present attempt has raised, before Dask has decided about a retry.
         self.raised: Any = None
 
@@ -181,6 +194,19 @@ class Run:
             keys = self.manifest.keys()
             self._ids = _unpickle(self.manifest.ids, keys)
         return self._ids[position]
+
+    def introduction(self) -> Introduction:
+        """What a client must know of the run to be told what happens in it."""
+        manifest = self.manifest
+        return Introduction(
+            token=self.token,
+            dag_id=manifest.dag_id,
+            ids=manifest.ids,
+            strategy=self.strategy_name,
+            costs=self._costs,
+            amounts=self._amounts,
+            demand_of=manifest.demand_of,
+        )
 
     def outcome(self, capabilities: dict[str, dict[str, Any]]) -> Outcome:
         """All that the client is told of the run, as it stands."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 import cloudpickle
@@ -17,7 +18,7 @@ from distributed import Client, Future, get_client, get_worker
 from distributed.comm.core import CommClosedError
 from distributed.protocol import pickle
 
-from handoff_dask import config
+from handoff_dask import config, telemetry
 from handoff_dask.dag import DAG, as_dag
 from handoff_dask.errors import AllocationError, HandoffError, NotFoundError
 from handoff_dask.functions import Function, FunctionId
@@ -176,7 +177,7 @@ class Handoff:
         if self._tracker is not None:
             await self.ask("use_tracker", tracker=self._tracker)
         self._started = True
-        await self._hearing.sync()
+        await self._hearing.sync(greet=True)
 
     def _refuse_if_over(self) -> None:
         if self._closed:
@@ -271,6 +272,8 @@ class Handoff:
                 raise
         finally:
             self._watching = None
+            if not self.is_usable:
+                self._hearing.close()
 
     async def _told(self, kind: str, content: Any) -> None:
         if kind == "status":
@@ -278,7 +281,7 @@ class Handoff:
             if token in self._live:
                 self._live[token].has_begun()
         elif kind == "events":
-            await self._hearing.take(*content)
+            await self._hearing.take(content)
         elif kind == "ended":
             packed, exception, traceback = content
             outcome: Outcome = pickle.loads(packed)
@@ -369,10 +372,27 @@ class Handoff:
             max_concurrency=max_concurrency,
         )
         limit = checks.timeout_s(timeout)
-        compiled = compile_dag(dag, inputs=inputs or {}, outputs=outputs, options=options, announced=True)
-        return self.sync(self._submit, dag, compiled, limit, bool(progress))
+        carried: dict[str, str] | None = {} if telemetry.carries() else None
+        compiled = compile_dag(
+            dag, inputs=inputs or {}, outputs=outputs, options=options, announced=True, carrier=carried
+        )
+        context = contextvars.copy_context()
 
-    async def _submit(self, dag: DAG, compiled: Compiled, timeout: float | None, progress: bool) -> Execution:
+        def carry() -> None:
+            # Once the DAG is sure to begin, and in the trace of whoever submits it.
+            if carried is not None:
+                carried.update(context.run(telemetry.carrier, dag.id))
+
+        return self.sync(self._submit, dag, compiled, limit, bool(progress), carry)
+
+    async def _submit(
+        self,
+        dag: DAG,
+        compiled: Compiled,
+        timeout: float | None,
+        progress: bool,
+        carry: Callable[[], None],
+    ) -> Execution:
         self._refuse_if_over()
         if not self._started:
             await self._start()
@@ -391,6 +411,7 @@ class Handoff:
             function_id = list(compiled.keys)[position]
             cost = compiled.expansion.functions[function_id].cost
             raise AllocationError(function_id, cost, reasons, problem)
+        carry()
         try:
             futures: list[Future[Any]] = self.client.get(compiled.graph, keys, sync=False)
         except Exception as error:  # whatever pickling the user's values raises

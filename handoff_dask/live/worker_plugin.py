@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEGABYTE = 1_000_000
+#: Seconds that a start waits to be reported: what ends sooner is reported with its end.
+START_S = 0.02
 
 
 def detect_gpus() -> list[str]:
@@ -79,6 +80,8 @@ class HandoffWorkerPlugin(WorkerPlugin):
     def __init__(self) -> None:
         self._watched: dict[str, int] = {}
         self._report_starts = False
+        #: Starts that are to be reported soon: ``{key: when, by this machine's clock}``.
+        self._begun: dict[str, float] = {}
 
     async def setup(self, worker: Worker) -> None:
         """Announce this worker, and listen to the scheduler's plugin."""
@@ -121,15 +124,18 @@ class HandoffWorkerPlugin(WorkerPlugin):
             self._say_ended(claim)
 
     def report_starts(self, wanted: bool, **kwargs: Any) -> None:
-        """Begin or stop to report starts."""
+        """Begin or stop to report starts; what runs already has started too."""
         self._report_starts = wanted
+        if wanted:
+            for task in [*self.worker.state.executing, *self.worker.state.long_running]:
+                self._has_begun(task.key, task.start_time or time())
 
     # ------------------------------------------------------------------ from the worker
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Report starts where wanted, and the end of threads that are watched."""
         if self._report_starts and finish == "executing":
-            self._say_started(key)
+            self._has_begun(key, time())
         if finish == "error":
             self._say_raised(key)
         if key in self._watched and not self._runs(self.worker.state.tasks.get(key)):
@@ -145,23 +151,32 @@ class HandoffWorkerPlugin(WorkerPlugin):
     def _say_raised(self, key: str) -> None:
         # Dask's own message of a failure that is retried reaches no plugin with its exception.
         task = self.worker.state.tasks[key]
-        compute = [s for s in task.startstops if s["action"] == "compute"]
         self.worker.batched_send(
             {
                 "op": RAISED,
                 "key": key,
                 "run_id": task.run_id,
-                "start": compute[-1]["start"] if compute else None,
-                "stop": compute[-1]["stop"] if compute else None,
+                "startstops": task.startstops,
                 "exception": task.exception,
             }
         )
 
-    def _say_started(self, key: str) -> None:
-        task = self.worker.state.tasks[key]
-        message = {"op": STARTED, "key": key, "run_id": task.run_id, "time": time()}
-        # Dask says only after this that the function before it has ended; that must be told first.
-        asyncio.get_running_loop().call_soon(self.worker.batched_send, message)
+    def _has_begun(self, key: Any, moment: float) -> None:
+        if not self._begun:
+            self.worker.loop.call_later(START_S, self._say_started)
+        self._begun[key] = moment
+
+    def _say_started(self) -> None:
+        begun, self._begun = self._begun, {}
+        starts = []
+        for key, moment in begun.items():
+            task = self.worker.state.tasks.get(key)
+            if task is not None and self._runs(task):
+                # Its thread may have begun a little later than Dask sent it there.
+                began = max(moment, task.start_time or moment)
+                starts.append([key, task.run_id, began + self.worker.scheduler_delay])
+        if starts:
+            self.worker.batched_send({"op": STARTED, "starts": starts})
 
 
 def _ignore(**message: Any) -> None:

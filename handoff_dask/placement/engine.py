@@ -13,6 +13,7 @@ from handoff_dask.placement.deciding import Decider
 from handoff_dask.placement.decisions import Decision, Wait
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
+    ClaimKey,
     Demand,
     DurationsLearned,
     Event,
@@ -354,6 +355,11 @@ class PlacementEngine:
         """What is free on a node (name or address) now, as users write it; {} if it is unknown."""
         found = self._ledger.find(node)
         return {} if found is None else views.available(found)
+
+    def claimed_elsewhere(self, node: str) -> Mapping[ClaimKey, Mapping[str, int]]:
+        """What is held of a node (name or address) by what is none of our functions, in units."""
+        found = self._ledger.find(node)
+        return {} if found is None or not found.elsewhere else views.elsewhere(found)
 
     def has_room(self, node: str, cost: Cost, threads: int = 0) -> bool:
         """Whether a node (name or address) is there and has that much free now."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from handoff_dask.placement.backlog import Backlog
-from handoff_dask.placement.events import Demand, FunctionKey
+from handoff_dask.placement.events import ClaimKey, Demand, FunctionKey
 from handoff_dask.placement.explanation import Explanation, NodeState, Obstacle
 from handoff_dask.placement.ledger import THREAD, Ledger, Node
 from handoff_dask.placement.queues import Waiting
@@ -42,6 +42,14 @@ def _state(node: Node) -> NodeState:
 def available(node: Node) -> dict[str, int | float]:
     """What is free on a node, as users write it; 0 where it is overdrawn."""
     return {name: amount_of(max(units, 0)) for name, units in node.free.items() if name != THREAD}
+
+
+def elsewhere(node: Node) -> dict[ClaimKey, dict[str, int]]:
+    """What is held by claims from elsewhere, in units; threads are left out."""
+    return {
+        claim: {name: units for name, units in amounts if name != THREAD}
+        for claim, amounts in node.elsewhere.items()
+    }
 
 
 def waiting_by_cause(backlog: Backlog) -> dict[str, int]:

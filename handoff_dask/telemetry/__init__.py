@@ -7,8 +7,7 @@ order in which they were attached.
 
 from __future__ import annotations
 
-from handoff_dask.telemetry.batches import Sealed, pack, seal, unpack
-from handoff_dask.telemetry.contexts import add_carrier, carrier
+from handoff_dask.telemetry.contexts import add_carrier, carrier, carries
 from handoff_dask.telemetry.events import EVENTS, HANDLER_FAILURE, Event, EventDescription
 from handoff_dask.telemetry.registry import (
     Handler,
@@ -32,21 +31,18 @@ __all__ = [
     "EventDescription",
     "Handler",
     "Registry",
-    "Sealed",
     "Span",
     "add_carrier",
     "attach",
     "attach_many",
     "carrier",
+    "carries",
     "deliver",
     "detach",
     "execute",
     "has_handlers",
     "list_handlers",
-    "pack",
-    "seal",
     "span",
     "subscribe_changes",
-    "unpack",
     "wanted",
 ]

@@ -47,10 +47,14 @@ class Carriers:
             self._sources = (*self._sources, carry)
         return remove
 
+    def carries(self) -> bool:
+        """Whether anybody gives DAGs something to carry."""
+        return bool(self._sources)
+
     def carrier(self, dag_id: Hashable) -> dict[str, str]:
         """What a DAG that is being submitted carries; empty if nobody gave anything.
 
-        Called once per execution, in the thread that submits.  A source that raises is logged.
+        Called once per execution, in the context of whoever submits.  A source that raises is logged.
         """
         carried: dict[str, str] = {}
         for source in self._sources:
@@ -65,3 +69,4 @@ _carriers = Carriers()
 
 add_carrier = _carriers.add_carrier
 carrier = _carriers.carrier
+carries = _carriers.carries
