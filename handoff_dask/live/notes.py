@@ -14,7 +14,6 @@ from distributed.protocol import pickle
 from distributed.protocol.serialize import Serialize, Serialized, deserialize
 
 from handoff_dask.errors import AllocationError, FunctionFailedError
-from handoff_dask.live.execution import ExecutionCancelledError
 from handoff_dask.telemetry.events import Event
 
 DAG = ("handoff", "execution", "dag")
@@ -200,6 +199,13 @@ class Refused(NamedTuple):
         return AllocationError(run.ids[self.position], run.cost(self.position), self.reasons, self.problem)
 
 
+def _cancelled(run: KnownRun) -> BaseException:
+    # Only the client needs it, whose modules import those of the scheduler.
+    from handoff_dask.live.execution import ExecutionCancelledError
+
+    return ExecutionCancelledError(run.dag_id)
+
+
 class RunNoted(NamedTuple):
     """A run has begun, or is over."""
 
@@ -223,9 +229,7 @@ class RunNoted(NamedTuple):
             "status": self.status,
         }
         if self.event == DAG_EXCEPTION:
-            metadata["exception"] = (
-                ExecutionCancelledError(run.dag_id) if self.why is None else self.why.error(run)
-            )
+            metadata["exception"] = _cancelled(run) if self.why is None else self.why.error(run)
         return self.event, measurements, metadata
 
 
