@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["hops", "upward_ranks"]
+from handoff_dask.resources import Capabilities, Cost
+
+__all__ = ["hops", "scarcities", "upward_ranks"]
 
 
 def upward_ranks(
@@ -64,3 +66,38 @@ def hops(order: Sequence[int], dependents: Sequence[Sequence[int]]) -> list[int]
     for function in reversed(order):
         counts[function] = 1 + max((counts[d] for d in dependents[function]), default=0)
     return counts
+
+
+def scarcities(costs: Sequence[Cost], nodes: Sequence[Capabilities]) -> list[float]:
+    """How hard functions of some costs are to place, between 0 and 1, the hardest being 1.
+
+    A cost is the harder to place, the larger its share is of what all nodes that could hold it
+    have together, of its scarcest resource.
+
+    Parameters
+    ----------
+    costs
+        The different costs.
+    nodes
+        What each node has.
+
+    Returns
+    -------
+    list of float
+        By cost; 1 for a cost that no node could hold.
+
+    Examples
+    --------
+    >>> nodes = [Capabilities.parse({"cpu": 4}), Capabilities.parse({"cpu": 4, "gpu": 1})]
+    >>> scarcities([Cost.parse({"cpu": 2}), Cost.parse({"cpu": 1, "gpu": 1})], nodes)
+    [0.25, 1.0]
+    """
+    shares = []
+    for cost in costs:
+        holders = [node for node in nodes if node.could_hold(cost)]
+        share = 0.0
+        for name, units in cost.amounts:
+            share = max(share, units / (sum(node.amounts.get(name, 0) for node in holders) or units))
+        shares.append(share)
+    most = max(shares, default=0.0) or 1.0
+    return [share / most for share in shares]
