@@ -29,7 +29,7 @@ from handoff_dask.placement.events import Demand
 SMALL_INPUT = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Compiled:
     """What will be sent to Dask for a DAG."""
 
@@ -43,6 +43,13 @@ class Compiled:
     manifest: Manifest
     #: What an execution runs, inputs and inline functions too.
     expansion: Expansion
+
+    @cached_property
+    def args(self) -> list[tuple[int, ...]]:
+        """By position: the positions of the functions that each one waits for."""
+        place = {i: n for n, i in enumerate(self.keys)}
+        bodies = self.expansion.bodies.values()
+        return [tuple(place[a] for a in body.needs if a in place) for body in bodies]
 
     def refuse_what_cannot_travel(self, error: Exception) -> None:
         """Name the first function that cannot be pickled, if there is one.

@@ -13,6 +13,7 @@ from distributed.core import clean_exception
 from handoff_dask.errors import AllocationError, FunctionFailedError, HandoffError, NotFoundError
 from handoff_dask.live.compile import Compiled
 from handoff_dask.live.progress import Follower, follow
+from handoff_dask.live.planner import Planner
 from handoff_dask.live.protocol import Outcome
 from handoff_dask.records import ExecutionRecord, ExecutionResult, FunctionRecord, Timing
 
@@ -53,6 +54,7 @@ class Execution:
         self._outcome: Outcome | None = None
         self._error: BaseException | None = None
         self._ended = asyncio.Event()
+        self._planning: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timed_out: TimeoutError | None = None
         self._minding: asyncio.Task[None] | None = None
@@ -228,6 +230,17 @@ class Execution:
         """The scheduler has placed the first function."""
         if self._status == "pending":
             self._status = "running"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._ended.is_set()
+
+    def plan(self) -> None:
+        """Look for a better order while it goes on, where that may help."""
+        planner = Planner(self)
+        if planner.is_worth_while:
+            self._planning = asyncio.ensure_future(planner.run())
 
     def guard(self, timeout: float | None) -> None:
         """Cancel it unless it has ended within so many seconds."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from distributed.metrics import monotonic
+from distributed.metrics import monotonic, time
 
-from handoff_dask.live.runs import WAITING, Function, Run, RunKind
+from handoff_dask.live.protocol import Standing
+from handoff_dask.live.runs import PENDING, RUNNING, WAITING, Function, Run, RunKind
 from handoff_dask.placement.estimates import SHORT_S, Estimates
 from handoff_dask.placement.events import DurationsLearned, RunRanked
-from handoff_dask.placement.ordering import upward_ranks
+from handoff_dask.placement.ordering import scarcities, upward_ranks
 
 if TYPE_CHECKING:
     from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
 
 #: A run is ordered anew when the mean of some kind has changed by this factor, and this many seconds.
 CHANGE, CHANGE_S = 1.4, 0.003
+#: Functions from which on a run is large: a rule of thumb for its order beats plain paths.
+LARGE = 64
 #: Ordering anew may take this share of the scheduler's time.
 SHARE = 0.02
 
@@ -39,12 +42,22 @@ class Foresight:
         known = [f.expected_s for f in functions if f.expected_s is not None]
         usual = sum(known) / len(known) if known else 1.0
         durations = [usual if f.expected_s is None else f.expected_s for f in functions]
+        weights = self._weights(run, functions)
         dependents = self._dependents(run, functions)
         run.dependents = ([f.position for f in functions], dependents)
-        ranks = upward_ranks(range(len(functions)), dependents, durations)
+        ranks = upward_ranks(range(len(functions)), dependents, durations, weights)
         for function, rank in zip(functions, ranks, strict=True):
             function.rank = rank
         self._not_before[run.token] = began + (monotonic() - began) / SHARE
+
+    def _weights(self, run: Run, functions: list[Function]) -> list[float] | None:
+        """In a large run what is hard to place goes earlier; a small one has plain paths."""
+        if len(functions) < LARGE or len(run.manifest.demands) < 2:
+            return None
+        nodes = self._plugin.nodes
+        offers = [nodes.capabilities(node) for node in nodes.by_name.values()]
+        hard = scarcities([d.cost for d in run.manifest.demands], offers)
+        return [0.5 + hard[run.manifest.demand_of[f.position]] for f in functions]
 
     def _dependents(self, run: Run, functions: list[Function]) -> list[list[int]]:
         tasks: dict[Any, Any] = self._plugin.scheduler.tasks
@@ -111,16 +124,60 @@ class Foresight:
             del self._stale[token]
             run = self._plugin.registry.runs.get(token)
             if run is not None and not run.over:
-                self._order_again(run)
+                self._order_again(run, ranks=not run.planned)
 
-    def _order_again(self, run: Run) -> None:
+    def _order_again(self, run: Run, *, ranks: bool) -> None:
+        before = {} if ranks else {f: f.rank for f in run.functions.values()}
         self.order(run)
+        for function, rank in before.items():
+            function.rank = rank
         waiting = [f for f in run.functions.values() if f.status == WAITING]
-        ranks: dict[Any, float] = {f.key: f.rank for f in waiting}
+        order: dict[Any, float] = {f.key: f.rank for f in waiting}
         durations: dict[Any, float] = {f.key: f.expected_s for f in waiting if f.expected_s is not None}
         self._plugin.driver.gather(
-            [RunRanked(run=run.token, ranks=ranks), DurationsLearned(run=run.token, durations=durations)]
+            [RunRanked(run=run.token, ranks=order), DurationsLearned(run=run.token, durations=durations)]
         )
+
+    # ------------------------------------------------------------------ the client's planner
+
+    def standing(self, client: str, token: str) -> Standing | None:
+        """How a run stands; None if it is over."""
+        run = self._plugin.registry.runs.get(token)
+        if run is None or run.over:
+            return None
+        now = time()
+        count = len(run.manifest)
+        states, ranks = ["done"] * count, [0.0] * count
+        expected_s: list[float | None] = [None] * count
+        running: dict[int, tuple[str, float]] = {}
+        for position, function in run.functions.items():
+            ranks[position] = function.rank
+            expected_s[position] = function.expected_s
+            if function.status == RUNNING and function.node is not None:
+                states[position] = "running"
+                running[position] = (function.node, now - (function.placed or now))
+            elif function.status in (WAITING, PENDING):
+                states[position] = "left"
+        nodes = self._plugin.nodes.by_name.values()
+        capabilities = self._plugin.nodes.capabilities
+        offers = {n.name: (capabilities(n).to_dict(), n.threads) for n in nodes if n.accepting}
+        return Standing(states, expected_s, ranks, running, offers)
+
+    def rank(self, client: str, token: str, ranks: dict[int, float]) -> None:
+        """The client's planner has found a better order."""
+        run = self._plugin.registry.runs.get(token)
+        if run is None or run.over:
+            return
+        waiting: dict[Any, float] = {}
+        for position, rank in ranks.items():
+            function = run.functions.get(position)
+            if function is not None:
+                function.rank = rank
+                if function.status == WAITING:
+                    waiting[function.key] = rank
+        # From now on the planner orders it, by what is learned too.
+        run.planned = True
+        self._plugin.driver.gather([RunRanked(run=token, ranks=waiting)])
 
     def forget(self, token: str) -> None:
         """A run is gone."""

@@ -103,6 +103,21 @@ def position_of(key: str) -> int:
 
 
 @dataclass(slots=True)
+class Standing:
+    """How a run stands, for the client's planner; lists are by position."""
+
+    #: ``"done"``, ``"running"`` or ``"left"``.
+    states: Sequence[str]
+    #: Seconds, where anything is known.
+    expected_s: Sequence[float | None]
+    ranks: Sequence[float]
+    #: ``{position: (node, seconds since it was placed)}``.
+    running: Mapping[int, tuple[str, float]]
+    #: ``{node: (capabilities, threads)}``.
+    nodes: Mapping[str, tuple[Mapping[str, Any], int]]
+
+
+@dataclass(slots=True)
 class Outcome:
     """How a run ended, as the scheduler tells its client; lists are by position."""
 

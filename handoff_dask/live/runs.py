@@ -123,6 +123,8 @@ class Run:
         #: Functions that Dask has not forgotten.
         self.alive = 0
         self.failed: int | None = None
+        #: The client's planner has ordered it.
+        self.planned = False
         self._kinds: dict[tuple[str, int], RunKind] = {}
         self._kind_of: dict[int, RunKind] = {}
         self.exception: Any = None

@@ -59,6 +59,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.announcer = Announcer(self)
         self.requests = Requests(self)
         self.values = Values(self)
+        self.requests.add(standing=self.foresight.standing, rank=self.foresight.rank)
         self.tracking = Tracking(self)
         self.views = Views(self)
         self.attempts.install()

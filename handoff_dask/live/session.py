@@ -426,6 +426,7 @@ class Handoff:
         execution.mind()
         if progress:
             execution.show_progress()
+        execution.plan()
         return execution
 
     def execute(self, dag: Graph, **options: Any) -> Any:

@@ -201,6 +201,7 @@ def simulate(
     overhead_s: float = 0.0,
     durations_known: bool = True,
     engine: PlacementEngine | None = None,
+    idleness: bool = True,
 ) -> SimulatedRun:
     """Run functions on nodes under a virtual clock, placed by the engine.
 
@@ -223,6 +224,8 @@ def simulate(
         Whether the engine is told how long functions take.
     engine
         The engine to drive, a new one if absent.
+    idleness
+        Whether to work out the avoidable idleness, which takes as long as the rest.
 
     Raises
     ------
@@ -254,5 +257,5 @@ def simulate(
         simulation.spans,
         simulation.events,
         simulation.decisions,
-        avoidable_idle(functions, nodes, simulation.spans, grace_s=2 * overhead_s),
+        avoidable_idle(functions, nodes, simulation.spans, grace_s=2 * overhead_s) if idleness else 0.0,
     )

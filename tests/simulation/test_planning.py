@@ -1,0 +1,60 @@
+"""The planner: it finds better orders, and knows when it has found none."""
+
+from __future__ import annotations
+
+from handoff_dask.placement.strategies import FIRST_AVAILABLE
+from handoff_dask.resources import Capabilities, Cost
+from handoff_dask.simulation import SimulatedFunction, SimulatedNode, simulate
+from handoff_dask.simulation.planning import Problem, improve, weighted_ranks
+
+NARROW, WIDE = Cost.parse({"cpu": 1}), Cost.parse({"cpu": 4})
+NODE = SimulatedNode("n", Capabilities.parse({"cpu": 4}))
+
+
+def problem_of(functions, ranks=None):
+    return Problem(functions, [NODE], FIRST_AVAILABLE, ranks or {f.id: 1.0 for f in functions})
+
+
+def test_finds_the_order_that_fills_the_node():
+    """Short wide ones between long narrow ones: alternating them wastes the node."""
+    narrow = [SimulatedFunction(f"n{i}", 1.0 + i / 10, NARROW) for i in range(8)]
+    wide = [SimulatedFunction(f"w{i}", 0.6, WIDE) for i in range(4)]
+    mixed = [f for pair in zip(narrow[::2], wide, narrow[1::2], strict=True) for f in pair]
+    problem = problem_of(mixed, {f.id: float(-i) for i, f in enumerate(mixed)})
+
+    plan = improve(problem, seed=1, go_on=lambda tried: tried < 30)
+
+    assert plan.is_better
+    assert plan.tried == 30
+    run = simulate(problem.functions, problem.nodes, FIRST_AVAILABLE, ranks=plan.ranks)
+    assert run.makespan_s == plan.makespan_s < plan.before_s
+
+
+def test_keeps_an_order_that_cannot_be_better():
+    """A chain takes as long in any order."""
+    chain = [SimulatedFunction(i, 1.0, NARROW, (i - 1,) if i else ()) for i in range(5)]
+    problem = problem_of(chain)
+    plan = improve(problem, seed=1, go_on=lambda tried: tried < 10)
+    assert not plan.is_better
+    assert plan.ranks is problem.ranks
+    assert (plan.makespan_s, plan.before_s) == (5.0, 5.0)
+
+
+def test_same_seed_gives_the_same_plan():
+    functions = [SimulatedFunction(i, 0.1 + i % 7 / 5, WIDE if i % 5 == 0 else NARROW) for i in range(60)]
+    problem = problem_of(functions)
+    plans = [improve(problem, seed=3, go_on=lambda tried: tried < 12) for _ in range(2)]
+    assert plans[0] == plans[1]
+
+
+def test_what_runs_already_starts_at_once():
+    """Running functions are pinned and go first, whatever their ranks."""
+    running = SimulatedFunction("running", 0.5, WIDE, pin="n", priority=float("inf"))
+    waiting = SimulatedFunction("waiting", 1.0, WIDE)
+    plan = improve(problem_of([waiting, running]), seed=1, go_on=lambda tried: tried < 3)
+    assert plan.makespan_s == 1.5
+
+
+def test_hard_to_place_functions_weigh_more():
+    functions = [SimulatedFunction("narrow", 1.0, NARROW), SimulatedFunction("wide", 1.0, WIDE)]
+    assert weighted_ranks(problem_of(functions), 0.5) == {"narrow": 0.75, "wide": 1.5}
