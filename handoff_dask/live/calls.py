@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from distributed import get_worker
@@ -154,7 +155,8 @@ def plain_code(function: Function) -> Callable[..., Any] | None:
         or function.kwargs
         or function.argument_inclusion == "as_list"
         or isinstance(code, str)
-        or inspect.iscoroutinefunction(code)
+        or (isinstance(code, FunctionType) and inspect.iscoroutinefunction(code))
+        or not isinstance(code, (FunctionType, BuiltinFunctionType, type))
     ):
         return None
     return code

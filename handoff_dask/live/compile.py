@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 import weakref
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -19,11 +19,12 @@ from dask.sizeof import sizeof
 from handoff_dask.dag import DAG, as_dag
 from handoff_dask.errors import InvalidFunctionError, ValidationError
 from handoff_dask.expansion import Body, Expansion, Transfer, expand, given_inputs
-from handoff_dask.functions import Function, FunctionId
+from handoff_dask.functions import Code, Function, FunctionId, name_of
 from handoff_dask.live.calls import Carried, Constant, Inlined, Moved, call_of, plain_code
 from handoff_dask.live.own_strategies import pack_functions
-from handoff_dask.live.protocol import ANNOTATION, Manifest, Options
+from handoff_dask.live.protocol import ANNOTATION, Manifest, Options, position_of
 from handoff_dask.placement.events import Demand
+from handoff_dask.resources import Cost
 
 #: Inputs of at most this many bytes are embedded in the functions that take them.
 SMALL_INPUT = 10_000
@@ -70,11 +71,35 @@ class Compiled:
 class _Resources:
     """The ``resources=`` annotation: called with a key, it gives what the task costs."""
 
-    def __init__(self, costs: dict[str, dict[str, float]]) -> None:
-        self.costs = costs
+    def __init__(self, amounts: list[dict[str, int | float]], demand_of: list[int]) -> None:
+        self.amounts = amounts
+        self.demand_of = demand_of
 
-    def __call__(self, key: str) -> dict[str, float]:
-        return self.costs.get(key, {})
+    def __call__(self, key: str) -> dict[str, int | float]:
+        return self.amounts[self.demand_of[position_of(key)]]
+
+
+class _Annotations(Mapping[str, Mapping[str, Any]]):
+    """``{key: annotations}``, worked out for the keys that somebody looks at."""
+
+    def __init__(self, resources: _Resources, graph: Mapping[str, Any]) -> None:
+        self._resources = resources
+        self._graph = graph
+
+    def __getitem__(self, key: str) -> Mapping[str, Any]:
+        if key not in self._graph:
+            raise KeyError(key)
+        amounts = self._resources(key)
+        return {"resources": amounts} if amounts else {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._graph)
+
+    def __len__(self) -> int:
+        return len(self._graph)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 def compile(  # noqa: A001
@@ -139,7 +164,7 @@ class _Compiler:
         bodies = expansion.bodies
         # A digit first, so that Dask's key_split takes only the name before it.
         self.token = f"0{uuid.uuid4().hex[:15]}"
-        self.names = [_key_name(body.function.name) for body in bodies.values()]
+        self.names = _key_names(body.function.code for body in bodies.values())
         self.keys = {
             i: f"{name}-{self.token}-{n}" for n, (i, name) in enumerate(zip(bodies, self.names, strict=True))
         }
@@ -161,15 +186,10 @@ class _Compiler:
     def compiled(self, *, announced: bool) -> Compiled:
         graph = {key: self._task(self.expansion.bodies[i], key) for i, key in self.keys.items()}
         manifest = self._manifest()
-        costs = [d.cost.to_amounts() for d in manifest.demands]
-        by_key = {
-            key: costs[number]
-            for key, number in zip(self.keys.values(), manifest.demand_of, strict=True)
-            if costs[number]
-        }
+        resources = _Resources([d.cost.to_amounts() for d in manifest.demands], manifest.demand_of)
         annotations: dict[str, Any] = {ANNOTATION: manifest.token if announced else manifest}
-        if by_key:
-            annotations["resources"] = _Resources(by_key)
+        if any(resources.amounts):
+            annotations["resources"] = resources
         name, inputs = f"{ANNOTATION}-{self.token}", f"inputs-{self.token}"
         layers = {name: MaterializedLayer(graph, annotations=annotations)}
         dependencies: dict[str, set[str]] = {name: set()}
@@ -179,7 +199,7 @@ class _Compiler:
         return Compiled(
             HighLevelGraph(layers, dependencies),
             self.keys,
-            {key: {"resources": by_key[key]} if key in by_key else {} for key in graph},
+            _Annotations(resources, graph),
             manifest,
             self.expansion,
         )
@@ -193,12 +213,12 @@ class _Compiler:
         return task
 
     def _plain_task(self, body: Body, key: str) -> Task:
-        function = body.function
+        function, keys = body.function, self.keys
         if body.is_transfer:
             return Task(key, Moved(body.transfer), *self._refs(body.needs))
-        if body.inlined or not all(i in self.keys for i in body.needs):
+        if body.inlined or (self.expansion.inputs and not all(i in keys for i in body.needs)):
             return self._task_with_inlined(body, key)
-        refs = [TaskRef(self.keys[i]) for i in function.argument_ids]
+        refs = [TaskRef(keys[i]) for i in function.argument_ids]
         return Task(key, plain_code(function) or call_of(function), *refs)
 
     def _refs(self, needs: Iterable[FunctionId]) -> list[Any]:
@@ -227,7 +247,7 @@ class _Compiler:
     def _manifest(self) -> Manifest:
         functions = [body.function for body in self.expansion.bodies.values()]
         numbers: dict[Demand, int] = {}
-        demand_of = [numbers.setdefault(self._demand(f), len(numbers)) for f in functions]
+        demand_of = self._demand_of(functions, numbers)
         default = self.options.max_retries
         return Manifest(
             token=self.token,
@@ -245,6 +265,22 @@ class _Compiler:
             shown=pack_functions(self.expansion) if isinstance(self.options.strategy, bytes) else None,
             transfers=self._transfers(),
         )
+
+    def _demand_of(self, functions: list[Function], numbers: dict[Demand, int]) -> list[int]:
+        """The number of each function's demand; most functions only have a cost."""
+        roots, bound = self.expansion.roots, self._bound
+        plain: dict[Cost, int] = {}
+        demand_of = []
+        for function in functions:
+            needs = function.needs
+            if function.node is None and function.id not in roots and function.id not in bound:
+                number = plain.get(needs)
+                if number is None:
+                    number = plain[needs] = numbers.setdefault(Demand(cost=needs), len(numbers))
+            else:
+                number = numbers.setdefault(self._demand(function), len(numbers))
+            demand_of.append(number)
+        return demand_of
 
     def _demand(self, function: Function) -> Demand:
         expansion = self.expansion
@@ -296,6 +332,17 @@ class _Compiler:
                 role, _, producer, consumer = cast("tuple[str, int, FunctionId, FunctionId]", i)
                 found[self.positions[i]] = (role, self.positions.get(producer), self.positions[consumer])
         return found
+
+
+def _key_names(codes: Iterable[Code | None]) -> list[str]:
+    known: dict[int, str] = {}
+    names = []
+    for code in codes:
+        name = known.get(id(code))
+        if name is None:
+            name = known[id(code)] = _key_name(name_of(code))
+        names.append(name)
+    return names
 
 
 def _key_name(name: str) -> str:

@@ -12,8 +12,8 @@ from distributed.core import clean_exception
 
 from handoff_dask.errors import AllocationError, FunctionFailedError, HandoffError, NotFoundError
 from handoff_dask.live.compile import Compiled
-from handoff_dask.live.progress import Follower, follow
 from handoff_dask.live.planner import Planner
+from handoff_dask.live.progress import Follower, follow
 from handoff_dask.live.protocol import Outcome
 from handoff_dask.records import ExecutionRecord, ExecutionResult, FunctionRecord, Timing
 

@@ -17,7 +17,9 @@ from distributed import Client, Future
 from distributed.spans import SpanMetadata
 
 
-def send(client: Client, graph: HighLevelGraph, keys: Sequence[str], order: Sequence[str]) -> list[Future[Any]]:
+def send(
+    client: Client, graph: HighLevelGraph, keys: Sequence[str], order: Sequence[str]
+) -> list[Future[Any]]:
     """Submit a graph; the futures of ``keys``, in their order.
 
     Parameters

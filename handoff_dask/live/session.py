@@ -14,7 +14,7 @@ from typing import Any
 
 import cloudpickle
 from dask.base import tokenize
-from distributed import Client, Future, get_client, get_worker
+from distributed import Client, get_client, get_worker
 from distributed.comm.core import CommClosedError
 from distributed.protocol import pickle
 
@@ -32,6 +32,7 @@ from handoff_dask.live.hearing import Hearing
 from handoff_dask.live.protocol import NAME, Outcome
 from handoff_dask.live.results import Results
 from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
+from handoff_dask.live.sending import send
 from handoff_dask.records import ExecutionResult
 from handoff_dask.resources import Capabilities, Cost
 
@@ -413,7 +414,7 @@ class Handoff:
             raise AllocationError(function_id, cost, reasons, problem)
         carry()
         try:
-            futures: list[Future[Any]] = self.client.get(compiled.graph, keys, sync=False)
+            futures = send(self.client, compiled.graph, keys, list(compiled.keys.values()))
         except Exception as error:  # whatever pickling the user's values raises
             await self.ask("withdraw", token=compiled.manifest.token)
             compiled.refuse_what_cannot_travel(error)
