@@ -17,9 +17,7 @@ from distributed import Client, Future
 from distributed.spans import SpanMetadata
 
 
-def send(
-    client: Client, graph: HighLevelGraph, keys: Sequence[str], order: Sequence[str]
-) -> list[Future[Any]]:
+def send(client: Client, graph: HighLevelGraph, keys: Sequence[str]) -> list[Future[Any]]:
     """Submit a graph; the futures of ``keys``, in their order.
 
     Parameters
@@ -27,17 +25,15 @@ def send(
     client
         Through which it goes.
     graph
-        What is to be computed.
+        What is to be computed; a worker that has several of its tasks takes them in the order
+        in which they stand in their layer.
     keys
         What is wanted of it.
-    order
-        All keys of the graph, in the order in which a worker that has several of them should
-        take them.
     """
     futures: dict[str, Future[Any]] = client._graph_to_futures(
         expr=HLGExpr(graph),
         keys=set(keys),
         span_metadata=SpanMetadata(collections=[{"type": "low-level-graph"}]),
-        internal_priority={key: n for n, key in enumerate(order)},
+        internal_priority={key: n for layer in graph.layers.values() for n, key in enumerate(layer)},
     )
     return [futures[key] for key in keys]

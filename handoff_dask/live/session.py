@@ -414,7 +414,7 @@ class Handoff:
             raise AllocationError(function_id, cost, reasons, problem)
         carry()
         try:
-            futures = send(self.client, compiled.graph, keys, list(compiled.keys.values()))
+            futures = send(self.client, compiled.graph, keys)
         except Exception as error:  # whatever pickling the user's values raises
             await self.ask("withdraw", token=compiled.manifest.token)
             compiled.refuse_what_cannot_travel(error)
