@@ -52,7 +52,8 @@ LATER = {
     "": {"placement", "simulation", "live"},
     "placement": {"simulation", "live"},
     "simulation": {"live"},
-    "live": {"simulation"},
+    # The planner of live simulates what is left of a run.
+    "live": set(),
 }
 
 
@@ -120,7 +121,7 @@ def test_every_module_says_what_it_is():
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_point_one_way(path):
-    """Vocabulary <- placement <- simulation, live: nobody imports from further right."""
+    """Vocabulary <- placement <- simulation <- live: nobody imports from further right."""
     inside = path.relative_to(PACKAGE)
     layer = inside.parts[0] if inside.parts[0] in LATER else ""
     outside = str(inside) in ("__init__.py", "preload.py", "cli.py", "testing.py")
