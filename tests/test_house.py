@@ -41,6 +41,7 @@ ENVIRONMENT = {"os", "socket", "threading", "uuid", "datetime"}
 EXCEPTIONS = {
     "local.py": {"asyncio", "time"},  # awaits what is awaitable, times what it runs
     "progress.py": {"time"},  # says how long something has run
+    "simulation": {"random"},  # with a seed: the same plan each time
     "telemetry": {"time"},  # a span has a duration
 }
 

@@ -294,6 +294,8 @@ class Execution:
         if self._follower is not None:
             # First of all: what is printed next belongs below the bar.
             self._follower.end(self._outcome, self._status)
+        if self._planning is not None:
+            self._planning.cancel()
         self._ended.set()
 
     def release(self) -> None:
