@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.metrics import time
 
-from handoff_dask.live.protocol import ENDED, RAISED, STARTED, WATCH
+from handoff_dask.live.protocol import ENDED, RAISED, SECEDED, STARTED, WATCH
 from handoff_dask.live.registry import HELD
 from handoff_dask.live.runs import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, WAITING, Function
 from handoff_dask.placement.events import (
@@ -46,7 +46,12 @@ class Attempts:
     def install(self) -> None:
         """Listen to the workers' plugins."""
         self._plugin.scheduler.stream_handlers.update(
-            {ENDED: self.thread_ended, STARTED: self.started, RAISED: self.raised}
+            {
+                ENDED: self.thread_ended,
+                STARTED: self.started,
+                RAISED: self.raised,
+                SECEDED: self.seceded,
+            }
         )
 
     # ------------------------------------------------------------------ Dask's transitions
@@ -93,6 +98,8 @@ class Attempts:
         # Whatever runs it again must come through the engine.
         task.worker_restrictions = HELD
         task.resource_restrictions = {}
+        if function.seceded:
+            self._plugin.driver.gather([ReturnedElsewhere(claim=("seceded", key))])
         if finish == "memory":
             self._plugin.driver.gather([FunctionFinished(function=key)])
             _take_times(function, facts.get("startstops"))
@@ -151,7 +158,12 @@ class Attempts:
             cost = function.run.demand(function.position).cost
             self.lingering[self._claims] = Lingering(function, address, node)
             events.append(
-                ClaimedElsewhere(claim=("lingering", self._claims), node=node, cost=cost, threads=1)
+                ClaimedElsewhere(
+                    claim=("lingering", self._claims),
+                    node=node,
+                    cost=cost,
+                    threads=0 if function.seceded else 1,
+                )
             )
             self._plugin.tracking.lingers(function.key, self._claims)
             self._plugin.announcer.lingers(function, self._claims)
@@ -200,6 +212,17 @@ class Attempts:
         if function is not None:
             _take_times(function, kwargs["startstops"])
             function.raised = exception
+
+    def seceded(self, key: Any, run_id: int, **kwargs: Any) -> None:
+        """A function waits for others and has let go of its thread; all else it keeps."""
+        function = self._present(key, run_id)
+        if function is None:
+            self._plugin.foreign.seceded(key, run_id)
+        elif function.node is not None and not function.seceded:
+            function.seceded = True
+            cost = function.run.demand(function.position).cost
+            claim = ClaimedElsewhere(claim=("seceded", key), node=function.node, cost=cost, threads=0)
+            self._plugin.driver.gather([FunctionFinished(function=key), claim])
 
     def _present(self, key: str, run_id: int) -> Function | None:
         """The function of which this is the present attempt."""

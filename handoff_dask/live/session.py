@@ -9,12 +9,13 @@ import threading
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import cloudpickle
 from dask.base import tokenize
-from distributed import Client, Future, get_client, get_worker
+from distributed import Client, Future, get_client, get_worker, rejoin, secede
 from distributed.comm.core import CommClosedError
 from distributed.protocol import pickle
 
@@ -157,6 +158,13 @@ class Handoff:
     def sync(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a coroutine function on the client's loop; wait for it, or return its awaitable."""
         return self.client.sync(function, *args, **kwargs)
+
+    def wait_for(self, function: Any, *args: Any) -> Any:
+        """The same as :meth:`sync`, for what waits for functions: a task lets go of its thread meanwhile."""
+        if self.asynchronous:
+            return self.sync(function, *args)
+        with thread_let_go():
+            return self.sync(function, *args)
 
     def start(self) -> Any:
         """Install the plugins on the scheduler and on all present and future workers; the session."""
@@ -543,7 +551,7 @@ class Handoff:
         HandoffError
             What the execution fails with.
         """
-        return self.sync(self._await_completion, execution, timeout)
+        return self.wait_for(self._await_completion, execution, timeout)
 
     async def _await_completion(
         self, execution: Execution | ExecutionResult, timeout: float | None
@@ -571,7 +579,7 @@ class Handoff:
         TimeoutError
             If it is not there in time.
         """
-        return self.sync(self._started_first, self.results.get_result, execution_or_dag_id, id, timeout)
+        return self.wait_for(self._started_first, self.results.get_result, execution_or_dag_id, id, timeout)
 
     def store_result(
         self,
@@ -668,6 +676,23 @@ def _this_worker() -> str | None:
         return str(get_worker().address)
     except ValueError:
         return None
+
+
+@contextmanager
+def thread_let_go() -> Iterator[None]:
+    """Inside a task, let others have its thread, as ``Client.get`` does; elsewhere nothing.
+
+    Else functions that execute DAGs could take all threads, and wait for ever for one to be free.
+    """
+    try:
+        secede()
+    except (ValueError, KeyError):  # this is no task, or it has let go already
+        yield
+        return
+    try:
+        yield
+    finally:
+        rejoin()
 
 
 def current_client() -> Client | None:
