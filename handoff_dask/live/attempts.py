@@ -64,7 +64,12 @@ class Attempts:
             self.became_ready(function)
         elif start == "no-worker" and finish != "processing":
             self._plugin.driver.gather([FunctionWithdrawn(function=function.key)])
-            function.status = PENDING
+            if finish == "erred" and function.status != FAILED:
+                # Neither it nor the engine has failed: somebody else gives it up.
+                function.status = FAILED
+                self._fail_run(function)
+            elif finish != "erred":
+                function.status = PENDING
         elif start == "memory" and function.key in function.run.wanted and not function.run.over:
             function.run.missing.add(function.key)
 
@@ -123,11 +128,14 @@ class Attempts:
             function.status = CANCELLED if run.over else PENDING
 
     def _failed(self, function: Function, task: TaskState) -> None:
-        run = function.run
         function.status = FAILED
         self._plugin.announcer.ended(function, "exception", task.exception)
         self._plugin.announcer.released(function)
         self._plugin.tracking.placement_over(function.key)
+        self._fail_run(function)
+
+    def _fail_run(self, function: Function) -> None:
+        run, task = function.run, self._plugin.scheduler.tasks[function.key]
         if run.over or run.failed is not None or task.exception_blame is not task:
             return
         run.failed = function.position

@@ -23,7 +23,7 @@ from handoff_dask.live.registry import HELD
 from handoff_dask.live.runs import FAILED, FINISHED, PENDING, RUNNING, Function
 from handoff_dask.placement.decisions import Decision, Place, Reject
 from handoff_dask.placement.engine import PlacementEngine
-from handoff_dask.placement.events import Event, FunctionFinished, FunctionReady, TimePassed
+from handoff_dask.placement.events import Event, FunctionFinished, FunctionReady, RunKey, TimePassed
 
 if TYPE_CHECKING:
     from distributed.scheduler import TaskState
@@ -77,15 +77,15 @@ class Driver:
         """Put functions that became ready together into the order of their DAG: Dask's is the reverse."""
         if len(events) < 2:
             return events
-        functions = self._plugin.registry.functions
+        functions = cast("dict[Hashable, Function]", self._plugin.registry.functions)
         ordered: list[Event] = []
-        for run, together in groupby(events, key=lambda e: e.run if isinstance(e, FunctionReady) else None):
+        for run, together in groupby(events, key=_run_of_ready):
             if run is None:
                 ordered.extend(together)
             else:
-                ready = cast("list[FunctionReady]", list(together))
-                known = [e for e in ready if e.function in functions]
-                ordered.extend(sorted(known, key=lambda e: functions[cast("str", e.function)].position))
+                ready = [e for e in together if isinstance(e, FunctionReady) and e.function in functions]
+                ready.sort(key=lambda e: functions[e.function].position)
+                ordered.extend(ready)
         return ordered
 
     def carry_out(self, decisions: list[Decision]) -> None:
@@ -250,3 +250,7 @@ class Driver:
             keys = [k for k in self._outdated if k in tasks and tasks[k].state == "memory"]
             self._outdated.clear()
             self._scheduler.transitions(dict.fromkeys(keys, "released"), f"handoff-again-{time()}")
+
+
+def _run_of_ready(event: Event) -> RunKey | None:
+    return event.run if isinstance(event, FunctionReady) else None

@@ -152,7 +152,7 @@ async def test_a_result_that_cannot_be_pickled_fails_its_reader_and_nobody_hangs
     async with handoff.Handoff(c) as session:
         # Within one node it need not be pickled.
         assert (await session.execute(dag, outputs=["use"])).results == {"use": True}
-        with pytest.raises(Exception, match="(?i)pickle|serialize"):
+        with pytest.raises(Exception, match=r"(?i)pickle|serialize"):
             await session.execute(dag, timeout=20)
         assert (await session.execute([Function("f", [], int)])).results == {"f": 0}
 
@@ -331,6 +331,23 @@ async def test_no_workers_timeout_spares_functions_that_wait_for_room(c, s, a, s
             await c.submit(int, workers="nowhere", allow_other_workers=False)
         stage.cue("runs")
         assert set((await execution).results) == {"runs", "waits"}
+
+
+@live(2)
+async def test_a_function_that_somebody_else_gives_up_fails_its_dag(c, s, a, stage):
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(
+            [stage.function("runs", cost={"cpu": 2}), stage.quick("waits", cost={"cpu": 2})]
+        )
+        await stage.sees("runs")
+        await settled(s, room=1)
+        key = execution.compiled.keys["waits"]
+        why = pickle.dumps(RuntimeError("enough"))
+        s.transitions(s.transition(key, "erred", "test", exception=why, cause=key), "test")
+        with pytest.raises(handoff.FunctionFailedError, match="enough"):
+            await execution.result(timeout=10)
+        stage.cue("runs")
+        await nothing_claimed(s)
 
 
 # ---------------------------------------------------------------------- functions that use the cluster
