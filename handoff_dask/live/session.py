@@ -301,9 +301,11 @@ class Handoff:
 
     async def expects(self, execution: Execution) -> bool:
         """Whether the graph of an execution, which has failed, never reached the scheduler's plugin."""
+        if not self.is_usable:
+            return False
         try:
             never = await self.ask("withdraw", token=execution.compiled.manifest.token)
-        except (CommClosedError, OSError, HandoffError):
+        except (CommClosedError, OSError, RuntimeError):  # the connection, or all of them, are closed
             return False
         if never:
             self._live.pop(execution.compiled.manifest.token, None)
