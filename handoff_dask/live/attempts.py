@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.metrics import time
 
-from handoff_dask.live.protocol import ENDED, RAISED, STARTED, WATCH
+from handoff_dask.live.protocol import ENDED, RAISED, SECEDED, STARTED, WATCH
 from handoff_dask.live.registry import HELD
 from handoff_dask.live.runs import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, WAITING, Function
 from handoff_dask.placement.events import (
@@ -46,7 +46,12 @@ class Attempts:
     def install(self) -> None:
         """Listen to the workers' plugins."""
         self._plugin.scheduler.stream_handlers.update(
-            {ENDED: self.thread_ended, STARTED: self.started, RAISED: self.raised}
+            {
+                ENDED: self.thread_ended,
+                STARTED: self.started,
+                RAISED: self.raised,
+                SECEDED: self.seceded,
+            }
         )
 
     # ------------------------------------------------------------------ Dask's transitions
@@ -59,7 +64,12 @@ class Attempts:
             self.became_ready(function)
         elif start == "no-worker" and finish != "processing":
             self._plugin.driver.gather([FunctionWithdrawn(function=function.key)])
-            function.status = PENDING
+            if finish == "erred" and function.status != FAILED:
+                # Neither it nor the engine has failed: somebody else gives it up.
+                function.status = FAILED
+                self._fail_run(function)
+            elif finish != "erred":
+                function.status = PENDING
         elif start == "memory" and function.key in function.run.wanted and not function.run.over:
             function.run.missing.add(function.key)
 
@@ -93,6 +103,8 @@ class Attempts:
         # Whatever runs it again must come through the engine.
         task.worker_restrictions = HELD
         task.resource_restrictions = {}
+        if function.seceded:
+            self._plugin.driver.gather([ReturnedElsewhere(claim=("seceded", key))])
         if finish == "memory":
             self._plugin.driver.gather([FunctionFinished(function=key)])
             _take_times(function, facts.get("startstops"))
@@ -116,11 +128,14 @@ class Attempts:
             function.status = CANCELLED if run.over else PENDING
 
     def _failed(self, function: Function, task: TaskState) -> None:
-        run = function.run
         function.status = FAILED
         self._plugin.announcer.ended(function, "exception", task.exception)
         self._plugin.announcer.released(function)
         self._plugin.tracking.placement_over(function.key)
+        self._fail_run(function)
+
+    def _fail_run(self, function: Function) -> None:
+        run, task = function.run, self._plugin.scheduler.tasks[function.key]
         if run.over or run.failed is not None or task.exception_blame is not task:
             return
         run.failed = function.position
@@ -151,7 +166,12 @@ class Attempts:
             cost = function.run.demand(function.position).cost
             self.lingering[self._claims] = Lingering(function, address, node)
             events.append(
-                ClaimedElsewhere(claim=("lingering", self._claims), node=node, cost=cost, threads=1)
+                ClaimedElsewhere(
+                    claim=("lingering", self._claims),
+                    node=node,
+                    cost=cost,
+                    threads=0 if function.seceded else 1,
+                )
             )
             self._plugin.tracking.lingers(function.key, self._claims)
             self._plugin.announcer.lingers(function, self._claims)
@@ -200,6 +220,17 @@ class Attempts:
         if function is not None:
             _take_times(function, kwargs["startstops"])
             function.raised = exception
+
+    def seceded(self, key: Any, run_id: int, **kwargs: Any) -> None:
+        """A function waits for others and has let go of its thread; all else it keeps."""
+        function = self._present(key, run_id)
+        if function is None:
+            self._plugin.foreign.seceded(key, run_id)
+        elif function.node is not None and not function.seceded:
+            function.seceded = True
+            cost = function.run.demand(function.position).cost
+            claim = ClaimedElsewhere(claim=("seceded", key), node=function.node, cost=cost, threads=0)
+            self._plugin.driver.gather([FunctionFinished(function=key), claim])
 
     def _present(self, key: str, run_id: int) -> Function | None:
         """The function of which this is the present attempt."""

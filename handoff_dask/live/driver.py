@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Hashable, Iterable
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
 
 from distributed.metrics import monotonic, time
@@ -22,7 +23,7 @@ from handoff_dask.live.registry import HELD
 from handoff_dask.live.runs import FAILED, FINISHED, PENDING, RUNNING, Function
 from handoff_dask.placement.decisions import Decision, Place, Reject
 from handoff_dask.placement.engine import PlacementEngine
-from handoff_dask.placement.events import Event, FunctionFinished, TimePassed
+from handoff_dask.placement.events import Event, FunctionFinished, FunctionReady, RunKey, TimePassed
 
 if TYPE_CHECKING:
     from distributed.scheduler import TaskState
@@ -65,12 +66,27 @@ class Driver:
         events, self._events = self._events, []
         self._plugin.attempts.ask_for_ends()
         try:
-            decisions = self.engine.handle_all(events, now=monotonic())
+            decisions = self.engine.handle_all(self._as_submitted(events), now=monotonic())
             self.carry_out(decisions)
         except Exception:
             logger.exception("handoff could not place functions; this is a defect in handoff_dask")
             raise
         self._set_timer()
+
+    def _as_submitted(self, events: list[Event]) -> list[Event]:
+        """Put functions that became ready together into the order of their DAG: Dask's is the reverse."""
+        if len(events) < 2:
+            return events
+        functions = cast("dict[Hashable, Function]", self._plugin.registry.functions)
+        ordered: list[Event] = []
+        for run, together in groupby(events, key=_run_of_ready):
+            if run is None:
+                ordered.extend(together)
+            else:
+                ready = [e for e in together if isinstance(e, FunctionReady) and e.function in functions]
+                ready.sort(key=lambda e: functions[e.function].position)
+                ordered.extend(ready)
+        return ordered
 
     def carry_out(self, decisions: list[Decision]) -> None:
         """Make the engine's decisions Dask's."""
@@ -123,6 +139,7 @@ class Driver:
         function.ahead = decision.lane is not None
         function.candidates = decision.candidates
         function.transfer_s = None
+        function.seceded = False
         function.raised = None
         function.cause = decision.cause
         function.attempts += 1
@@ -233,3 +250,7 @@ class Driver:
             keys = [k for k in self._outdated if k in tasks and tasks[k].state == "memory"]
             self._outdated.clear()
             self._scheduler.transitions(dict.fromkeys(keys, "released"), f"handoff-again-{time()}")
+
+
+def _run_of_ready(event: Event) -> RunKey | None:
+    return event.run if isinstance(event, FunctionReady) else None

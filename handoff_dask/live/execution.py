@@ -110,7 +110,7 @@ class Execution:
         ExecutionCancelledError
             If it was cancelled.
         """
-        return self.session.sync(self._result, timeout)
+        return self.session.wait_for(self._result, timeout)
 
     def get_result(self, function_id: Hashable, timeout: float | None = None) -> Any:
         """Wait for one function's result, and fetch it.
@@ -124,7 +124,7 @@ class Execution:
         HandoffError
             What :meth:`result` raises, if the result will never come.
         """
-        return self.session.sync(self._get_result, function_id, timeout)
+        return self.session.wait_for(self._get_result, function_id, timeout)
 
     def as_completed(self) -> Completed:
         """Pairs ``(id, value)`` as they come; raises what the execution fails with."""

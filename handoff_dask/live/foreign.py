@@ -49,14 +49,20 @@ class Foreign:
             if task is not None:
                 self._claim(task)
 
-    def _claim(self, task: TaskState) -> None:
+    def seceded(self, key: Any, run_id: int) -> None:
+        """A task that is not ours waits for others and has let go of its thread."""
+        task = self._plugin.scheduler.tasks.get(key)
+        if task is not None and task.run_id == run_id and key in self._held:
+            self._claim(task, threads=0)
+
+    def _claim(self, task: TaskState, threads: int = 1) -> None:
         ws = task.processing_on
         node = None if ws is None else self._plugin.nodes.by_address.get(ws.address)
         if node is None:
             return
         self._held[task.key] = node.address
         self._plugin.driver.gather(
-            [ClaimedElsewhere(claim=("task", task.key), node=node.name, cost=_cost(task), threads=1)]
+            [ClaimedElsewhere(claim=("task", task.key), node=node.name, cost=_cost(task), threads=threads)]
         )
 
 

@@ -25,6 +25,9 @@ STARTED = "handoff-started"
 #: Stream, worker to scheduler: an attempt of a task of ours has raised.
 RAISED = "handoff-raised"
 
+#: Stream, worker to scheduler: a task, ours or not, has let go of its thread.
+SECEDED = "handoff-seceded"
+
 #: Dask resources that admit functions which were sent ahead, one name for each lane of a node.
 LANES = tuple(f"{NAME}-lane-{i}" for i in range(4))
 #: How much of its resource each lane has: divisible by any small number of slots.

@@ -70,6 +70,7 @@ class Registry:
     def _open(self, manifest: Manifest, client: str, strategy: Strategy, *, watched: bool) -> None:
         if not self.runs:
             self._plugin.foreign.begin()
+            self._plugin.patience.begin()
         run = Run(manifest, client, submitted=time(), watched=watched)
         self.runs[manifest.token] = run
         options = manifest.options
@@ -155,6 +156,7 @@ class Registry:
         self._plugin.driver.gather([RunClosed(run=run.token)])
         if not self.runs:
             self._plugin.foreign.end()
+            self._plugin.patience.end()
 
     def client_left(self, client: str) -> None:
         """What a client had is cancelled with it."""

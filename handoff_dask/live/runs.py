@@ -49,6 +49,7 @@ class Function:
         "rank",
         "ready",
         "run",
+        "seceded",
         "start",
         "status",
         "stop",
@@ -84,6 +85,8 @@ class Function:
         self.told = ""
         #: What it holds, as far as that has been told.
         self.claim: Claim | None = None
+        #: Whether it has let go of its thread, and waits for others.
+        self.seceded = False
         #: What the present attempt has raised, before Dask has decided about a retry.
         self.raised: Any = None
 

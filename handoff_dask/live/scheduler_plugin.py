@@ -22,6 +22,7 @@ from handoff_dask.live.foreign import Foreign
 from handoff_dask.live.foresight import Foresight
 from handoff_dask.live.nodes import Nodes
 from handoff_dask.live.page import install_page
+from handoff_dask.live.patience import Patience
 from handoff_dask.live.protocol import ANNOTATION, NAME
 from handoff_dask.live.registry import Registry
 from handoff_dask.live.requests import Requests
@@ -56,6 +57,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.attempts = Attempts(self)
         self.foresight = Foresight(self)
         self.foreign = Foreign(self)
+        self.patience = Patience(self)
         self.announcer = Announcer(self)
         self.requests = Requests(self)
         self.values = Values(self)

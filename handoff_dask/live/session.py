@@ -9,12 +9,13 @@ import threading
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import cloudpickle
 from dask.base import tokenize
-from distributed import Client, get_client, get_worker
+from distributed import Client, get_client, get_worker, rejoin, secede
 from distributed.comm.core import CommClosedError
 from distributed.protocol import pickle
 
@@ -159,6 +160,13 @@ class Handoff:
         """Run a coroutine function on the client's loop; wait for it, or return its awaitable."""
         return self.client.sync(function, *args, **kwargs)
 
+    def wait_for(self, function: Any, *args: Any) -> Any:
+        """The same as :meth:`sync`, for what waits for functions: a task lets go of its thread meanwhile."""
+        if self.asynchronous:
+            return self.sync(function, *args)
+        with thread_let_go():
+            return self.sync(function, *args)
+
     def start(self) -> Any:
         """Install the plugins on the scheduler and on all present and future workers; the session."""
         return self.sync(self._start)
@@ -294,9 +302,11 @@ class Handoff:
 
     async def expects(self, execution: Execution) -> bool:
         """Whether the graph of an execution, which has failed, never reached the scheduler's plugin."""
+        if not self.is_usable:
+            return False
         try:
             never = await self.ask("withdraw", token=execution.compiled.manifest.token)
-        except (CommClosedError, OSError, HandoffError):
+        except (CommClosedError, OSError, RuntimeError):  # the connection, or all of them, are closed
             return False
         if never:
             self._live.pop(execution.compiled.manifest.token, None)
@@ -545,7 +555,7 @@ class Handoff:
         HandoffError
             What the execution fails with.
         """
-        return self.sync(self._await_completion, execution, timeout)
+        return self.wait_for(self._await_completion, execution, timeout)
 
     async def _await_completion(
         self, execution: Execution | ExecutionResult, timeout: float | None
@@ -573,7 +583,7 @@ class Handoff:
         TimeoutError
             If it is not there in time.
         """
-        return self.sync(self._started_first, self.results.get_result, execution_or_dag_id, id, timeout)
+        return self.wait_for(self._started_first, self.results.get_result, execution_or_dag_id, id, timeout)
 
     def store_result(
         self,
@@ -670,6 +680,23 @@ def _this_worker() -> str | None:
         return str(get_worker().address)
     except ValueError:
         return None
+
+
+@contextmanager
+def thread_let_go() -> Iterator[None]:
+    """Inside a task, let others have its thread, as ``Client.get`` does; elsewhere nothing.
+
+    Else functions that execute DAGs could take all threads, and wait for ever for one to be free.
+    """
+    try:
+        secede()
+    except (ValueError, KeyError):  # this is no task, or it has let go already
+        yield
+        return
+    try:
+        yield
+    finally:
+        rejoin()
 
 
 def current_client() -> Client | None:

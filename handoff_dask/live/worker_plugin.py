@@ -18,6 +18,7 @@ from handoff_dask.live.protocol import (
     RAISED,
     REPORT,
     REPORT_STARTS,
+    SECEDED,
     STARTED,
     WATCH,
 )
@@ -138,6 +139,8 @@ class HandoffWorkerPlugin(WorkerPlugin):
             self._has_begun(key, time())
         if finish == "error":
             self._say_raised(key)
+        elif finish == "long-running":
+            self._say_seceded(key)
         if key in self._watched and not self._runs(self.worker.state.tasks.get(key)):
             self._say_ended(self._watched.pop(key))
 
@@ -177,6 +180,11 @@ class HandoffWorkerPlugin(WorkerPlugin):
                 starts.append([key, task.run_id, began + self.worker.scheduler_delay])
         if starts:
             self.worker.batched_send({"op": STARTED, "starts": starts})
+
+    def _say_seceded(self, key: str) -> None:
+        # Dask tells its scheduler too, but no plugin hears of it.
+        task = self.worker.state.tasks[key]
+        self.worker.batched_send({"op": SECEDED, "key": key, "run_id": task.run_id})
 
 
 def _ignore(**message: Any) -> None:

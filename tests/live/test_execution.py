@@ -569,6 +569,17 @@ async def test_the_longest_remaining_path_comes_first(c, s, a, stage):
     assert stage.started == ["gate", "longest", "long 1", "long 2", "short", "shortest"]
 
 
+@live(1)
+async def test_equals_run_in_the_order_in_which_they_were_added(c, s, a, stage):
+    names = [f"f{n}" for n in (3, 1, 11, 2, 0)]
+    async with handoff.Handoff(c) as session:
+        await session.execute([stage.quick(n, cost={"cpu": 1}) for n in names])
+        assert stage.started == names
+        dag = [stage.quick("first"), *[stage.quick(f"{n} again", ["first"], cost={"cpu": 1}) for n in names]]
+        await session.execute(dag)
+    assert stage.started == [*names, "first", *[f"{n} again" for n in names]]
+
+
 @live(4, 4)
 async def test_max_concurrency_bounds_what_runs_at_once(c, s, a, b, stage):
     names = [f"f{n}" for n in range(6)]

@@ -1,0 +1,408 @@
+"""Functions that fail, DAGs that are given up, and what they held."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+import traceback
+
+import pytest
+from clusters import all_forgotten, engine_of, live, nothing_claimed, settled
+from distributed import Client, get_client, secede, worker_client
+from stage import until
+
+import handoff_dask as handoff
+from handoff_dask import Function
+
+attempts: dict[str, int] = {}
+
+
+def fails_until(name, success):
+    attempts[name] = attempts.get(name, 0) + 1
+    if attempts[name] < success:
+        raise LookupError(f"attempt {attempts[name]}")
+    return attempts[name]
+
+
+def inner_cause():
+    return {}["nothing"]
+
+
+def outer_cause():
+    try:
+        inner_cause()
+    except KeyError as error:
+        raise ValueError("wrapped") from error
+
+
+class Unpicklable(Exception):
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+
+    def __reduce__(self):
+        raise TypeError("never")
+
+
+def raise_unpicklable():
+    raise Unpicklable(1, 2)
+
+
+@pytest.fixture(autouse=True)
+def no_attempts():
+    attempts.clear()
+
+
+# ---------------------------------------------------------------------- retries
+
+
+@pytest.mark.parametrize(
+    ("own", "options", "expected"),
+    [
+        (None, {}, 4),
+        (None, {"max_retries": 1}, 2),
+        (None, {"max_retries": 0}, 1),
+        (0, {"max_retries": 5}, 1),
+        (2, {"max_retries": 0}, 3),
+    ],
+)
+@live(1)
+async def test_a_function_is_retried_so_often(c, s, a, own, options, expected):
+    dag = handoff.DAG().add_function(
+        Function("f", [], fails_until, extra_args=["f", 99], max_retries=own, cost={"cpu": 1})
+    )
+    async with handoff.Handoff(c) as session:
+        with pytest.raises(handoff.FunctionFailedError) as caught:
+            await session.execute(dag, **options)
+        await nothing_claimed(s)
+    assert attempts == {"f": expected}
+    assert caught.value.attempts == expected
+    assert str(caught.value.__cause__) == f"'attempt {expected}'" or str(caught.value.__cause__) == (
+        f"attempt {expected}"
+    )
+
+
+@live(1)
+async def test_a_function_that_succeeds_at_last_counts_its_attempts(c, s, a):
+    dag = [
+        Function("f", [], fails_until, extra_args=["f", 3], cost={"cpu": 1}),
+        Function("g", ["f"], str, cost={"cpu": 1}),
+    ]
+    async with handoff.Handoff(c) as session:
+        result = await session.execute(dag)
+    assert result.results == {"f": 3, "g": "3"}
+    assert {i: t.attempts for i, t in result.timings.items()} == {"f": 3, "g": 1}
+
+
+@live(1)
+async def test_a_retry_waits_for_room_like_anybody(c, s, a, stage):
+    """What it held is free in between; the next attempt is placed like the first."""
+    async with handoff.Handoff(c) as session:
+        dag = [
+            Function("fails", [], fails_until, extra_args=["fails", 2], cost={"cpu": 1}, priority=1),
+            stage.function("other", cost={"cpu": 1}),
+        ]
+        execution = await session.submit(dag)
+        stage.cue("other")
+        result = await execution
+    assert result.timings["fails"].attempts == 2
+    assert attempts == {"fails": 2}
+
+
+# ---------------------------------------------------------------------- what an error tells
+
+
+@live(1)
+async def test_an_error_tells_what_happened_where(c, s, a):
+    dag = [Function("good", [], int), Function(("bad", 1), ["good"], lambda x: outer_cause(), node="0")]
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(dag, max_retries=0)
+        with pytest.raises(handoff.FunctionFailedError) as caught:
+            await execution
+        with pytest.raises(handoff.FunctionFailedError):
+            await execution.get_result(("bad", 1))
+        assert await execution.get_result("good") == 0
+        assert execution.status == "failed"
+    error = caught.value
+    assert (error.function_id, error.node, error.attempts) == (("bad", 1), "0", 1)
+    assert isinstance(error.__cause__, ValueError)
+    assert str(error.__cause__) == "wrapped"
+    told = "".join(traceback.format_exception(error))
+    assert "outer_cause" in told
+    assert "FunctionFailedError" in told
+    assert "('bad', 1)" in str(error)
+
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.function_id, again.node, again.attempts) == (("bad", 1), "0", 1)
+    assert isinstance(again.__cause__, ValueError)
+    assert str(again) == str(error)
+
+
+@live(1)
+async def test_an_exception_that_cannot_be_pickled_is_told_as_text(c, s, a):
+    async with handoff.Handoff(c) as session:
+        with pytest.raises(handoff.FunctionFailedError) as caught:
+            await session.execute([Function("f", [], raise_unpicklable)], max_retries=0)
+    assert "1 and 2" in str(caught.value.__cause__)
+
+
+@live(2)
+async def test_a_result_that_cannot_be_pickled_fails_its_reader_and_nobody_hangs(c, s, a):
+    dag = [Function("lock", [], threading.Lock), Function("use", ["lock"], lambda lock: lock.acquire())]
+    async with handoff.Handoff(c) as session:
+        # Within one node it need not be pickled.
+        assert (await session.execute(dag, outputs=["use"])).results == {"use": True}
+        with pytest.raises(Exception, match=r"(?i)pickle|serialize"):
+            await session.execute(dag, timeout=20)
+        assert (await session.execute([Function("f", [], int)])).results == {"f": 0}
+
+
+@live(1)
+async def test_a_code_that_cannot_be_imported_fails_by_name(c, s, a):
+    async with handoff.Handoff(c) as session:
+        with pytest.raises(handoff.FunctionFailedError) as caught:
+            await session.execute([Function("f", [], "nowhere.to:be_found")], max_retries=0)
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+# ---------------------------------------------------------------------- fail fast, cancel
+
+
+@live(2, 2)
+async def test_a_failure_waits_for_nobody_and_starts_nothing(c, s, a, b, stage):
+    dag = [
+        stage.function("bad", value=ValueError("no"), cost={"cpu": 1}, max_retries=0),
+        stage.function("sibling", cost={"cpu": 1}),
+        stage.function("next", ["sibling"], cost={"cpu": 1}),
+        *[stage.function(f"queued {n}", cost={"cpu": 2}) for n in range(4)],
+    ]
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(dag)
+        await stage.sees("bad", "sibling")
+        started = list(stage.started)
+        stage.cue("bad")
+        with pytest.raises(handoff.FunctionFailedError) as caught:
+            await execution
+        assert caught.value.function_id == "bad"
+        # The sibling's thread goes on, and holds what it costs.
+        node = stage.nodes()["sibling"]
+        await settled(s)
+        assert engine_of(s).nodes()[node].used["cpu"] >= 1_000_000
+        assert not await session.resources_available(node, {"cpu": 2})
+        stage.close()
+        await nothing_claimed(s)
+        assert await session.resources_available(node, {"cpu": 2})
+        assert stage.started == started
+
+
+@live(2)
+async def test_after_cancel_a_claim_lasts_as_long_as_its_thread(c, s, a, stage):
+    dag = [stage.function("runs", cost={"cpu": 2}), stage.function("next", ["runs"], cost={"cpu": 1})]
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(dag)
+        await stage.sees("runs")
+        await execution.cancel()
+        assert execution.status == "cancelled"
+        with pytest.raises(handoff.ExecutionCancelledError):
+            await execution
+        other = await session.submit([stage.quick("other", cost={"cpu": 1})])
+        await settled(s, room=1)
+        assert not await session.resources_available("0", {"cpu": 1})
+        stage.cue("runs")
+        await other
+        await nothing_claimed(s)
+        assert stage.started == ["runs", "other"]
+        await execution.cancel()
+
+
+@live(2)
+async def test_a_retry_does_not_start_after_the_dag_has_failed(c, s, a, stage):
+    dag = handoff.DAG("bad")
+    for function in (
+        stage.function("slow to fail", value=ValueError("later"), max_retries=5),
+        stage.function("fails", value=ValueError("now"), max_retries=0),
+    ):
+        dag.add_function(function)
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(dag)
+        await stage.sees("slow to fail", "fails")
+        stage.cue("fails")
+        with pytest.raises(handoff.FunctionFailedError, match="now"):
+            await execution
+        stage.cue("slow to fail")
+        await nothing_claimed(s)
+        await session.forget("bad")
+        del execution
+        await until(lambda: not s.tasks)
+    assert sorted(stage.started) == ["fails", "slow to fail"]
+
+
+@live(1, 1)
+async def test_of_two_dags_one_fails_alone(c, s, a, b, stage):
+    async with handoff.Handoff(c) as session:
+        bad = await session.submit([stage.quick("bad", value=ValueError("no"), max_retries=0)])
+        good = await session.submit([stage.function("good"), stage.quick("next", ["good"])])
+        with pytest.raises(handoff.FunctionFailedError):
+            await bad
+        stage.cue("good")
+        assert (await good).results == {"good": "good", "next": "next"}
+
+
+@live(4)
+async def test_released_executions_let_go_of_everything(c, s, a, stage):
+    """An execution that nobody holds, whose session has forgotten it, is no longer wanted."""
+    async with handoff.Handoff(c) as session:
+        for n in range(12):
+            await session.execute([stage.quick(f"f{n}", cost={"cpu": 1})])
+        retained = [f"f{n}" for n in range(4, 12)]
+        await until(lambda: len([t for t in s.tasks.values() if t.who_has]) == len(retained))
+    del session
+    await all_forgotten(s)
+
+
+# ---------------------------------------------------------------------- clients
+
+
+@live(2)
+async def test_a_client_that_disconnects_takes_its_dags_along(c, s, a, stage):
+    async with handoff.Handoff(c) as session:
+        async with Client(s.address, asynchronous=True, set_as_default=False) as other:
+            await handoff.Handoff(other).submit(
+                [stage.function("runs", cost={"cpu": 2}), stage.function("next", ["runs"])]
+            )
+            await stage.sees("runs")
+            mine = await session.submit([stage.quick("mine", cost={"cpu": 1})])
+            await settled(s, room=1)
+        stage.cue("runs")
+        await mine
+        await nothing_claimed(s)
+    assert stage.started == ["runs", "mine"]
+
+
+@live(2)
+async def test_two_sessions_of_one_client_hear_of_their_own(c, s, a, stage):
+    async with handoff.Handoff(c) as one, handoff.Handoff(c) as two:
+        runs = [await session.submit([stage.function(f"{n}")]) for n in range(4) for session in (one, two)]
+        stage.close()
+        for name in range(4):
+            stage.cue(f"{name}")
+        await asyncio.gather(*(run.result() for run in runs))
+        assert [run.status for run in runs] == ["finished"] * 8
+
+
+@live(2)
+async def test_a_session_that_is_stopped_leaves_another_of_its_client_alone(c, s, a, stage):
+    one, two = handoff.Handoff(c), handoff.Handoff(c)
+    first = await one.submit([stage.function("first")])
+    second = await two.submit([stage.function("second")])
+    await stage.sees("first", "second")
+    await one.stop()
+    assert first.status == "cancelled"
+    stage.cue("first", "second")
+    assert (await second).results == {"second": "second"}
+    await two.stop()
+
+
+@live(2, 2)
+async def test_restart_cancels_and_forgets(c, s, a, b, stage):
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(
+            [stage.function("runs", cost={"cpu": 1}), stage.quick("next", ["runs"])]
+        )
+        await stage.sees("runs")
+        restart = asyncio.ensure_future(c.restart(wait_for_workers=False))
+        stage.cue("runs")
+        await restart
+        with pytest.raises(handoff.HandoffError):
+            await execution.result(timeout=20)
+        await all_forgotten(s)
+
+
+@live(2, config={"distributed.scheduler.no-workers-timeout": "100ms"})
+async def test_no_workers_timeout_spares_functions_that_wait_for_room(c, s, a, stage):
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(
+            [stage.function("runs", cost={"cpu": 2}), stage.quick("waits", cost={"cpu": 2})]
+        )
+        await stage.sees("runs")
+        await settled(s, room=1)
+        # A plain task that no worker can run does time out.
+        with pytest.raises(Exception, match="timed out"):
+            await c.submit(int, workers="nowhere", allow_other_workers=False)
+        stage.cue("runs")
+        assert set((await execution).results) == {"runs", "waits"}
+
+
+@live(2)
+async def test_a_function_that_somebody_else_gives_up_fails_its_dag(c, s, a, stage):
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(
+            [stage.function("runs", cost={"cpu": 2}), stage.quick("waits", cost={"cpu": 2})]
+        )
+        await stage.sees("runs")
+        await settled(s, room=1)
+        key = execution.compiled.keys["waits"]
+        why = pickle.dumps(RuntimeError("enough"))
+        s.transitions(s.transition(key, "erred", "test", exception=why, cause=key), "test")
+        with pytest.raises(handoff.FunctionFailedError, match="enough"):
+            await execution.result(timeout=10)
+        stage.cue("runs")
+        await nothing_claimed(s)
+
+
+# ---------------------------------------------------------------------- functions that use the cluster
+
+
+def nested(n):
+    if n == 0:
+        return 1
+    dag = [handoff.Function("inner", [], nested, extra_args=[n - 1]), handoff.Function("more", [], int)]
+    return 1 + handoff.execute(dag).results["inner"]
+
+
+def nested_submit():
+    execution = handoff.submit([handoff.Function("inner", [], nested, extra_args=[1])])
+    return execution.result().results["inner"] + handoff.get_result(execution, "inner")
+
+
+def with_client():
+    return get_client().submit(pow, 2, 3).result()
+
+
+def with_worker_client():
+    with worker_client() as client:
+        return client.submit(pow, 2, 4).result()
+
+
+def seceding():
+    secede()
+    return handoff.execute([handoff.Function("x", [], int, extra_args=["7"])]).results["x"]
+
+
+@live(1)
+async def test_functions_may_execute_dags_on_one_thread(c, s, a):
+    async with handoff.Handoff(c) as session:
+        result = await session.execute([Function("outer", [], nested, extra_args=[3])], timeout=20)
+        assert result.results == {"outer": 4}
+        result = await session.execute([Function("outer", [], nested_submit)], timeout=20)
+        assert result.results == {"outer": 4}
+        await nothing_claimed(s)
+
+
+@live(1)
+async def test_functions_may_use_a_client_on_one_thread(c, s, a):
+    dag = [
+        Function("get_client", [], with_worker_client),
+        Function("secede", [], seceding),
+    ]
+    async with handoff.Handoff(c) as session:
+        result = await session.execute(dag, timeout=20)
+        await nothing_claimed(s)
+    assert result.results == {"get_client": 16, "secede": 7}
+
+
+@live(2)
+async def test_functions_may_use_the_workers_client(c, s, a):
+    async with handoff.Handoff(c) as session:
+        result = await session.execute([Function("f", [], with_client)], timeout=20)
+    assert result.results == {"f": 8}
