@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from handoff_dask.placement.collocation import Group
 from handoff_dask.placement.events import (
@@ -21,6 +22,9 @@ from handoff_dask.placement.runs import Run, Scope, scored
 from handoff_dask.placement.shapes import Confinement, Shape
 from handoff_dask.placement.strategies import ScoredStrategy, SelectStrategy
 from handoff_dask.resources import NOTHING, Cost
+
+if TYPE_CHECKING:
+    from handoff_dask.placement.reservation import Reservation
 
 
 class Backlog:
@@ -45,6 +49,8 @@ class Backlog:
         self.at: dict[str, Agenda] = {}
         #: Queues whose strategy has to be asked again when anything changes.
         self.asking: dict[Queue, None] = {}
+        #: ``{node name: for whom it is being cleared}``.
+        self.reserved: dict[str, Reservation] = {}
         self._arrivals = 0
 
     # Runs
@@ -174,7 +180,10 @@ class Backlog:
         agenda, key = queue.agenda, queue.head()
         if agenda is None:
             return
-        if key is None:
+        if self.reserved and key is not None:
+            # A reserved node that did not admit the old head may admit this one.
+            self.refresh(queue)
+        elif key is None:
             self._leave_agenda(queue)
         else:
             agenda.remove(queue)
@@ -201,8 +210,7 @@ class Backlog:
                 return False
         elif not holders:
             return False
-        group = queue.to_bind
-        return group is None or group.node is not None or group.can_be_bound()
+        return queue.to_bind is None or queue.to_bind.is_possible()
 
     def queues(self) -> Iterator[Queue]:
         """Every queue there is."""

@@ -37,14 +37,12 @@ class Chooser:
             return False
         if node.reservation is not None and not node.reservation.admits(head):
             return False
-        group = queue.to_bind
-        return group is None or group.node is not None or group.can_be_bound()
+        return queue.to_bind is None or queue.to_bind.can_be_bound()
 
     def choose(self, queue: Queue, head: Waiting) -> tuple[Node | None, int]:
         """The node for the head of a queue, and how many had room; None if none has."""
         backlog, shape = self._backlog, queue.shape
-        group = queue.to_bind
-        if queue.scope.full or (group is not None and group.node is None and not group.can_be_bound()):
+        if queue.scope.full or (queue.to_bind is not None and not queue.to_bind.can_be_bound()):
             return None, 0
         if backlog.is_tied(queue):
             node = backlog.target(queue)
@@ -96,7 +94,8 @@ class Chooser:
         if best is not None:
             return best
         holders = list(shape.holders.values())
-        best = min_by_score(strategy, shape, [node for node in holders if node.offer] or holders)
+        present = [node for node in holders if node.present]
+        best = min_by_score(strategy, shape, [node for node in present if node.offer] or present)
         assert best is not None
         return best
 
@@ -113,6 +112,8 @@ class Chooser:
             return "strategy"
         if backlog.is_tied(queue):
             return "pin" if queue.pin is not None else "collocation"
+        if queue.to_bind is not None and not queue.to_bind.can_be_bound():
+            return "collocation"
         return self._shortage(queue.shape)
 
     def _shortage(self, shape: Shape) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from handoff_dask.placement.events import Demand, GroupKey
@@ -36,10 +37,17 @@ class Group:
         self.queues: dict[Queue, None] = {}
 
     def can_be_bound(self) -> bool:
-        """Whether some node there is could hold it."""
-        if self.pin is None:
-            return bool(self.shape.holders)
-        return any(self.pin in (node.name, node.address) for node in self.shape.holders.values())
+        """Whether it has a node, or there is one to be had now: none that is being restarted."""
+        return self.node is not None or any(node.present for node in self._able())
+
+    def is_possible(self) -> bool:
+        """Whether it has a node, or some node could hold it once that is back."""
+        return self.node is not None or any(True for _ in self._able())
+
+    def _able(self) -> Iterator[Node]:
+        for node in self.shape.holders.values():
+            if self.pin in (None, node.name, node.address):
+                yield node
 
     def bind(self, node: Node) -> None:
         """Give the group its node."""

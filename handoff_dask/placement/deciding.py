@@ -44,9 +44,17 @@ class Decider:
 
     def decide(self, now: float, decisions: list[Decision]) -> None:
         """Place whatever has room; afterwards every queue that still waits has none."""
-        backlog, ledger = self._backlog, self._ledger
+        backlog, ledger, lanes = self._backlog, self._ledger, self._lanes
         # More than one round only if a reservation ended on the way.
-        while backlog.fresh or ledger.freed:
+        while backlog.fresh or ledger.freed or lanes.due:
+            self._give_room(now, decisions)
+            lanes.send_ahead(lambda waiting, lane: decisions.append(self._follow(waiting, lane, now)))
+        if backlog.asking:
+            self._give_up_unwanted(decisions)
+
+    def _give_room(self, now: float, decisions: list[Decision]) -> None:
+        """Place whatever has room of its own."""
+        while self._backlog.fresh or self._ledger.freed:
             freed = self._gather()
             while self._offers:
                 standing, _, queue, node = heappop(self._offers)
@@ -54,10 +62,6 @@ class Decider:
                     self._fill(node, queue, standing, freed, now, decisions)
                 elif queue.fresh:
                     self._look(queue, now, decisions)
-        if backlog.asking:
-            self._give_up_unwanted(decisions)
-        if self._lanes.due:
-            self._lanes.send_ahead(lambda waiting, lane: decisions.append(self._follow(waiting, lane, now)))
 
     def _gather(self) -> list[Node]:
         backlog, ledger = self._backlog, self._ledger
@@ -181,6 +185,8 @@ class Decider:
                 chosen = self._chooser.best_of(queue, standing[3], fitting)
             decisions.append(self.settle(standing[3], chosen, len(fitting), now))
             self._backlog.reposition(queue)
+            if queue.fresh:
+                self._offer(queue)
             if chosen is not node:
                 self._offer_room(chosen, standing)
         self._offer_room(node, standing)
@@ -198,7 +204,7 @@ class Decider:
     def _follow(self, head: Waiting, lane: Lane, now: float) -> Place:
         """Note that a function has been sent behind others: it holds nothing of its own."""
         place = self._note(head, lane.node, 1, now)
-        self._backlog.reposition(head.queue)
+        self._reservations.let_go(head.queue)
         return place
 
     def _note(self, head: Waiting, node: Node, candidates: int, now: float) -> Place:

@@ -165,6 +165,10 @@ class PlacementEngine:
         node = self._ledger.join(event.node, event.address, event.capabilities, event.threads)
         for shape in self._backlog.shapes.values():
             shape.review(node)
+            for queue in shape.queues:
+                # Its functions may have had room, but nowhere to send their results.
+                if queue.to_bind is not None and queue.to_bind.node is None:
+                    self._backlog.refresh(queue)
         self._recall_those_at(event.node)
         if event.address is not None:
             self._recall_those_at(event.address)
@@ -245,6 +249,7 @@ class PlacementEngine:
             if waiting is not None and waiting.run.key == event.run:
                 waiting.duration_s = duration_s
                 self._lanes.touch(waiting.queue)
+                self._reservations.look_again(waiting)
 
     # Functions
 
@@ -272,7 +277,8 @@ class PlacementEngine:
         if event.demand.group is None:
             return node.name
         group = run.groups[event.demand.group]
-        if group.node is None and group.pin is None and node.name in group.shape.holders:
+        able = node.present and node.name in group.shape.holders
+        if able and group.node is None and group.pin is None:
             group.bind(node)
             for queue in group.queues:
                 self._backlog.refresh(queue)

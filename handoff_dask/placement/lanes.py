@@ -147,6 +147,10 @@ class Lanes:
             heapreplace(heap, (lane.fullness(), number, lane))
         for lane in lanes:
             lane.low = lane.slots + (lane.outstanding - lane.slots) // 2
+        if queue.count:
+            self._backlog.reposition(queue)
+        else:
+            self._backlog.rest(queue)
 
     def _is_open(self, lane: Lane) -> bool:
         node = lane.node

@@ -94,6 +94,6 @@ def obstacles_of(backlog: Backlog, queue: Queue) -> dict[str, Obstacle | None]:
     nodes = sorted(backlog.ledger.nodes.values(), key=lambda node: node.name)
     shape, group = queue.shape, queue.to_bind
     found = {n.name: idle_obstacle(n, shape.cost, queue.pin, shape.hold, shape.confinement) for n in nodes}
-    if group is None or group.node is not None or group.can_be_bound():
+    if group is None or group.is_possible():
         return found
     return {n.name: idle_obstacle(n, group.shape.cost, group.pin, None, shape.confinement) for n in nodes}

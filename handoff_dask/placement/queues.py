@@ -184,8 +184,10 @@ class Queue:
     def advance(self, waiting: Waiting, rank: float) -> None:
         """Give a waiting function another rank."""
         waiting.rank = rank
-        heappush(self._heap, waiting.place())
-        self._bury()
+        # One that is set aside is in no heap; it comes back with the rank that it has then.
+        if waiting not in self.declined:
+            heappush(self._heap, waiting.place())
+            self._bury()
 
     def decline(self) -> None:
         """Set the head aside: the user's strategy wants none of the nodes for it now."""

@@ -101,8 +101,7 @@ def _forbidden(node: Node, queue: Queue, waiting: Waiting) -> Obstacle | None:
     if reservation is not None and not reservation.admits(waiting):
         function = reservation.function()
         return Obstacle(cause="reservation", holders=(function,), detail=f"is kept for {function!r}")
-    group = queue.to_bind
-    if group is not None and group.node is None and not group.can_be_bound():
+    if queue.to_bind is not None and not queue.to_bind.can_be_bound():
         return Obstacle(cause="collocation", detail="the group that needs its result could be on no node")
     return Obstacle(cause=queue.cause) if scope.asks and queue.cause in ("strategy", "tracker") else None
 

@@ -101,7 +101,7 @@ class Reservations:
         self._backlog = backlog
         self._floor_s = floor_s
         #: ``{node name: its reservation}``.
-        self.active: dict[str, Reservation] = {}
+        self.active = backlog.reserved
         self.now = -math.inf
         #: How long functions take, the recent ones counting most; None before the first ended.
         self.typical_s: float | None = None
@@ -134,9 +134,20 @@ class Reservations:
         """Note that a function has been placed."""
         if node.reservation is not None:
             node.reservation.started(waiting)
-        for reservation in list(self.active.values()):
-            if reservation.queue is waiting.queue:
-                self.drop(reservation.node)
+        self.let_go(waiting.queue)
+
+    def let_go(self, queue: Queue) -> None:
+        """End the reservations for a queue: something of it has been placed."""
+        if self.active:
+            for reservation in list(self.active.values()):
+                if reservation.queue is queue:
+                    self.drop(reservation.node)
+
+    def look_again(self, waiting: Waiting) -> None:
+        """Note that it has become known how long a function takes: it may fit in before another."""
+        queue = waiting.queue
+        if self.active and queue.key is not None and queue.key[3] is waiting:
+            self._backlog.refresh(queue)
 
     def review(self, now: float) -> None:
         """End reservations for which nobody waits; look for those who have waited too long."""

@@ -279,6 +279,14 @@ def test_function_waits_until_its_group_can_be_bound(make_engine):
     assert engine.next_deadline() == 64
 
 
+def test_function_waits_until_the_node_for_its_group_is_back(make_engine):
+    engine = make_engine(joined("a", cpu=1), joined("b", cpu=2), opened(groups={"g": demand(cpu=2)}))
+    engine.handle(NodeLeft(node="b", returning=True), now=1)
+    assert waits(engine.handle(ready("f", cpu=1, binds="g"), now=2)) == {"f": "collocation"}
+    (place,) = engine.handle(joined("b", cpu=2), now=3)
+    assert (place.function, place.node, place.bound) == ("f", "a", ("g", "b"))
+
+
 def test_losing_the_last_node_that_could_bind_a_group_starts_the_clock(make_engine):
     engine = make_engine(
         joined("a", cpu=1, threads=1),

@@ -6,6 +6,7 @@ import pytest
 
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
+    DurationsLearned,
     FunctionWithdrawn,
     NodeLeft,
     ReturnedElsewhere,
@@ -215,3 +216,32 @@ def test_a_lane_drains_for_a_reservation(make_engine):
     engine.handle(TimePassed(), now=3)
     assert engine.nodes()["a"].reserved_for == "wide"
     assert [list(placed(engine.handle(finished(n), now=3))) for n in range(6)] == [*[[]] * 5, ["wide"]]
+
+
+def test_new_head_of_a_queue_is_tried_on_a_reserved_node(make_engine):
+    engine = reserved(make_engine, capabilities={"cpu": 2}, running=[ready("f", cpu=1)], wide={"cpu": 2})
+    assert waits(engine.handle(ready("g", cpu=1), now=6)) == {"g": "reservation"}
+    assert placed(engine.handle(ready("urgent", cpu=1, priority=1), now=6)) == {"urgent": "a"}
+
+
+def test_head_whose_duration_is_learned_is_tried_on_a_reserved_node(make_engine):
+    running = [ready("f", cpu=1, duration_s=20)]
+    engine = reserved(make_engine, capabilities={"cpu": 2}, running=running, wide={"cpu": 2})
+    assert waits(engine.handle_all([ready("g", cpu=1), ready("h", cpu=1)], now=6)) == {
+        "g": "reservation",
+        "h": "reservation",
+    }
+    assert engine.handle(DurationsLearned(run="run", durations={"f": 9, "g": 30}), now=6) == []
+    assert placed(engine.handle(DurationsLearned(run="run", durations={"g": 9}), now=6)) == {"g": "a"}
+
+
+def test_reservation_ends_when_what_it_was_made_for_is_sent_ahead(make_engine):
+    engine = make_engine(joined("a", cpu=1), joined("b", cpu=1), ahead_limit=1)
+    engine.handle(ready("x", cpu=1, pin="a", duration_s=0.5), now=0)
+    decisions = engine.handle_all([ready(n, cpu=1, duration_s=0.01) for n in range(3)], now=0)
+    assert placed(decisions) == {0: "b", 1: "b"}
+    # All take far longer than expected.
+    engine.handle(TimePassed(), now=9)
+    assert [n.reserved_for for n in engine.nodes().values()] == [2, None]
+    assert placed(engine.handle(finished(0), now=10)) == {2: "b"}
+    assert [n.reserved_for for n in engine.nodes().values()] == [None, None]

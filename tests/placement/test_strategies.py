@@ -8,7 +8,7 @@ import pytest
 
 from handoff_dask.placement.asking import StrategyFailed
 from handoff_dask.placement.decisions import Place
-from handoff_dask.placement.events import FunctionWithdrawn, NodeLeft, RunClosed
+from handoff_dask.placement.events import FunctionWithdrawn, NodeLeft, RunClosed, TimePassed
 from handoff_dask.placement.ledger import Ledger
 from handoff_dask.placement.shapes import Shape
 from handoff_dask.placement.strategies import (
@@ -387,3 +387,19 @@ def test_users_strategies_see_what_changes(make_engine):
 def test_a_scored_strategy_has_a_score():
     with pytest.raises(NotImplementedError):
         ScoredStrategy("mine").score(Ledger().join("a", None, Capabilities(), 1), Shape(Cost()))
+
+
+def test_function_that_no_node_is_wanted_for_waits_once_however_long(make_engine):
+    wanted = []
+    engine = make_engine(
+        joined("a", cpu=2),
+        joined("b", cpu=2),
+        opened(strategy=SelectStrategy(select=lambda function, nodes: wanted[-1] if wanted else None)),
+        opened("other"),
+    )
+    engine.handle_all([ready("x", run="other", cpu=1), ready("f", cpu=1)], now=0)
+    # After so long it goes before all others.
+    engine.handle(TimePassed(), now=60)
+    engine.check()
+    wanted.append("b")
+    assert placed(engine.handle(finished("x"), now=61)) == {"f": "b"}
