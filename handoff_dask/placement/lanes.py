@@ -124,7 +124,8 @@ class Lanes:
         """Send what may go ahead; ``follow`` is told of each function, which is in its lane then."""
         while self.due:
             queue, _ = self.due.popitem()
-            if queue.count and queue.lanes:
+            bindable = queue.to_bind is None or queue.to_bind.can_be_bound()
+            if queue.count and queue.lanes and bindable:
                 self._fill(queue, follow)
 
     def _fill(self, queue: Queue, follow: Callable[[Waiting, Lane], None]) -> None:

@@ -16,7 +16,7 @@ from handoff_dask.placement.events import (
 )
 from handoff_dask.placement.strategies import SelectStrategy
 from handoff_dask.resources import Capabilities
-from tests.placement.facts import changed, finished, joined, opened, placed, ready, waits
+from tests.placement.facts import changed, demand, finished, joined, opened, placed, ready, waits
 
 
 def lanes(decisions):
@@ -201,3 +201,12 @@ def test_one_of_two_lanes_of_a_queue_may_end_before_the_other(make_engine):
     assert engine.available("a") == {"cpu": 1}
     engine.handle_all([finished(n) for n in range(3)], now=3)
     assert engine.available("a") == {"cpu": 2}
+
+
+def test_nothing_follows_whose_result_can_be_sent_nowhere(make_engine):
+    engine = make_engine(joined("a", cpu=1), joined("b", cpu=2), opened(groups={"g": demand(cpu=2)}))
+    engine.handle(ready("full", cpu=2, pin="b"), now=1)
+    assert lanes(engine.handle_all(short(40, binds="g"), now=1)) == {("a", (0, 1)): 5}
+    engine.handle(NodeLeft(node="b", returning=True), now=2)
+    assert [engine.handle(finished(n), now=2) for n in range(4)] == [[]] * 4
+    assert lanes(engine.handle(joined("b", cpu=2), now=3)) == {("b", (0, 2)): 10, ("a", (0, 1)): 4}
