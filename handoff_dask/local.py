@@ -282,8 +282,7 @@ class _Run:
                 start=attempt.start,
                 attempts=number,
             )
-            measured = {"system_time": attempt.start, "queue_time": attempt.start - ready}
-            self.tell("function", "start", measured, self.about_attempt(attempt))
+            self.tell("function", "start", self.began_at(attempt), self.about_attempt(attempt))
         self.show("running")
         return attempt
 
@@ -302,7 +301,10 @@ class _Run:
             if self.over:
                 raise _Cancelled
             self.attempt = None
-            measured: dict[str, Any] = {"duration": time.monotonic() - attempt.began}
+            measured: dict[str, Any] = {
+                **self.began_at(attempt),
+                "duration": time.monotonic() - attempt.began,
+            }
             about = self.about_attempt(attempt)
             nbytes = None
             if error is None:
@@ -327,7 +329,7 @@ class _Run:
             about = {**self.about, "status": status}
             if error is not None:
                 about["exception"] = error
-            measured = {"duration": time.monotonic() - self.began}
+            measured = {"system_time": self.submitted, "duration": time.monotonic() - self.began}
             self.tell("dag", "stop" if error is None else "exception", measured, about)
         if self.row is not None:
             states = Counter(self.records[key].status for key in self.expansion.bodies)
@@ -341,11 +343,18 @@ class _Run:
                 return False
             if self.attempt is not None:
                 about = {**self.about_attempt(self.attempt), "exception": error}
-                self.tell("function", "exception", {"duration": time.monotonic() - self.attempt.began}, about)
+                lasted = {"duration": time.monotonic() - self.attempt.began}
+                self.tell("function", "exception", {**self.began_at(self.attempt), **lasted}, about)
             return self.end("cancelled", error)
 
     def tell(self, what: str, how: str, measurements: dict[str, Any], metadata: dict[str, Any]) -> None:
         self.on_event(("handoff", "execution", what, how), measurements, metadata)
+
+    def began_at(self, attempt: _Attempt) -> dict[str, float]:
+        """When an attempt began, and how long it had been ready by then."""
+        ready = self.records[attempt.function.id].ready
+        queued = attempt.start - (attempt.start if ready is None else ready)
+        return {"system_time": attempt.start, "queue_time": queued}
 
     def about_attempt(self, attempt: _Attempt) -> dict[str, Any]:
         return {
@@ -353,7 +362,7 @@ class _Run:
             "function_id": attempt.function.id,
             "node": LOCAL_NODE,
             "attempt": attempt.number,
-            "cost": dict(attempt.function.cost or {}),
+            "cost": attempt.function.needs.to_dict(),
         }
 
     def result(self) -> ExecutionResult:

@@ -448,17 +448,18 @@ def test_table_of_events():
     """The names, measurements and metadata that users rely on."""
     dag = {"dag_id", "function_count", "allocation_strategy", "status"}
     function = {"dag_id", "function_id", "node", "attempt", "cost"}
+    began = {"system_time", "queue_time"}
     claim = ({"amounts", "available"}, {"node", "dag_id", "function_id"})
     node = ({"capabilities"}, {"node", "address"})
 
     assert {name: (set(row.measurements), set(row.metadata)) for name, row in EVENTS.items()} == {
         ("handoff", "execution", "dag", "start"): ({"system_time"}, dag),
-        ("handoff", "execution", "dag", "stop"): ({"duration"}, dag),
-        ("handoff", "execution", "dag", "exception"): ({"duration"}, dag | {"exception"}),
-        ("handoff", "execution", "function", "start"): ({"system_time", "queue_time"}, function),
-        ("handoff", "execution", "function", "stop"): ({"duration", "nbytes"}, function),
-        ("handoff", "execution", "function", "exception"): ({"duration"}, function | {"exception"}),
-        ("handoff", "execution", "function", "retry"): ({"duration"}, function | {"exception"}),
+        ("handoff", "execution", "dag", "stop"): ({"system_time", "duration"}, dag),
+        ("handoff", "execution", "dag", "exception"): ({"system_time", "duration"}, dag | {"exception"}),
+        ("handoff", "execution", "function", "start"): (began, function),
+        ("handoff", "execution", "function", "stop"): ({*began, "duration", "nbytes"}, function),
+        ("handoff", "execution", "function", "exception"): ({*began, "duration"}, function | {"exception"}),
+        ("handoff", "execution", "function", "retry"): ({*began, "duration"}, function | {"exception"}),
         ("handoff", "allocation", "function"): (
             {"wait_time", "candidates"},
             {"dag_id", "function_id", "node", "strategy", "reason"},

@@ -53,7 +53,6 @@ class Known(NamedTuple):
 
     address: str | None
     capabilities: Capabilities
-    accepting: bool
 
 
 class Claim(NamedTuple):
@@ -81,6 +80,8 @@ class Announcer:
         self._held: dict[str, Counter[str]] = {}
         #: Of threads that go on without their function.
         self._lingering: dict[int, Claim] = {}
+        #: Runs that are gone, of which something is still to be told.
+        self._leaving: dict[str, Run] = {}
         #: ``{listener: runs of which it will hear nothing more}``.
         self._forgotten: dict[str, list[str]] = {}
 
@@ -291,6 +292,8 @@ class Announcer:
 
     def _ledger(self, event: Event, claim: Claim) -> None:
         if event in self._wanted:
+            if claim.run.token not in self._plugin.registry.runs:
+                self._leaving[claim.run.token] = claim.run
             available = self._available(claim)
             self._note(Booked(event, claim.run.token, claim.position, claim.node, available))
 
@@ -322,9 +325,9 @@ class Announcer:
                 self._held.pop(name, None)
             return
         if isinstance(event, NodeJoined):
-            now = Known(event.address, event.capabilities, accepting=True)
+            now = Known(event.address, event.capabilities)
         else:
-            now = Known(None if before is None else before.address, event.capabilities, event.accepting)
+            now = Known(None if before is None else before.address, event.capabilities)
         self._nodes[name] = now
         if isinstance(event, NodeJoined):
             self._node(NODE_UP, name)
@@ -357,6 +360,7 @@ class Announcer:
                 # Most listen to all that anybody listens to.
                 mine = pending if events == self._wanted else [n for n in pending if n.event in events]
                 self._send(listener, mine)
+            self._leaving.clear()
 
     def _send(self, listener: str, notes: list[Note]) -> None:
         if notes:
@@ -365,7 +369,7 @@ class Announcer:
 
     def _introductions(self, listener: str, notes: Iterable[Note]) -> list[Introduction]:
         known = self._introduced.setdefault(listener, set())
-        runs = self._plugin.registry.runs
+        runs = {**self._leaving, **self._plugin.registry.runs}
         new = {n.run for n in notes if n.run is not None} - known
         known |= new
         return [runs[token].introduction() for token in sorted(new) if token in runs]

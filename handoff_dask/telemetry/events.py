@@ -42,9 +42,9 @@ _FUNCTION = {
     "function_id": "id of the function",
     "node": "name of the node",
     "attempt": "1 for the first start, 2 for the second, …",
-    "cost": "what it holds there, as the user wrote it",
+    "cost": "what it holds and needs there: amounts as numbers, and labels",
 }
-_EXCEPTION = {"exception": "the exception that ended it"}
+_EXCEPTION = {"exception": "the exception that ended it; a text for an attempt that was lost or cancelled"}
 _BEGAN = {
     "system_time": "when it began on the node, in seconds since the epoch",
     "queue_time": "seconds from ready (all its arguments there) to its start",
@@ -68,17 +68,25 @@ def _table() -> dict[Event, EventDescription]:
     submitted = {"system_time": "when it was submitted, in seconds since the epoch"}
     return {
         (*dag, "start"): row("an execution begins", submitted, _DAG),
-        (*dag, "stop"): row("an execution has finished", _LASTED, _DAG),
-        (*dag, "exception"): row("an execution has failed or was cancelled", _LASTED, {**_DAG, **_EXCEPTION}),
+        (*dag, "stop"): row("an execution has finished", {**submitted, **_LASTED}, _DAG),
+        (*dag, "exception"): row(
+            "an execution has failed or was cancelled", {**submitted, **_LASTED}, {**_DAG, **_EXCEPTION}
+        ),
         (*function, "start"): row("an attempt begins on its node", _BEGAN, _FUNCTION),
         (*function, "stop"): row(
-            "an attempt has succeeded", {**_LASTED, "nbytes": "size of the result in bytes"}, _FUNCTION
+            "an attempt has succeeded",
+            {**_BEGAN, **_LASTED, "nbytes": "size of the result in bytes"},
+            _FUNCTION,
         ),
         (*function, "exception"): row(
-            "an attempt has failed for good, or was lost or cancelled", _LASTED, {**_FUNCTION, **_EXCEPTION}
+            "an attempt has failed for good, or was lost or cancelled",
+            {**_BEGAN, **_LASTED},
+            {**_FUNCTION, **_EXCEPTION},
         ),
         (*function, "retry"): row(
-            "an attempt has failed and another one follows", _LASTED, {**_FUNCTION, **_EXCEPTION}
+            "an attempt has failed and another one follows",
+            {**_BEGAN, **_LASTED},
+            {**_FUNCTION, **_EXCEPTION},
         ),
         ("handoff", "allocation", "function"): row(
             "a function is bound to a node",
