@@ -43,9 +43,9 @@ class Foresight:
         usual = sum(known) / len(known) if known else 1.0
         durations = [usual if f.expected_s is None else f.expected_s for f in functions]
         weights = self._weights(run, functions)
-        dependents = self._dependents(run, functions)
-        run.dependents = ([f.position for f in functions], dependents)
-        ranks = upward_ranks(range(len(functions)), dependents, durations, weights)
+        if len(run.dependents[0]) != len(functions):
+            run.dependents = ([f.position for f in functions], self._dependents(functions))
+        ranks = upward_ranks(range(len(functions)), run.dependents[1], durations, weights)
         for function, rank in zip(functions, ranks, strict=True):
             function.rank = rank
         self._not_before[run.token] = began + (monotonic() - began) / SHARE
@@ -59,7 +59,7 @@ class Foresight:
         hard = scarcities([d.cost for d in run.manifest.demands], offers)
         return [0.5 + hard[run.manifest.demand_of[f.position]] for f in functions]
 
-    def _dependents(self, run: Run, functions: list[Function]) -> list[list[int]]:
+    def _dependents(self, functions: list[Function]) -> list[list[int]]:
         tasks: dict[Any, Any] = self._plugin.scheduler.tasks
         place = {f.key: i for i, f in enumerate(functions)}
         return [[place[t.key] for t in tasks[f.key].dependents if t.key in place] for f in functions]
