@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 export HYPOTHESIS_PROFILE := repeat
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit packaging bench clean
+.PHONY: help demo test lint format unit packaging browser bench clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -50,6 +50,9 @@ packaging: $(VENV)/.test ## Build the wheel; try it on every Python there is
 
 unit: $(VENV)/.test ## Tests, doctests, and the code in the documentation
 	$(BIN)/python -m pytest
+
+browser: $(VENV)/.test ## Try reports and the scheduler's page in Chromium, which must be there
+	$(BIN)/python -m pytest tests/visualization/browser_report.py tests/live/browser_page.py
 
 bench: $(VENV)/.test ## Compare with stock Dask (minutes); the table goes into README.md
 	$(BIN)/python -m benchmarks

@@ -28,6 +28,11 @@ LEAST_THREADS = 4
 START_S = 60
 
 
+def this_machine() -> dict[str, Any]:
+    """The capabilities of one node that has all of this machine."""
+    return {"cpu": CPU_COUNT, "memory": MEMORY_LIMIT / MEGABYTE}
+
+
 class NodeProcess(ProcessInterface):
     """One node: a nanny and its worker in processes of their own.
 
@@ -79,7 +84,7 @@ class EmbeddedCluster:
 
     def __init__(self, nodes: Mapping[str, Mapping[str, Any]] | None) -> None:
         if nodes is None:
-            nodes = {"local": {"cpu": CPU_COUNT, "memory": MEMORY_LIMIT / MEGABYTE}}
+            nodes = {"local": this_machine()}
         given: Any = nodes
         if not isinstance(given, Mapping) or not given:
             raise ValidationError(f"nodes is {nodes!r}; give a mapping from node name to capabilities")

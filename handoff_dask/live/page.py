@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+from distributed.core import Status
 from distributed.metrics import monotonic
 from tornado import web
 
@@ -91,8 +92,11 @@ class Pages(web.Application):
         Raises
         ------
         HTTPError
-            503 where the plugin has been taken away.
+            503 where the plugin has been taken away, or the scheduler has closed.
         """
+        if self._scheduler.status != Status.running:
+            # Its process may live on, and connections that browsers keep open with it.
+            raise web.HTTPError(503, reason="This scheduler has closed")
         plugin: Any = self._scheduler.plugins.get(NAME)
         if plugin is None:
             raise web.HTTPError(503, reason="handoff is not started on this scheduler")

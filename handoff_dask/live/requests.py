@@ -167,7 +167,9 @@ class Requests:
 
     def withdraw(self, client: str, token: str) -> bool:
         """The graph of a run will not come; whether it was still expected."""
-        return self._plugin.registry.announced.pop(token, None) is not None
+        expected = self._plugin.registry.announced.pop(token, None) is not None
+        self._plugin.values.has_news(token)
+        return expected
 
     def outcome(self, client: str, token: str) -> Any:
         """How a run stands."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -251,7 +251,9 @@ class Views:
     # ------------------------------------------------------------------ one function
 
     def explain(self, client: str, function: str, dag: str | None = None) -> list[dict[str, Any]]:
-        """Where the functions of this id (or Dask key) stand, in the runs that are open.
+        """Where the functions of this id (or Dask key) stand.
+
+        In the runs that are open; where none of these has it, in those that have ended.
 
         Raises
         ------
@@ -259,15 +261,15 @@ class Views:
             If there is none.
         """
         self._plugin.driver.flush()
-        found = []
+        found: list[Function] = []
         for run in self._plugin.registry.runs.values():
-            if dag is not None and dag not in (self._dag(run), run.token):
-                continue
-            texts = self._ids(run)
-            found += [f for p, f in run.functions.items() if function in (texts[p], f.key)]
+            if dag is None or dag in (self._dag(run), run.token):
+                texts = self._ids(run)
+                found += [f for p, f in run.functions.items() if function in (texts[p], f.key)]
         if not found:
             raise NotFoundError("function", function, "no execution on this cluster has it")
-        return [self._explained(f) for f in found]
+        open_ = [f for f in found if not f.run.over]
+        return [self._explained(f) for f in open_ or found]
 
     def _explained(self, f: Function) -> dict[str, Any]:
         why = self._plugin.driver.engine.explain(f.key, now=monotonic())
@@ -324,13 +326,17 @@ def _obstacles(why: Explanation) -> Mapping[str, str | None]:
 
 def _words(f: Function, why: Explanation, name: str, missing: list[str]) -> str:
     if f.status == WAITING:
-        return str(replace(why, function=name))
+        lines = [f"{name} has waited {why.waited_s:.3g} s ({why.cause or 'about to be placed'})"]
+        if why.ahead:
+            lines.append(f"  {why.ahead} functions with the same demand go before it")
+        lines += [f"  {node}: {obstacle or 'has room'}" for node, obstacle in _obstacles(why).items()]
+        return "\n".join(lines)
     if f.status == RUNNING:
-        return f"{name!r} is on node {f.node!r}"
+        return f"{name} is on node {f.node}"
     if f.status == PENDING:
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        return f"{name!r} waits for its arguments: {', '.join(map(repr, missing[:NAMED]))}{more}"
-    return f"{name!r} has {f.status}" if f.status != "cancelled" else f"{name!r} was cancelled"
+        return f"{name} waits for its arguments: {', '.join(missing[:NAMED])}{more}"
+    return f"{name} has {f.status}" if f.status != CANCELLED else f"{name} was cancelled"
 
 
 def _text(value: Hashable, otherwise: str) -> str:

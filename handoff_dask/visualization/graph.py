@@ -117,10 +117,20 @@ class ExecutionGraph:
         """
         return rendering.render(self.to_dot(), path, format)
 
+    def to_svg(self) -> str:
+        """The picture as an ``<svg>`` element; needs the ``dot`` program.
+
+        Raises
+        ------
+        HandoffError
+            If graphviz's ``dot`` is not there.
+        """
+        return rendering.svg(self.to_dot())
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """What Jupyter shows: the picture, or where there is no ``dot`` what to do about it."""
         try:
-            return {"image/svg+xml": rendering.svg(self.to_dot()), "text/plain": repr(self)}
+            return {"image/svg+xml": self.to_svg(), "text/plain": repr(self)}
         except HandoffError as error:
             return {"text/plain": f"{self!r}\n{error}"}
 

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,7 +31,7 @@ class Part:
         stage = _stages[self.stage]
         node = str(get_worker().name)
         stage.note("start", self.name, node)
-        cued = stage.cues[self.name].wait(PATIENCE_S)
+        cued = stage.cue_of(self.name).wait(PATIENCE_S)
         stage.note("stop", self.name, node)
         assert cued, f"{self.name} was not told to end"
         if isinstance(self.value, BaseException):
@@ -46,7 +45,8 @@ class Stage:
     def __init__(self) -> None:
         self.number = next(_numbers)
         _stages[self.number] = self
-        self.cues: dict[str, threading.Event] = defaultdict(threading.Event)
+        self._cues: dict[str, threading.Event] = {}
+        self._open = False
         #: ``(what, name, node)`` in the order in which it happened.
         self.story: list[tuple[str, str, str]] = []
         self._lock = threading.Lock()
@@ -54,6 +54,14 @@ class Stage:
     def note(self, what: str, name: str, node: str) -> None:
         with self._lock:
             self.story.append((what, name, node))
+
+    def cue_of(self, name: str) -> threading.Event:
+        with self._lock:
+            if name not in self._cues:
+                self._cues[name] = threading.Event()
+                if self._open:
+                    self._cues[name].set()
+            return self._cues[name]
 
     # ------------------------------------------------------------------ writing
 
@@ -72,12 +80,14 @@ class Stage:
     def cue(self, *names: str) -> None:
         """Let functions end."""
         for name in names:
-            self.cues[name].set()
+            self.cue_of(name).set()
 
     def close(self) -> None:
-        """Let all end."""
-        for cue in self.cues.values():
-            cue.set()
+        """Let all end, those that start from now on too."""
+        with self._lock:
+            self._open = True
+            for cue in self._cues.values():
+                cue.set()
 
     # ------------------------------------------------------------------ watching
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import operator
 
 import dask
 import pytest
@@ -127,6 +128,26 @@ async def test_another_client_learns_that_no_result_will_come(c, s, a, b):
             await asked[2]
         await failing.wait()
         await refused.wait()
+
+
+class Unreadable:
+    def __reduce__(self):
+        return operator.truediv, (1, 0)
+
+
+@cluster
+async def test_another_client_learns_that_a_graph_never_came(c, s, a, b):
+    """Announced, but in vain: the scheduler cannot read the graph."""
+    dag = handoff.DAG("d").add_function(handoff.Function("f", [], str, extra_args=[Unreadable()]))
+    async with Client(s.address, asynchronous=True) as other:
+        mine, theirs = handoff.Handoff(c), handoff.Handoff(other)
+        execution = await mine.submit(dag)
+        asked = asyncio.ensure_future(theirs.get_result("d", "f"))
+        with pytest.raises(handoff.HandoffError, match="could not take the graph"):
+            await execution
+        with pytest.raises((handoff.ExecutionCancelledError, handoff.NotFoundError)):
+            await asked
+        await mine.stop()
 
 
 @cluster

@@ -29,7 +29,7 @@ async function look() {
   if (asking || document.hidden) return;
   asking = true;
   try {
-    const answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(10000) });
+    const answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(5000) });
     if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
     // Inert: the browser runs nothing of a document that was parsed this way.
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");

@@ -1,0 +1,121 @@
+"""``dask handoff run``: one execution, and what is printed of it."""
+
+from __future__ import annotations
+
+import json
+import numbers
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import click
+
+from handoff_dask.cli.errors import line_of
+from handoff_dask.dag import DAG
+from handoff_dask.live.page import page_link
+from handoff_dask.live.session import Handoff
+from handoff_dask.records import ExecutionRecord, ExecutionResult
+from handoff_dask.visualization import report
+from handoff_dask.visualization.dot import seconds_text
+from handoff_dask.visualization.texts import id_texts, shortened, visible
+
+#: Characters of a result that are printed.
+SHOWN = 200
+
+
+class Run:
+    """One execution from the command line."""
+
+    def __init__(self, session: Handoff, dag: DAG, *, quiet: bool, report: str | None, as_json: bool) -> None:
+        self._session = session
+        self._dag = dag
+        self._quiet = quiet
+        self._report = report
+        self._as_json = as_json
+        self._texts = id_texts([dag.id, *dag.functions])
+
+    def execute(self, **options: Any) -> Exception | None:
+        """Execute it, print what it came to; the error that it failed with, if it did."""
+        if not self._quiet:
+            where = f"dask handoff top --scheduler {self._session.scheduler_address}"
+            click.echo(f"to watch it: {page_link(self._session.client)} or {where}", err=True)
+        execution = self._session.submit(self._dag, progress=not self._quiet, **options)
+        result: ExecutionResult | None = None
+        error: Exception | None = None
+        try:
+            result = execution.result()
+        except Exception as failure:
+            error = failure
+        except KeyboardInterrupt:
+            execution.cancel()
+            self._write_report(execution.record())
+            raise
+        record = execution.record()
+        if self._as_json:
+            click.echo(json.dumps(self._data(record, result, error), indent=2))
+        elif result is not None and not self._quiet:
+            self._print(record, result)
+        self._write_report(record)
+        return error
+
+    def _write_report(self, record: ExecutionRecord) -> None:
+        if self._report is not None:
+            click.echo(f"wrote {report(record, self._report)}", err=True)
+
+    def _print(self, record: ExecutionRecord, result: ExecutionResult) -> None:
+        ran = Counter(f.node for f in record.functions if f.node is not None and f.stop is not None)
+        where = ", ".join(f"{count} on {visible(node)}" for node, count in sorted(ran.items()))
+        took = seconds_text((record.ended or 0.0) - (record.submitted or 0.0))
+        name = shortened(visible(self._texts[self._dag.id]), 48)
+        click.echo(f"{name} {record.status} in {took}: {where or 'nothing to run'}", err=True)
+        for function_id, value in result.results.items():
+            click.echo(f"{visible(self._texts[function_id])}: {_shown(value)}")
+
+    def _data(
+        self, record: ExecutionRecord, result: ExecutionResult | None, error: Exception | None
+    ) -> dict[str, Any]:
+        done = {f.id: f for f in record.functions if f.stop is not None}
+        results: Mapping[Hashable, Any] = {} if result is None else result.results
+        return {
+            "dag_id": self._texts[self._dag.id],
+            "status": record.status,
+            "makespan_s": None if record.ended is None else record.ended - (record.submitted or record.ended),
+            "error": None if error is None else line_of(str(error)),
+            "results": {self._texts[i]: _plain(value) for i, value in results.items()},
+            "allocations": {self._text(i): f.node for i, f in done.items()},
+            "timings": {
+                self._text(i): {"start": f.start, "stop": f.stop, "attempts": f.attempts}
+                for i, f in done.items()
+            },
+        }
+
+    def _text(self, function_id: Hashable) -> str:
+        # What changes an argument is a function of the execution, not of the DAG.
+        return self._texts.get(function_id) or repr(function_id)
+
+
+def _shown(value: Any) -> str:
+    return shortened(visible(_repr(value)), SHOWN)
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # whatever the value's own code raises
+        return f"<{type(value).__name__} whose repr raises {error!r}>"
+
+
+def _plain(value: Any) -> Any:
+    """A result as JSON: itself where JSON has it, else its ``repr``."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        as_float = float(value)
+        return as_float if abs(as_float) < float("inf") else _repr(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item) for key, item in value.items()}
+    return _shown(value)
