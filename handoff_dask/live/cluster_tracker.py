@@ -12,7 +12,7 @@ from handoff_dask.resources import Cost
 from handoff_dask.trackers import ResourceTracker
 
 if TYPE_CHECKING:
-    from handoff_dask.live.session import Handoff
+    from handoff_dask.live.node_methods import NodeMethods
 
 
 class ClusterTracker:
@@ -33,7 +33,7 @@ class ClusterTracker:
                 tracker.release("node1", {"gpu": 1})
     """
 
-    def __init__(self, session: Handoff) -> None:
+    def __init__(self, session: NodeMethods) -> None:
         self._session = session
 
     def __repr__(self) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 from distributed import Client
 
+from handoff_dask.live.connection import current_client
 from handoff_dask.live.execution import Execution
-from handoff_dask.live.session import Handoff, current_client
+from handoff_dask.live.session import Handoff
 
 
 class _Defaults:

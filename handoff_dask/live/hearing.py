@@ -16,7 +16,7 @@ from handoff_dask.live.notes import DAG_START, DAG_STOP, KnownRun, expand
 from handoff_dask.telemetry.events import Event
 
 if TYPE_CHECKING:
-    from handoff_dask.live.session import Handoff
+    from handoff_dask.live.connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _hearings: dict[str, list[Hearing]] = {}
 class Hearing:
     """What a session hears of its cluster."""
 
-    def __init__(self, session: Handoff) -> None:
+    def __init__(self, session: Connection) -> None:
         self._session = session
         self._asked: frozenset[Event] = frozenset()
         self._asking = asyncio.Lock()

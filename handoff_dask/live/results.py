@@ -21,7 +21,7 @@ from handoff_dask.records import ExecutionResult
 from handoff_dask.stores import MemoryResultStore, ResultStore
 
 if TYPE_CHECKING:
-    from handoff_dask.live.session import Handoff
+    from handoff_dask.live.connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _local = MemoryResultStore()
 class Results:
     """What a session knows of results and values."""
 
-    def __init__(self, session: Handoff, store: Any) -> None:
+    def __init__(self, session: Connection, store: Any) -> None:
         self._session = session
         self._own = _checked(store)
         #: Where this process keeps values.
