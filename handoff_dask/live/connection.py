@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import cloudpickle
 from distributed import Client, get_client, get_worker, rejoin, secede
@@ -30,8 +30,10 @@ from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
 from handoff_dask.resources import Capabilities
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from handoff_dask.live.node_methods import NodeMethods
 
+
+S = TypeVar("S", bound="Connection")
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +139,7 @@ class Connection:
         """Install the plugins on the scheduler and on all present and future workers; the session."""
         return self.sync(self._start)
 
-    async def _start(self) -> Self:
+    async def _start(self: S) -> S:
         self._refuse_if_over()
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._install())
@@ -192,14 +194,14 @@ class Connection:
         if self._watching is not None:
             self._watching.cancel()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: S) -> S:
         self.start()
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
         self.stop()
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self: S) -> S:
         return await self._start()
 
     async def __aexit__(self, *exc_info: Any) -> None:
