@@ -27,6 +27,20 @@ LEAST_THREADS = 4
 #: Seconds until all nodes must be there.
 START_S = 60
 
+#: What the process of a node runs: ``dask spec``, and the end of it all once nobody holds the other
+#: end of its standard input any more.  A worker whose scheduler is gone would wait for what it runs.
+NODE = """
+import os, signal, sys, threading
+from distributed.cli.dask_spec import main
+
+def end_with_parent():
+    sys.stdin.buffer.read()
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+main()
+"""
+
 
 def this_machine() -> dict[str, Any]:
     """The capabilities of one node that has all of this machine."""
@@ -50,11 +64,13 @@ class NodeProcess(ProcessInterface):
     async def start(self) -> None:
         """Start the process; it connects by itself."""
         spec = {"cls": "distributed.Nanny", "opts": {"name": self.name, **self.options}}
-        command = [sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", json.dumps(spec)]
+        command = [sys.executable, "-c", NODE, self.scheduler, "--spec", json.dumps(spec)]
         # What can be imported here can be imported there.
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
         environment = {"DASK_LOGGING__DISTRIBUTED": "warning", **os.environ, "PYTHONPATH": path}
-        self.process = await asyncio.create_subprocess_exec(*command, env=environment, start_new_session=True)
+        self.process = await asyncio.create_subprocess_exec(
+            *command, env=environment, stdin=asyncio.subprocess.PIPE, start_new_session=True
+        )
         await super().start()  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:

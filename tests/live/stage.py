@@ -131,9 +131,11 @@ async def until(condition: Callable[[], Any], told: Callable[[], Any] = str) -> 
         await asyncio.sleep(0.002)
 
 
-def until_sync(condition: Callable[[], Any], told: Callable[[], Any] = str) -> None:
+def until_sync(
+    condition: Callable[[], Any], told: Callable[[], Any] = str, *, patience_s: float = PATIENCE_S
+) -> None:
     """The same, from a thread."""
-    give_up = time.monotonic() + PATIENCE_S
+    give_up = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < give_up, told()
         time.sleep(0.002)
