@@ -103,6 +103,9 @@ class Attempts:
         # Whatever runs it again must come through the engine.
         task.worker_restrictions = HELD
         task.resource_restrictions = {}
+        if function.lane is not None:
+            alive = function.address in self._plugin.scheduler.workers
+            self._plugin.blame.left(function, task, alive=alive)
         if function.seceded:
             self._plugin.driver.gather([ReturnedElsewhere(claim=("seceded", key))])
         if finish == "memory":

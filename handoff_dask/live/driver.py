@@ -137,6 +137,8 @@ class Driver:
         function.start = function.stop = None
         function.told, function.claim = "", None
         function.ahead = decision.lane is not None
+        if decision.lane is not None:
+            self._plugin.blame.placed(function, task, decision.lane)
         function.candidates = decision.candidates
         function.transfer_s = None
         function.seceded = False
@@ -170,8 +172,9 @@ class Driver:
         task.worker_restrictions = HELD
         task.resource_restrictions = {}
         function.attempts -= 1
+        if function.lane is not None:
+            self._plugin.blame.left(function, task, alive=True)
         self._plugin.announcer.not_taken(function)
-        self._plugin.tracking.placement_over(function.key)
         self.gather([FunctionFinished(function=function.key)])
         self._plugin.tracking.placement_over(function.key)
         self._plugin.attempts.became_ready(function)

@@ -41,6 +41,7 @@ class Function:
         "claim",
         "expected_s",
         "key",
+        "lane",
         "nbytes",
         "node",
         "placed",
@@ -50,6 +51,7 @@ class Function:
         "ready",
         "run",
         "seceded",
+        "spared",
         "start",
         "status",
         "stop",
@@ -79,6 +81,10 @@ class Function:
         self.candidates = 0
         #: Whether the present attempt was sent behind others, whose claim it takes over.
         self.ahead = False
+        #: The lane that the present attempt was sent in, and what Dask's suspicion is set back to
+        #: when its turn comes; see :mod:`handoff_dask.live.blame`.
+        self.lane: tuple[str, int] | None = None
+        self.spared: int | None = None
         #: Seconds that its arguments took to its node.
         self.transfer_s: float | None = None
         #: What has been told of the present attempt last: ``""``, ``"start"`` or ``"end"``.

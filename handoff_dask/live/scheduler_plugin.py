@@ -17,6 +17,7 @@ from distributed.protocol import pickle
 
 from handoff_dask.live.announcer import Announcer
 from handoff_dask.live.attempts import Attempts
+from handoff_dask.live.blame import Blame
 from handoff_dask.live.driver import Driver
 from handoff_dask.live.foreign import Foreign
 from handoff_dask.live.foresight import Foresight
@@ -56,6 +57,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.registry = Registry(self)
         self.attempts = Attempts(self)
         self.foresight = Foresight(self)
+        self.blame = Blame()
         self.foreign = Foreign(self)
         self.patience = Patience(self)
         self.announcer = Announcer(self)
@@ -98,6 +100,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.driver.node_left(left[0].node, address)
             self.foreign.node_left(address)
             self.attempts.node_left(address)
+            self.blame.node_left(address)
             self.node_events(left)
 
     def node_events(self, events: Iterable[NodeEvent]) -> None:
