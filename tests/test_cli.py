@@ -192,7 +192,7 @@ def test_function_that_fails(file, on_cluster, tmp_path):
     error = error_of("run", f"{file}:broken", "--report", str(report), *on_cluster, code=1)
 
     assert re.fullmatch(r"function 'x' failed on node '\w+' after 1 attempt: ValueError: no way", error)
-    assert "failed" in report.read_text()
+    assert re.search(r"in boom\n.*ValueError: no\nway</pre>", report.read_text(), re.DOTALL)
 
 
 def test_failure_as_json(file, on_cluster):

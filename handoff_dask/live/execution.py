@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Generator, Hashable, Iterator
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 from distributed import CancelledError, Future, as_completed
@@ -218,7 +219,7 @@ class Execution:
                 outcome = await self.session.ask("outcome", token=self.compiled.manifest.token)
             except NotFoundError:
                 outcome = Outcome(token=self.compiled.manifest.token, status=self._status)
-        return record_of(self._dag, self.compiled, outcome)
+        return record_of(self._dag, self.compiled, outcome, self._error)
 
     # ------------------------------------------------------------------ told by the session
 
@@ -356,8 +357,17 @@ async def _settled(future: Future[Any]) -> None:
     await state.wait()
 
 
-def record_of(dag: DAG, compiled: Compiled, outcome: Outcome) -> ExecutionRecord:
+def _settled_status(outcome: Outcome, status: str) -> str:
+    """What had not begun when a run failed or was cancelled never will."""
+    dropped = outcome.status in ("failed", "cancelled") and status in ("pending", "waiting")
+    return "cancelled" if dropped else status
+
+
+def record_of(
+    dag: DAG, compiled: Compiled, outcome: Outcome, error: BaseException | None = None
+) -> ExecutionRecord:
     """What the scheduler knows of a run, with what the DAG says of its functions."""
+    failed = outcome.failed if isinstance(error, FunctionFailedError) else None
     positions = {i: n for n, i in enumerate(compiled.keys)}
     functions = []
     for i, function in compiled.expansion.functions.items():
@@ -374,7 +384,7 @@ def record_of(dag: DAG, compiled: Compiled, outcome: Outcome) -> ExecutionRecord
             facts["status"] = "none"
         elif outcome.states:
             facts.update(
-                status=outcome.states[n],
+                status=_settled_status(outcome, outcome.states[n]),
                 node=outcome.nodes[n],
                 ready=outcome.ready[n],
                 placed=outcome.placed[n],
@@ -384,6 +394,8 @@ def record_of(dag: DAG, compiled: Compiled, outcome: Outcome) -> ExecutionRecord
                 cause=outcome.causes[n],
                 nbytes=outcome.nbytes[n],
             )
+        if error is not None and n is not None and n == failed:
+            facts["error"] = "".join(format_exception(error.__cause__ or error))
         functions.append(FunctionRecord(**facts))
     return ExecutionRecord(
         dag_id=dag.id,

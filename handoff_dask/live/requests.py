@@ -176,7 +176,7 @@ class Requests:
         run = self._plugin.registry.runs.get(token)
         if run is None:
             raise NotFoundError("execution", token, "it has been forgotten")
-        return run.outcome(self.capabilities())
+        return run.outcome(self._offers())
 
     def status_changed(self, run: Run) -> None:
         """Tell its client that a run has begun."""
@@ -186,7 +186,7 @@ class Requests:
     def run_ended(self, run: Run) -> None:
         """Tell its client how a run ended."""
         if run.watched:
-            outcome = pickle.dumps(run.outcome(self.capabilities()))
+            outcome = pickle.dumps(run.outcome(self._offers()))
             content = [outcome, run.exception, run.traceback]
             self.tell(run.client, run.manifest.listener, "ended", content)
 
@@ -247,6 +247,11 @@ class Requests:
         """``{node: capabilities}`` as users write them."""
         nodes = self._plugin.nodes
         return {name: nodes.capabilities(node).to_dict() for name, node in nodes.by_name.items()}
+
+    def _offers(self) -> dict[str, dict[str, Any]]:
+        """The same with each node's threads, as records have it."""
+        threads = {name: node.threads for name, node in self._plugin.nodes.by_name.items()}
+        return {name: {**has, "threads": threads[name]} for name, has in self.capabilities().items()}
 
     async def discover(self, client: str) -> dict[str, dict[str, Any]]:
         """Every node of the cluster."""

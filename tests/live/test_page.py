@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 
@@ -469,3 +470,29 @@ async def test_large_runs_push_out_older_ones(c, s, a, b):
             runs = (await fetch_json(s, "/handoff/api/runs"))["runs"]
 
     assert [run["dag_id"] for run in runs] == ["large"]
+
+
+# ---------------------------------------------------------------------- the client's record
+
+
+@clustered()
+async def test_clients_record_is_that_of_the_scheduler(c, s, a, b):
+    """Reports written by the client and by the scheduler say the same."""
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(
+            handoff.DAG("both")
+            .add_function(handoff.Function("a", [], int, cost={"cpu": 1}))
+            .add_function(handoff.Function("b", ["a"], boom, max_retries=0))
+            .add_function(handoff.Function("c", ["a", "b"], max))
+        )
+        with pytest.raises(handoff.FunctionFailedError):
+            await execution
+        here = await execution.record()
+        there = s.plugins["handoff"].views.record(execution.compiled.manifest.token)
+
+    assert [f.status for f in here.functions] == ["finished", "failed", "cancelled"]
+    assert "ValueError: <b>boom</b>" in here.functions[1].error
+    without_errors = [[replace(f, error=None) for f in record.functions] for record in (here, there)]
+    assert without_errors[0] == without_errors[1]
+    assert replace(here, functions=()) == replace(there, functions=())
+    assert {name: node["threads"] for name, node in here.nodes.items()} == {"0": 1, "1": 2}
