@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 from distributed import KilledWorker, Nanny
@@ -16,6 +17,8 @@ def tiny(i):
 
 
 def die():
+    # Time for the worker to report what ended before: Dask cannot know it otherwise.
+    threading.Event().wait(0.3)
     os._exit(1)
 
 
