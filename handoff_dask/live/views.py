@@ -62,6 +62,10 @@ class Views:
         while len(self._ended) > KEPT_RUNS or (total > KEPT_FUNCTIONS and len(self._ended) > 1):
             total -= len(self._ended.popleft().run.functions)
 
+    def ended(self) -> list[Run]:
+        """The last runs that are over, the latest last."""
+        return [ended.run for ended in self._ended]
+
     # ------------------------------------------------------------------ one run
 
     def progress(self, client: str, token: str) -> tuple[dict[str, int], dict[str, int], float]:
