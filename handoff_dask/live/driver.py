@@ -138,7 +138,7 @@ class Driver:
         function.placed = time()
         function.start = function.stop = None
         function.told, function.claim = "", None
-        function.ahead = decision.ahead
+        function.ahead, function.behind = decision.ahead, False
         if decision.lane is not None:
             self._plugin.blame.placed(function, task, decision.lane)
         function.candidates = decision.candidates

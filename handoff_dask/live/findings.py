@@ -146,8 +146,8 @@ class Findings:
         for holder in obstacle.holders:
             function, kind = self._function(holder)
             if function is not None:
-                if kind == "function" and function.ahead and function.told != "start":
-                    continue  # it was sent there ahead: the one before it holds the claim
+                if kind == "function" and function.behind:
+                    continue  # the one before it holds the claim
                 runs[function.run.token] = function.run
                 found.append(self._party(function, kind))
             elif isinstance(holder, tuple):
