@@ -67,6 +67,7 @@ __all__ = [
     "execute",
     "execute_distributed",
     "execute_local",
+    "explain",
     "forget",
     "function",
     "get_local_value",
@@ -137,6 +138,11 @@ def await_completion(execution: Any, timeout: float | None = None) -> Any:
 def get_result(execution_or_dag_id: Any, id: Any, timeout: float | None = 5.0) -> Any:  # noqa: A002
     """One function's result, as soon as it is there.  See :meth:`Handoff.get_result`."""
     return session_of(execution_or_dag_id).get_result(execution_or_dag_id, id, timeout)
+
+
+def explain(execution_or_dag_id: Any, id: Any) -> Any:  # noqa: A002
+    """Why a function waits, or where it ran and why there.  See :meth:`Handoff.explain`."""
+    return session_of(execution_or_dag_id).explain(execution_or_dag_id, id)
 
 
 def store_result(dag_id: Any, id: Any, value: Any, origin_node: str | None = None) -> Any:  # noqa: A002

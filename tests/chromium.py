@@ -40,6 +40,7 @@ class Browser:
         self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
+        self.send("Page.setLifecycleEventsEnabled", enabled=True)
 
     def run(self, call):
         async def bounded():
@@ -66,8 +67,13 @@ class Browser:
 
     def go(self, url: str) -> None:
         self.events.clear()
-        self.send("Page.navigate", url=url)
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+        loader = self.send("Page.navigate", url=url)["loaderId"]
+        # Of this page: the end of the one before may be told after it was left.
+        while not any(
+            event.get("method") == "Page.lifecycleEvent"
+            and (event["params"]["loaderId"], event["params"]["name"]) == (loader, "load")
+            for event in self.events
+        ):
             self.events.append(self.receive())
 
     def value(self, expression: str):

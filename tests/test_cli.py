@@ -446,7 +446,7 @@ def test_explain_each_state_of_a_function(on_cluster, busy):
     lines = said["('next', 2)"].splitlines()
     assert re.fullmatch(r"busy: \('next', 2\) has waited .* s \(room\)", lines[0])
     assert lines[1:] == [
-        "  1 functions with the same demand go before it",
+        "  1 function with the same demand goes before it",
         "  big: needs cpu 3, 1 of 4 free",
         "  small: needs cpu 3, has 1",
     ]

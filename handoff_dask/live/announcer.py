@@ -121,7 +121,7 @@ class Announcer:
         """What is held already when somebody begins to listen."""
         self._held.clear()
         for function in self._plugin.registry.functions.values():
-            holds = function.status == RUNNING and not (function.ahead and not function.told)
+            holds = function.status == RUNNING and not function.behind
             function.claim = self._book(function) if holds else None
         self._lingering.clear()
         for number, lingering in self._plugin.attempts.lingering.items():
@@ -192,6 +192,7 @@ class Announcer:
 
     def started(self, function: Function) -> None:
         """A worker says that an attempt has begun (or it is told with its end)."""
+        function.behind = False
         if function.told or not self._wanted:
             return
         function.told = "start"
@@ -212,8 +213,8 @@ class Announcer:
 
     def dropped(self, function: Function, why: str) -> None:
         """An attempt is lost or cancelled."""
-        if function.ahead and not function.told:
-            # Sent ahead, and as far as anybody knows not begun: no attempt after all.
+        if function.behind and not function.told:
+            # Sent ahead, and its turn has not come: no attempt after all.
             function.attempts -= 1
             function.told = "end"
         else:

@@ -53,7 +53,7 @@ class Blame:
         if line.begun < slots:
             line.begun += 1
         else:
-            function.spared = task.suspicious
+            function.spared, function.behind = task.suspicious, True
             task.suspicious -= 1
             line.behind.append((function, task))
 
@@ -71,6 +71,7 @@ class Blame:
             follower, its_task = line.behind.popleft()
             if follower.lane == key and follower.spared is not None:
                 its_task.suspicious, follower.spared = follower.spared, None
+                follower.behind = False
                 return
         line.begun -= 1
         if not line.begun:

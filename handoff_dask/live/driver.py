@@ -66,7 +66,9 @@ class Driver:
         events, self._events = self._events, []
         self._plugin.attempts.ask_for_ends()
         try:
-            decisions = self.engine.handle_all(self._as_submitted(events), now=monotonic())
+            now = monotonic()
+            decisions = self.engine.handle_all(self._as_submitted(events), now=now)
+            self._plugin.numbers.decided(decisions, monotonic() - now)
             self.carry_out(decisions)
         except Exception:
             logger.exception("handoff could not place functions; this is a defect in handoff_dask")
@@ -136,7 +138,7 @@ class Driver:
         function.placed = time()
         function.start = function.stop = None
         function.told, function.claim = "", None
-        function.ahead = decision.lane is not None
+        function.ahead, function.behind = decision.ahead, False
         if decision.lane is not None:
             self._plugin.blame.placed(function, task, decision.lane)
         function.candidates = decision.candidates

@@ -221,6 +221,20 @@ class Execution:
                 outcome = Outcome(token=self.compiled.manifest.token, status=self._status)
         return record_of(self._dag, self.compiled, outcome, self._error)
 
+    def explain(self, function_id: Hashable) -> Any:
+        """Why a function waits, or where it ran and why there.
+
+        Returns
+        -------
+        FunctionExplanation
+
+        Raises
+        ------
+        NotFoundError
+            If the DAG has no such function, or it never runs on its own.
+        """
+        return self.session.explain(self, function_id)
+
     # ------------------------------------------------------------------ told by the session
 
     def show_progress(self) -> None:

@@ -121,6 +121,7 @@ class Registry:
         self._plugin.requests.run_ended(run)
         self._plugin.values.has_news(run.token)
         self._plugin.views.run_ended(run)
+        self._plugin.numbers.run_ended(status)
 
     def _drop_rest(self, run: Run) -> None:
         """Release what a failed or cancelled run still wants of Dask."""

@@ -36,6 +36,7 @@ class Function:
         "address",
         "ahead",
         "attempts",
+        "behind",
         "candidates",
         "cause",
         "claim",
@@ -81,6 +82,8 @@ class Function:
         self.candidates = 0
         #: Whether the present attempt was sent behind others, whose claim it takes over.
         self.ahead = False
+        #: Whether it was, and its turn has not come, as far as is known.
+        self.behind = False
         #: The lane that the present attempt was sent in, and what Dask's suspicion is set back to
         #: when its turn comes; see :mod:`handoff_dask.live.blame`.
         self.lane: tuple[str, int] | None = None

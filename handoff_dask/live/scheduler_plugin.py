@@ -19,9 +19,12 @@ from handoff_dask.live.announcer import Announcer
 from handoff_dask.live.attempts import Attempts
 from handoff_dask.live.blame import Blame
 from handoff_dask.live.driver import Driver
+from handoff_dask.live.findings import Findings
 from handoff_dask.live.foreign import Foreign
 from handoff_dask.live.foresight import Foresight
+from handoff_dask.live.metrics import publish
 from handoff_dask.live.nodes import Nodes
+from handoff_dask.live.observing import Numbers
 from handoff_dask.live.page import install_page
 from handoff_dask.live.patience import Patience
 from handoff_dask.live.protocol import ANNOTATION, NAME
@@ -66,13 +69,20 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.requests.add(standing=self.foresight.standing, rank=self.foresight.rank)
         self.tracking = Tracking(self)
         self.views = Views(self)
+        self.numbers = Numbers(self)
+        Findings(self)
         self.attempts.install()
         self.requests.install()
         self.views.install()
         install_page(scheduler)
+        self.withdraw_numbers = publish(self.numbers)
         await scheduler.register_worker_plugin(
             comm=None, plugin=pickle.dumps(HandoffWorkerPlugin()), name=NAME, idempotent=False
         )
+
+    async def close(self) -> None:
+        """The scheduler ends; another one of this process may want the page."""
+        self.withdraw_numbers()
 
     # ------------------------------------------------------------------ workers
 

@@ -16,6 +16,7 @@ from handoff_dask.live.compile import Compiled
 from handoff_dask.live.compile import compile as compile_dag
 from handoff_dask.live.data_methods import DataMethods
 from handoff_dask.live.execution import Execution
+from handoff_dask.live.inquiries import explain
 from handoff_dask.live.node_methods import NodeMethods
 from handoff_dask.live.protocol import Outcome
 from handoff_dask.live.sending import send
@@ -210,3 +211,25 @@ class Handoff(NodeMethods, DataMethods):
             raise
 
     execute_distributed = execute
+
+    def explain(self, execution_or_dag_id: Any, id: FunctionId) -> Any:  # noqa: A002
+        """Why a function waits, or where it ran and why there.
+
+        Parameters
+        ----------
+        execution_or_dag_id
+            An execution, its result, or the id of a DAG: of its executions the latest counts,
+            whoever has submitted it.
+        id
+            The function.
+
+        Returns
+        -------
+        FunctionExplanation
+
+        Raises
+        ------
+        NotFoundError
+            If nothing is known of it, or it never runs on its own.
+        """
+        return self.sync(self._started_first, explain, self, execution_or_dag_id, id)

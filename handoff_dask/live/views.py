@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from heapq import nsmallest
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,10 @@ class Views:
         total = sum(len(ended.run.functions) for ended in self._ended)
         while len(self._ended) > KEPT_RUNS or (total > KEPT_FUNCTIONS and len(self._ended) > 1):
             total -= len(self._ended.popleft().run.functions)
+
+    def ended(self) -> list[Run]:
+        """The last runs that are over, the latest last."""
+        return [ended.run for ended in self._ended]
 
     # ------------------------------------------------------------------ one run
 
@@ -236,14 +241,15 @@ class Views:
         return [self._kind(group) for group in largest]
 
     def _kind(self, group: list[Function]) -> dict[str, Any]:
-        first = min(group, key=_order)
+        foremost = nsmallest(NAMED, group, key=_order)
+        first = foremost[0]
         texts = self._ids(first.run)
         why = self._plugin.driver.engine.explain(first.key, now=monotonic())
         return {
             **self._about(first),
             "count": len(group),
             "since": min(f.ready or time() for f in group),
-            "functions": [texts[f.position] for f in sorted(group, key=_order)[:NAMED]],
+            "functions": [texts[f.position] for f in foremost],
             "cause": why.cause,
             "nodes": _obstacles(why),
         }
@@ -328,7 +334,12 @@ def _words(f: Function, why: Explanation, name: str, missing: list[str]) -> str:
     if f.status == WAITING:
         lines = [f"{name} has waited {why.waited_s:.3g} s ({why.cause or 'about to be placed'})"]
         if why.ahead:
-            lines.append(f"  {why.ahead} functions with the same demand go before it")
+            go = (
+                "1 function with the same demand goes"
+                if why.ahead == 1
+                else f"{why.ahead} with the same demand go"
+            )
+            lines.append(f"  {go} before it")
         lines += [f"  {node}: {obstacle or 'has room'}" for node, obstacle in _obstacles(why).items()]
         return "\n".join(lines)
     if f.status == RUNNING:

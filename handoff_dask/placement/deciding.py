@@ -203,11 +203,11 @@ class Decider:
 
     def _follow(self, head: Waiting, lane: Lane, now: float) -> Place:
         """Note that a function has been sent behind others: it holds nothing of its own."""
-        place = self._note(head, lane.node, 1, now)
+        place = self._note(head, lane.node, 1, now, ahead=True)
         self._reservations.let_go(head.queue)
         return place
 
-    def _note(self, head: Waiting, node: Node, candidates: int, now: float) -> Place:
+    def _note(self, head: Waiting, node: Node, candidates: int, now: float, *, ahead: bool = False) -> Place:
         queue, function, lane = head.queue, head.function, head.lane
         del self._backlog.waiting[function]
         head.run.waiting -= 1
@@ -224,6 +224,7 @@ class Decider:
             waited_s=now - head.since,
             cause=queue.cause if head.told else "",
             lane=None if lane is None else (lane.number, lane.slots),
+            ahead=ahead,
             bound=bound,
         )
 

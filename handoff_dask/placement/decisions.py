@@ -22,8 +22,10 @@ class Place:
     waited_s: float
     #: What it waited for, in a word (``""``: nothing): ``"room"``, ``"thread"``, ``"pin"``, …
     cause: str = ""
-    #: Sent behind a running function whose claim it takes over: ``(lane, its slots)``.
+    #: The lane that it is sent in, with others like it: ``(lane, its slots)``.
     lane: tuple[int, int] | None = None
+    #: Sent there before there is room, behind one whose claim it takes over.
+    ahead: bool = False
     #: ``(group, node)``: of the group that it binds, whoever bound it first; or else of its own
     #: group, if that has been given its node (this one) because of it.
     bound: tuple[GroupKey, str] | None = None

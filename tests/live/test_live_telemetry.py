@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import urllib.request
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from clusters import live, nothing_claimed
 from dask.distributed import Reschedule
 from distributed import Client, Worker, get_worker
+from prometheus_client.parser import text_string_to_metric_families
 from stage import until, until_sync
 
 import handoff_dask as handoff
@@ -535,9 +537,10 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, *sys.path])}
 
 
-@pytest.fixture
-def processes(tmp_path):
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
     """A scheduler and two workers under nannies; the file that tells where."""
+    tmp_path = tmp_path_factory.mktemp("cluster")
     file = str(tmp_path / "scheduler.json")
     running = []
 
@@ -558,6 +561,62 @@ def processes(tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
+
+
+def until_there(path):
+    until_sync(lambda: os.path.exists(path))
+
+
+def test_numbers_are_on_the_page_of_the_scheduler(processes, tmp_path):
+    """On a scheduler of its own, as Prometheus reads them."""
+    go_on = str(tmp_path / "go on")
+    with Client(scheduler_file=processes) as client, handoff.Handoff(client) as session:
+        client.wait_for_workers(2, timeout=60)
+        page = f"http://127.0.0.1:{client.scheduler_info()['services']['dashboard']}/metrics"
+
+        def read():
+            with urllib.request.urlopen(page) as answer:
+                families = text_string_to_metric_families(answer.read().decode())
+            samples = [sample for family in families for sample in family.samples]
+            ours = [x for x in samples if x.name.startswith("dask_handoff_")]
+            return {(x.name[13:], *x.labels.values()): x.value for x in ours}
+
+        session.execute([Function("f", [], same)])
+        with pytest.raises(handoff.FunctionFailedError):
+            session.execute([Function("f", [], boom, max_retries=0)])
+        dag = [Function(n, [], until_there, extra_args=[go_on], cost={"cpu": 1.5}) for n in range(3)]
+        execution = session.submit([*dag, Function("end", range(3), same)])
+        until_sync(lambda: read().get(("functions_waiting", "room")) == 1)
+        during = read()
+        Path(go_on).touch()
+        execution.result()
+        after = read()
+    times = {name: value for name, value in during.items() if name[0].startswith("decision_duration")}
+    memory = {name: value for name, value in during.items() if name[-1] == "memory"}
+    expected = {
+        ("functions", "pending"): 1,
+        ("functions", "running"): 2,
+        ("functions", "waiting"): 1,
+        ("functions_waiting", "room"): 1,
+        ("capability", "a", "cpu"): 2,
+        ("capability", "b", "cpu"): 2,
+        ("claimed", "a", "cpu"): 1.5,
+        ("claimed", "b", "cpu"): 1.5,
+        ("runs", "pending"): 0,
+        ("runs", "running"): 1,
+        ("runs_ended_total", "finished"): 1,
+        ("runs_ended_total", "failed"): 1,
+        ("decisions_total", "place"): 4,
+        ("decisions_total", "wait"): 1,
+        ("decisions_total", "reject"): 0,
+    }
+    created = {name for name in during if name[0].endswith("_created")}
+    assert {n: v for n, v in during.items() if n not in {*times, *memory, *created}} == expected
+    assert times["decision_duration_seconds_count",] == times["decision_duration_seconds_bucket", "+Inf"] > 4
+    assert 0 < times["decision_duration_seconds_sum",] < 1
+    assert (after["runs_ended_total", "finished"], after["decisions_total", "place"]) == (2, 6)
+    assert after["claimed", "a", "cpu"] == 0
+    assert not [name for name in after if name[0] in ("functions", "functions_waiting")]
 
 
 LISTENER = """
