@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.metrics import time
@@ -24,12 +25,18 @@ if TYPE_CHECKING:
     from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
 
 
+#: So many arguments are looked at to find out where a function is at home.
+GLANCE = 16
+
+
 class Lingering(NamedTuple):
     """A thread that may still run a function which Dask has let go."""
 
     function: Function
     address: str
     node: str
+    #: What of its node's lanes it holds on to.
+    stuck: tuple[str, int] | None
 
 
 class Attempts:
@@ -92,9 +99,24 @@ class Attempts:
                     priority=manifest.priorities.get(position, 0),
                     rank=function.rank,
                     duration_s=function.expected_s,
+                    certain=self._plugin.foresight.is_certain(function),
+                    next_rank=self._plugin.foresight.next_rank(function),
+                    home=self._home(function),
                 )
             ]
         )
+
+    def _home(self, function: Function) -> str | None:
+        """The node that has most of what a function takes, by what can be seen at a glance."""
+        task = self._plugin.scheduler.tasks[function.key]
+        nbytes: dict[str, int] = {}
+        for dependency in islice(task.dependencies, GLANCE):
+            for ws in dependency.who_has or ():
+                nbytes[ws.address] = nbytes.get(ws.address, 0) + dependency.get_nbytes()
+        if not nbytes:
+            return None
+        node = self._plugin.nodes.by_address.get(max(nbytes, key=nbytes.__getitem__))
+        return None if node is None else node.name
 
     def _left_node(self, function: Function, finish: str, facts: dict[str, Any]) -> None:
         """A placed function is off its node, for whatever reason."""
@@ -103,7 +125,8 @@ class Attempts:
         # Whatever runs it again must come through the engine.
         task.worker_restrictions = HELD
         task.resource_restrictions = {}
-        if function.lane is not None:
+        lane = function.lane
+        if lane is not None:
             alive = function.address in self._plugin.scheduler.workers
             self._plugin.blame.left(function, task, alive=alive)
         if function.seceded:
@@ -127,7 +150,7 @@ class Attempts:
             self._failed(function, task)
         else:
             self._announce_drop(function)
-            self._let_go(function)
+            self._let_go(function, lane)
             function.status = CANCELLED if run.over else PENDING
 
     def _failed(self, function: Function, task: TaskState) -> None:
@@ -158,7 +181,7 @@ class Attempts:
         else:
             announcer.dropped(function, "lost: Dask has taken it back")
 
-    def _let_go(self, function: Function) -> None:
+    def _let_go(self, function: Function, lane: tuple[str, int] | None) -> None:
         """Dask has dropped a function that its worker may still be running."""
         events: list[Event] = [FunctionFinished(function=function.key)]
         address, node = function.address, function.node
@@ -167,7 +190,12 @@ class Attempts:
             assert node is not None
             self._claims += 1
             cost = function.run.demand(function.position).cost
-            self.lingering[self._claims] = Lingering(function, address, node)
+            stuck = None
+            if lane is not None and not function.behind:
+                # What waits behind it on the worker would wait for a thread that nobody wants.
+                stuck = self._plugin.admission.sticks(lane)
+                self._plugin.driver.take_back(self._plugin.blame.behind(lane))
+            self.lingering[self._claims] = Lingering(function, address, node, stuck)
             events.append(
                 ClaimedElsewhere(
                     claim=("lingering", self._claims),
@@ -197,7 +225,10 @@ class Attempts:
 
     def thread_ended(self, claim: int, **kwargs: Any) -> None:
         """A lingering thread is over at last."""
-        if self.lingering.pop(claim, None) is not None:
+        lingering = self.lingering.pop(claim, None)
+        if lingering is not None:
+            if lingering.stuck is not None:
+                self._plugin.admission.comes_free(lingering.stuck)
             self._plugin.driver.gather([ReturnedElsewhere(claim=("lingering", claim))])
             self._plugin.announcer.lingering_over(claim)
             self._plugin.tracking.lingering_over(claim)

@@ -77,6 +77,11 @@ class Blame:
         if not line.begun:
             del self._lines[key]
 
+    def behind(self, key: LaneKey) -> list[str]:
+        """Keys of the functions in a lane whose turn has not come."""
+        line = self._lines.get(key)
+        return [] if line is None else [f.key for f, _ in line.behind if f.lane == key and f.behind]
+
     def node_left(self, address: str) -> None:
         """A node is gone, with its lanes; who was spared there stays spared."""
         for key in [k for k in self._lines if k[0] == address]:

@@ -18,7 +18,6 @@ from distributed.protocol import pickle
 
 from handoff_dask.errors import AllocationError
 from handoff_dask.live.calls import TRANSFER
-from handoff_dask.live.protocol import LANE_UNITS, LANES
 from handoff_dask.live.registry import HELD
 from handoff_dask.live.runs import FAILED, FINISHED, PENDING, RUNNING, Function
 from handoff_dask.placement.decisions import Decision, Place, Reject
@@ -49,6 +48,8 @@ class Driver:
         self._bound: dict[Hashable, str] = {}
         #: Changed arguments that were made for a node that is gone.
         self._outdated: list[str] = []
+        #: Functions behind a thread that goes on although nobody wants it.
+        self._misplaced: list[str] = []
 
     def gather(self, events: Iterable[Event]) -> None:
         """Keep events for the next turn of the event loop."""
@@ -61,6 +62,7 @@ class Driver:
     def flush(self) -> None:
         """Hand over what has happened; carry out what is decided."""
         self._flushing = False
+        self._take_back()
         self._tell_again()
         self._plugin.foresight.review()
         events, self._events = self._events, []
@@ -126,7 +128,7 @@ class Driver:
         task.worker_restrictions = restriction
         if decision.lane is not None and decision.lane[1] < node.threads:
             lane, slots = decision.lane
-            task.resource_restrictions = {LANES[lane]: LANE_UNITS // slots}
+            task.resource_restrictions = self._plugin.admission.restriction((node.address, lane), slots)
         function.node, function.address = node.name, node.address
         if decision.bound is not None:
             self._bound[decision.bound[0]] = decision.bound[1]
@@ -247,6 +249,18 @@ class Driver:
         """These groups have no node any more."""
         for group in groups:
             self._bound.pop(group, None)
+
+    def take_back(self, keys: Iterable[str]) -> None:
+        """These were sent to a node and cannot begin there: have them placed again."""
+        self._misplaced.extend(keys)
+        self.gather([TimePassed()])
+
+    def _take_back(self) -> None:
+        tasks = self._scheduler.tasks
+        keys = [k for k in self._misplaced if k in tasks and tasks[k].state == "processing"]
+        self._misplaced.clear()
+        if keys:
+            self._scheduler.transitions(dict.fromkeys(keys, "released"), f"handoff-back-{time()}")
 
     def _tell_again(self) -> None:
         """Make Dask compute changed arguments anew."""

@@ -77,6 +77,25 @@ class Foresight:
             return kind.known.longest_s
         return self.estimates.expected(kind.name, kind.cost, run.id_of(position))
 
+    def is_certain(self, function: Function) -> bool:
+        """Whether it is known for sure how long a function takes: by a hint, or from itself."""
+        run, position = function.run, function.position
+        if position in run.manifest.durations:
+            return True
+        kind = run.kind_of(position)
+        if function.expected_s is None or (kind.known is not None and kind.known.longest_s < SHORT_S):
+            return False
+        return self.estimates.remembers(kind.name, run.id_of(position))
+
+    def next_rank(self, function: Function) -> float | None:
+        """The largest rank among those that take a function's result, while the DAG is whole."""
+        run = function.run
+        positions, dependents = run.dependents
+        if len(positions) != len(run.manifest):
+            return None
+        after = dependents[function.position]
+        return max((run.functions[p].rank for p in after), default=0.0)
+
     # ------------------------------------------------------------------ learning
 
     def learn(self, function: Function) -> None:

@@ -28,8 +28,9 @@ RAISED = "handoff-raised"
 #: Stream, worker to scheduler: a task, ours or not, has let go of its thread.
 SECEDED = "handoff-seceded"
 
-#: Dask resources that admit functions which were sent ahead, one name for each lane of a node.
-LANES = tuple(f"{NAME}-lane-{i}" for i in range(4))
+#: Dask resources that admit functions which were sent ahead, one name for each lane of a node,
+#: and for each function of it that may be followed; the rest is to spare.
+LANES = tuple(f"{NAME}-lane-{i}" for i in range(16))
 #: How much of its resource each lane has: divisible by any small number of slots.
 LANE_UNITS = 720_720
 

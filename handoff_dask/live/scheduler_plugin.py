@@ -15,6 +15,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.metrics import monotonic
 from distributed.protocol import pickle
 
+from handoff_dask.live.admission import Admission
 from handoff_dask.live.announcer import Announcer
 from handoff_dask.live.attempts import Attempts
 from handoff_dask.live.blame import Blame
@@ -61,6 +62,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.attempts = Attempts(self)
         self.foresight = Foresight(self)
         self.blame = Blame()
+        self.admission = Admission()
         self.foreign = Foreign(self)
         self.patience = Patience(self)
         self.announcer = Announcer(self)
@@ -111,6 +113,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.foreign.node_left(address)
             self.attempts.node_left(address)
             self.blame.node_left(address)
+            self.admission.node_left(address)
             self.node_events(left)
 
     def node_events(self, events: Iterable[NodeEvent]) -> None:

@@ -78,6 +78,10 @@ class Estimates:
             for key in list(self._functions)[: _REMEMBERED // 2]:
                 del self._functions[key]
 
+    def remembers(self, code: str, function_id: Hashable) -> bool:
+        """Whether this very function has taught how long it takes."""
+        return (code, function_id) in self._functions
+
     def expected(self, code: str, cost: Cost, function_id: Hashable) -> float | None:
         """How long a function is expected to take, in seconds; None if nothing like it has run."""
         remembered = self._functions.get((code, function_id))
