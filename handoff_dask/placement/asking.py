@@ -18,7 +18,8 @@ class StrategyFailed(Exception):
 def snapshot(node: Node) -> NodeSnapshot:
     """A node as users see it."""
     available = {n: amount_of(max(u, 0)) for n, u in node.free.items() if n != THREAD}
-    running = sum(lane.booked - lane.outstanding for lane in node.lanes.values()) + len(node.placed)
+    ahead = node.held + sum(lane.outstanding - lane.booked for lane in node.lanes.values())
+    running = len(node.placed) - ahead
     return NodeSnapshot(node.name, node.capabilities.to_dict(), available, node.price, running)
 
 

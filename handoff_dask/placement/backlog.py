@@ -24,6 +24,7 @@ from handoff_dask.placement.strategies import ScoredStrategy, SelectStrategy
 from handoff_dask.resources import NOTHING, Cost
 
 if TYPE_CHECKING:
+    from handoff_dask.placement.queues import Place
     from handoff_dask.placement.reservation import Reservation
 
 
@@ -130,6 +131,8 @@ class Backlog:
         rank = run.ranks.get(event.function, event.rank) if run.ranks else event.rank
         order = (event.priority, rank, self._arrivals)
         waiting = Waiting(event.function, run, queue, order, now, event.duration_s, event.transfer_s)
+        waiting.certain = event.certain and event.duration_s is not None
+        waiting.next_rank = event.next_rank
         self.waiting[event.function] = waiting
         run.waiting += 1
         queue.push(waiting)
@@ -190,6 +193,16 @@ class Backlog:
             agenda.add(queue, key)
 
     # Where
+
+    def first_fit(self, node: Node, after: Place | None) -> Queue | None:
+        """The first queue, behind a place in the order, for whose head a node has room."""
+        found, agenda = self.anywhere.first_fit(node, after), self.at.get(node.name)
+        other = None if agenda is None else agenda.first_fit(node, after)
+        if found is None or other is None:
+            return found or other
+        assert found.key is not None
+        assert other.key is not None
+        return found if found.key < other.key else other
 
     def target(self, queue: Queue) -> Node | None:
         """The only node that will do, if there is such a one and it is there."""

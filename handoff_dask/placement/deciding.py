@@ -20,6 +20,7 @@ from handoff_dask.placement.orphans import reject
 from handoff_dask.placement.queues import Place as Standing
 from handoff_dask.placement.queues import Queue, Waiting
 from handoff_dask.placement.reservation import Reservations
+from handoff_dask.placement.successors import Relay, Successors
 
 #: With more freed nodes than this every waiting queue looks at all nodes instead.
 _FEW = 16
@@ -31,12 +32,20 @@ _Offer = tuple[Standing, int, Queue, "Node | None"]
 class Decider:
     """Places what can be placed, in the order of functions."""
 
-    def __init__(self, backlog: Backlog, chooser: Chooser, reservations: Reservations, lanes: Lanes) -> None:
+    def __init__(
+        self,
+        backlog: Backlog,
+        chooser: Chooser,
+        reservations: Reservations,
+        lanes: Lanes,
+        successors: Successors,
+    ) -> None:
         self._backlog = backlog
         self._ledger = backlog.ledger
         self._chooser = chooser
         self._reservations = reservations
         self._lanes = lanes
+        self._successors = successors
         #: Functions that are placed, sent ahead included.
         self.placed: dict[FunctionKey, Waiting] = {}
         self._offers: list[_Offer] = []
@@ -51,6 +60,9 @@ class Decider:
             lanes.send_ahead(lambda waiting, lane: decisions.append(self._follow(waiting, lane, now)))
         if backlog.asking:
             self._give_up_unwanted(decisions)
+        self._successors.send_ahead(
+            now, lambda waiting, relay: decisions.append(self._succeed(waiting, relay, now))
+        )
 
     def _give_room(self, now: float, decisions: list[Decision]) -> None:
         """Place whatever has room of its own."""
@@ -89,10 +101,7 @@ class Decider:
 
     def _offer_room(self, node: Node, after: Standing | None) -> None:
         """Find the first queue, behind a place in the order, whose head fits on a freed node."""
-        found = self._backlog.anywhere.first_fit(node, after)
-        agenda = self._backlog.at.get(node.name)
-        if agenda is not None:
-            found = _earlier(found, agenda.first_fit(node, after))
+        found = self._backlog.first_fit(node, after)
         if found is not None:
             assert found.key is not None
             self._number += 1
@@ -196,6 +205,8 @@ class Decider:
         queue = head.queue
         queue.pop()
         self._lanes.book(head, node)
+        head.placed_at = now
+        self._successors.book(head, node)
         queue.scope.claims += 1
         queue.shape.take(self._ledger, node)
         self._reservations.settled(head, node)
@@ -207,8 +218,15 @@ class Decider:
         self._reservations.let_go(head.queue)
         return place
 
+    def _succeed(self, head: Waiting, relay: Relay, now: float) -> Place:
+        """Note that a function has been sent behind one whose room it takes over."""
+        place = self._note(head, relay.node, 1, now, ahead=True)
+        self._reservations.let_go(head.queue)
+        self._backlog.reposition(head.queue)
+        return place
+
     def _note(self, head: Waiting, node: Node, candidates: int, now: float, *, ahead: bool = False) -> Place:
-        queue, function, lane = head.queue, head.function, head.lane
+        queue, function = head.queue, head.function
         del self._backlog.waiting[function]
         head.run.waiting -= 1
         queue.served = now
@@ -223,7 +241,7 @@ class Decider:
             candidates=candidates,
             waited_s=now - head.since,
             cause=queue.cause if head.told else "",
-            lane=None if lane is None else (lane.number, lane.slots),
+            lane=head.place_in_lane(),
             ahead=ahead,
             bound=bound,
         )
@@ -250,11 +268,3 @@ class Decider:
             if not queue.fresh and queue.count:
                 self._backlog.refresh(queue)
                 self._offer(queue)
-
-
-def _earlier(one: Queue | None, other: Queue | None) -> Queue | None:
-    if one is None or other is None:
-        return one or other
-    assert one.key is not None
-    assert other.key is not None
-    return one if one.key < other.key else other

@@ -39,6 +39,7 @@ from handoff_dask.placement.queues import Waiting
 from handoff_dask.placement.reservation import FLOOR_S, Reservations
 from handoff_dask.placement.runs import Run
 from handoff_dask.placement.strategies import AllocateStrategy
+from handoff_dask.placement.successors import LEAD_S, Successors
 from handoff_dask.resources import Capabilities, Cost
 
 
@@ -57,6 +58,11 @@ class PlacementEngine:
     patience_floor_s
         Nobody is thought to have waited too long before this (see
         :mod:`handoff_dask.placement.reservation`).
+    lead_s
+        How long before the end of a function, where it is certain, the next one is sent that takes
+        over its room (see :mod:`handoff_dask.placement.successors`); 0 for never.
+    relays_per_node
+        The most functions of a node that may be followed so.
 
     Examples
     --------
@@ -80,13 +86,19 @@ class PlacementEngine:
         ahead_limit: int = 64,
         lanes_per_node: int = 4,
         patience_floor_s: float = FLOOR_S,
+        lead_s: float = LEAD_S,
+        relays_per_node: int = 4,
     ) -> None:
         self._ledger = Ledger()
         self._backlog = Backlog(self._ledger)
         self._reservations = Reservations(self._backlog, patience_floor_s)
         self._chooser = Chooser(self._backlog, self._reservations)
         self._lanes = Lanes(self._backlog, round_trip_s, ahead_limit, lanes_per_node)
-        self._decider = Decider(self._backlog, self._chooser, self._reservations, self._lanes)
+        numbers = range(lanes_per_node, lanes_per_node + relays_per_node)
+        self._successors = Successors(self._backlog, self._chooser, self._lanes, lead_s, numbers)
+        self._decider = Decider(
+            self._backlog, self._chooser, self._reservations, self._lanes, self._successors
+        )
         self._orphans = Orphans(self._backlog)
         self._placed = self._decider.placed
         self._arrived: list[Waiting] = []
@@ -141,7 +153,8 @@ class PlacementEngine:
 
     def next_deadline(self) -> float | None:
         """When a :class:`TimePassed` is due at the latest, if nothing else happens before."""
-        return self._orphans.deadline()
+        deadlines = (self._orphans.deadline(), self._successors.deadline())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _give_up(self, decisions: list[Decision]) -> None:
         """Reject what a strategy spoiled, and what no node has come for in time."""
@@ -197,6 +210,7 @@ class PlacementEngine:
             del self._placed[waiting.function]
             if self._lanes.end(waiting):
                 self._return(waiting)
+                self._successors.end(waiting, self._now)
         for group in list(node.groups):
             group.unbind()
             for queue in group.queues:
@@ -298,11 +312,13 @@ class PlacementEngine:
         del node.placed[event.function]
         if waiting.lane is None:
             self._reservations.learn(self._now - waiting.placed_at)
+            self._successors.learn(waiting, self._now)
             if node.reservation is not None:
                 node.reservation.ended(waiting)
         elif not self._lanes.end(waiting):
             return
         self._return(waiting)
+        self._successors.end(waiting, self._now)
 
     def _return(self, waiting: Waiting) -> None:
         """Return one claim."""
@@ -310,7 +326,7 @@ class PlacementEngine:
         queue, scope = waiting.queue, waiting.queue.scope
         was_full = scope.full
         scope.claims -= 1
-        queue.shape.give_back(self._ledger, waiting.node)
+        queue.shape.give_back(self._ledger, waiting.node, () if waiting.holds_nothing() else None)
         if was_full:
             for held in [*scope.queues.values(), *scope.assigned.values()]:
                 self._backlog.refresh(held)

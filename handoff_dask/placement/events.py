@@ -146,8 +146,14 @@ class FunctionReady:
     rank: float = 0.0
     #: Expected seconds, if anything is known.
     duration_s: float | None = None
+    #: Whether that is known for sure: told by the user, or measured of this very function.
+    certain: bool = False
+    #: The largest rank among those that take its result; ``rank - duration_s`` if absent.
+    next_rank: float | None = None
     #: ``{node: seconds to bring the arguments there}``; a node that is left out has them.
     transfer_s: Mapping[str, float] = field(default_factory=dict)
+    #: The node that has most of its arguments, if anybody knows.
+    home: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ def check(backlog: Backlog, placed: Mapping[FunctionKey, Waiting], reservations:
     _check_placed(backlog, placed)
     _check_queues(backlog)
     _check_lanes(backlog)
+    _check_relays(backlog)
     assert all(r.queue.count and r.node.reservation is r for r in reservations.active.values())
 
 
@@ -83,3 +84,16 @@ def _check_lanes(backlog: Backlog) -> None:
             assert lane in lane.queue.lanes[node.name]
             assert len(functions) == lane.outstanding > 0
             assert lane.booked == min(lane.outstanding, lane.slots)
+
+
+def _check_relays(backlog: Backlog) -> None:
+    for node in backlog.ledger.nodes.values():
+        assert not set(node.relays) & set(node.lanes)
+        assert node.held == sum(relay.next is not None for relay in node.relays.values()) <= 1
+        functions = [w for w in node.placed.values() if w.relay is not None]
+        members = {id(w) for relay in node.relays.values() for w in (relay.runs, relay.next) if w is not None}
+        assert {id(w) for w in functions} == members
+        for number, relay in node.relays.items():
+            assert relay.number == number
+            assert relay.runs.relay is relay
+            assert relay.next is None or relay.next.relay is relay

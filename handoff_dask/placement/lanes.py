@@ -66,7 +66,7 @@ class Lanes:
 
     def __init__(self, backlog: Backlog, round_trip_s: float, ahead_limit: int, lanes_per_node: int) -> None:
         self._backlog = backlog
-        self._round_trip_s = round_trip_s
+        self.round_trip_s = round_trip_s
         self._ahead_limit = ahead_limit
         self._lanes_per_node = lanes_per_node
         #: Queues for which it is worth looking whether more can be sent ahead.
@@ -75,7 +75,7 @@ class Lanes:
     def is_short(self, waiting: Waiting) -> bool:
         """Whether a function may be sent ahead, or let others follow it."""
         duration_s = waiting.duration_s
-        return duration_s is not None and duration_s <= self._round_trip_s and not waiting.queue.scope.asks
+        return duration_s is not None and duration_s <= self.round_trip_s and not waiting.queue.scope.asks
 
     def touch(self, queue: Queue) -> None:
         """Note that a queue has more to send, or its lanes have less left."""
@@ -86,6 +86,9 @@ class Lanes:
         """Choose the lane of a function that is about to get room, if it should be in one."""
         queue, reservation = waiting.queue, node.reservation
         if not self.is_short(waiting) or (reservation is not None and reservation.queue is not queue):
+            return
+        # In a lane it would have to wait for what is held back.
+        if node.held:
             return
         lanes = queue.lanes.get(node.name, ())
         lane = next((lane for lane in lanes if lane.booked < lane.slots), None)
@@ -163,7 +166,7 @@ class Lanes:
         if lane.outstanding >= lane.slots * (1 + self._ahead_limit):
             return False
         # Sums of floats: a little more is not too much.
-        limit_s = lane.slots * (self._round_trip_s + duration_s) * (1 + 1e-9)
+        limit_s = lane.slots * (self.round_trip_s + duration_s) * (1 + 1e-9)
         return lane.expected_s + duration_s <= limit_s
 
     def _first_other(self, lane: Lane) -> Standing | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from handoff_dask.placement.lanes import Lane
     from handoff_dask.placement.queues import Waiting
     from handoff_dask.placement.reservation import Reservation
+    from handoff_dask.placement.successors import Relay
 
 #: The name under which threads are counted; no resource of a user has an empty name.
 THREAD = ""
@@ -51,12 +52,14 @@ class Node:
         "elsewhere",
         "free",
         "groups",
+        "held",
         "lanes",
         "name",
         "offer",
         "placed",
         "present",
         "price",
+        "relays",
         "reservation",
         "scarce",
         "shares",
@@ -91,6 +94,9 @@ class Node:
         #: Groups that are bound to it.
         self.groups: dict[Group, None] = {}
         self.lanes: dict[int, Lane] = {}
+        self.relays: dict[int, Relay] = {}
+        #: How many functions wait here to take over the room of another.
+        self.held = 0
         #: For whom it is being cleared.
         self.reservation: Reservation | None = None
 
@@ -222,6 +228,8 @@ class Ledger:
         node.elsewhere.clear()
         node.placed.clear()
         node.lanes.clear()
+        node.relays.clear()
+        node.held = 0
         node.free = dict(node.total)
         node.present = False
         node.open()
@@ -238,6 +246,14 @@ class Ledger:
         for name, units in amounts:
             free[name] = free.get(name, 0) - units
         self.claims += 1
+        self._version = node.version = self._version + 1
+        self.changes.append(node)
+
+    def fill(self, node: Node, amounts: Amounts) -> None:
+        """Book the amounts of a claim that has been there without any."""
+        free = node.free
+        for name, units in amounts:
+            free[name] = free.get(name, 0) - units
         self._version = node.version = self._version + 1
         self.changes.append(node)
 
@@ -311,5 +327,5 @@ def _booked(placed: Iterable[Waiting]) -> list[Amounts]:
             lanes[lane.number] = lanes.get(lane.number, 0) + 1
             if lanes[lane.number] > lane.slots:
                 continue
-        claims.append(function.queue.shape.amounts)
+        claims.append(() if function.holds_nothing() else function.queue.shape.amounts)
     return claims

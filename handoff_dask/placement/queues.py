@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from handoff_dask.placement.ledger import Amounts, Node
     from handoff_dask.placement.runs import Run, Scope
     from handoff_dask.placement.shapes import Shape
+    from handoff_dask.placement.successors import Relay
 
 #: Where a waiting function stands: ``(-priority, -rank, arrival, itself)``; arrivals differ, so
 #: that the function itself is never compared.
@@ -29,14 +30,17 @@ class Waiting:
 
     __slots__ = (
         "arrival",
+        "certain",
         "duration_s",
         "function",
         "lane",
+        "next_rank",
         "node",
         "placed_at",
         "priority",
         "queue",
         "rank",
+        "relay",
         "run",
         "since",
         "told",
@@ -71,10 +75,25 @@ class Waiting:
         self.placed_at = 0.0
         #: The lane that it was sent in, if any.
         self.lane: Lane | None = None
+        #: Whether its duration is known for sure, and the largest rank of those that follow it.
+        self.certain = False
+        self.next_rank: float | None = None
+        #: The relay that it is part of, if any.
+        self.relay: Relay | None = None
 
     def place(self) -> Place:
         """Its place in the order of functions."""
         return (-self.priority, -self.rank, self.arrival, self)
+
+    def place_in_lane(self) -> tuple[int, int] | None:
+        """The number and the slots of its lane or relay, if it is in one."""
+        if self.relay is not None:
+            return self.relay.number, 1
+        return None if self.lane is None else (self.lane.number, self.lane.slots)
+
+    def holds_nothing(self) -> bool:
+        """Whether it has been placed, but has yet to take over another's room."""
+        return self.relay is not None and self.relay.next is self
 
 
 class Queue:

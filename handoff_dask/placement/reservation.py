@@ -230,13 +230,18 @@ def _plan(node: Node, shape: Shape, now: float) -> _Plan | None:
 def _ends(node: Node, now: float) -> Iterator[tuple[float, Amounts]]:
     """When each claim on a node is expected to be returned: infinity if nobody knows."""
     for waiting in node.placed.values():
-        if waiting.lane is None:
-            known = waiting.duration_s is not None
-            end_s = max(now, waiting.placed_at + (waiting.duration_s or 0.0)) if known else math.inf
+        if waiting.lane is None and not waiting.holds_nothing():
+            end_s = max(now, waiting.placed_at + _duration_s(waiting))
+            if waiting.relay is not None and waiting.relay.next is not None:
+                end_s += _duration_s(waiting.relay.next)
             yield end_s, waiting.queue.shape.amounts
     for lane in node.lanes.values():
         for _ in range(lane.booked):
             yield now, lane.queue.shape.amounts
+
+
+def _duration_s(waiting: Waiting) -> float:
+    return math.inf if waiting.duration_s is None else waiting.duration_s
 
 
 def _covers(free: dict[str, int], amounts: Amounts) -> bool:

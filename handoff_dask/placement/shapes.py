@@ -138,14 +138,14 @@ class Shape:
             return sum(map(self.fits, self.holders.values()))
         return min((len(order) for order in self.orders.values()), default=len(self.holders))
 
-    def take(self, ledger: Ledger, node: Node) -> None:
-        """Book one function there."""
-        ledger.take(node, self.amounts)
+    def take(self, ledger: Ledger, node: Node, booked: Amounts | None = None) -> None:
+        """Book one function there, or as yet a part of what it asks for."""
+        ledger.take(node, self.amounts if booked is None else booked)
         if self.confinement is not None:
             self.confinement.take(node, self.amounts)
 
-    def give_back(self, ledger: Ledger, node: Node) -> None:
-        """Return one function's claim."""
+    def give_back(self, ledger: Ledger, node: Node, booked: Amounts | None = None) -> None:
+        """Return one function's claim, of which only a part may have been booked as yet."""
         if self.confinement is not None:
             self.confinement.give_back(node, self.amounts)
-        ledger.give_back(node, self.amounts)
+        ledger.give_back(node, self.amounts if booked is None else booked)

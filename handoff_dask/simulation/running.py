@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +20,10 @@ from handoff_dask.placement.events import (
     GroupKey,
     NodeJoined,
     RunOpened,
+    TimePassed,
 )
 from handoff_dask.placement.strategies import Strategy
+from handoff_dask.placement.successors import LEAD_S
 from handoff_dask.simulation.idleness import avoidable_idle
 from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode, ranks_of
 
@@ -66,34 +69,39 @@ class SimulatedRun:
 
 
 class _Node:
-    """Runs what it is sent, admitting of a lane only as many as its slots."""
+    """Runs what it is sent, admitting of a lane only as many as its slots.
+
+    Like a worker of Dask, it looks no further than the first of those that it holds back.
+    """
 
     def __init__(self) -> None:
         self.taken: dict[int, Fraction] = {}
-        self.queued: dict[int, deque[Place]] = {}
+        self.held: deque[Place] = deque()
 
-    def admit(self, place: Place) -> bool:
-        """Whether a function that arrives starts at once; else it queues."""
+    def arrives(self, place: Place) -> list[Place]:
+        """Those that start now that a function has arrived."""
         if place.lane is None:
-            return True
-        number, slots = place.lane
-        if self.queued.get(number) or self.taken.get(number, 0) + Fraction(1, slots) > 1:
-            self.queued.setdefault(number, deque()).append(place)
-            return False
-        self.taken[number] = self.taken.get(number, Fraction(0)) + Fraction(1, slots)
-        return True
+            return [place]
+        self.held.append(place)
+        return self._admit()
 
-    def next(self, place: Place) -> list[Place]:
+    def ends(self, place: Place) -> list[Place]:
         """Those that start now that a function has ended."""
         if place.lane is None:
             return []
         number, slots = place.lane
         self.taken[number] -= Fraction(1, slots)
+        return self._admit()
+
+    def _admit(self) -> list[Place]:
         started = []
-        queued = self.queued.get(number, deque())
-        while queued and queued[0].lane and self.taken[number] + Fraction(1, queued[0].lane[1]) <= 1:
-            started.append(queued.popleft())
-            self.taken[number] += Fraction(1, (started[-1].lane or (0, 1))[1])
+        while self.held:
+            number, slots = self.held[0].lane or (0, 1)
+            taken = self.taken.get(number, Fraction(0)) + Fraction(1, slots)
+            if taken > 1:
+                break
+            self.taken[number] = taken
+            started.append(self.held.popleft())
         return started
 
 
@@ -112,6 +120,9 @@ class _Simulation:
             for arg in dict.fromkeys(function.args):
                 self.dependents[arg].append(function.id)
         self.ranks: Mapping[Hashable, float] = {}
+        self.expected_s: Mapping[Hashable, float] = {}
+        #: When time is going to pass next.
+        self.wakes_s = math.inf
         self.nodes: dict[str, _Node] = {}
         self.spans: dict[Hashable, Span] = {}
         #: ``(when, number, what happens: a function arrives, ends, is reported, is released)``.
@@ -128,6 +139,10 @@ class _Simulation:
         decisions = self.engine.handle_all(events, now=self.now)
         self.events.append((self.now, events))
         self.decisions.append((self.now, decisions))
+        due_s = self.engine.next_deadline()
+        if due_s is not None and due_s < self.wakes_s:
+            self.wakes_s = due_s
+            self.later(due_s, "wakes", None)
         for decision in decisions:
             if isinstance(decision, Place):
                 self.later(self.now + self.delay_s, "arrives", decision)
@@ -148,7 +163,9 @@ class _Simulation:
             demand=function.demand,
             priority=function.priority,
             rank=self.ranks.get(key, 0.0),
-            duration_s=function.duration_s if self.known else None,
+            duration_s=self.expected_s.get(key, function.duration_s) if self.known else None,
+            certain=self.known,
+            next_rank=max((self.ranks.get(d, 0.0) for d in self.dependents[key]), default=0.0),
         )
 
     def run(self) -> None:
@@ -161,14 +178,17 @@ class _Simulation:
                 self.tell(told)
 
     def happens(self, what: str, about: Place | Hashable) -> list[Event]:
+        if what == "wakes":
+            self.wakes_s = math.inf
+            return [TimePassed()]
         if what == "released":
             return [self.ready(about)]
         assert isinstance(about, Place)
         if what == "arrives":
-            if self.nodes[about.node].admit(about):
-                self.start(about)
+            for place in self.nodes[about.node].arrives(about):
+                self.start(place)
         elif what == "ends":
-            for place in self.nodes[about.node].next(about):
+            for place in self.nodes[about.node].ends(about):
                 self.start(place)
             if self.delay_s:
                 self.later(self.now + self.delay_s, "reported", about)
@@ -200,6 +220,7 @@ def simulate(
     groups: Mapping[GroupKey, Demand] | None = None,
     overhead_s: float = 0.0,
     durations_known: bool = True,
+    expected_s: Mapping[Hashable, float] | None = None,
     engine: PlacementEngine | None = None,
     idleness: bool = True,
 ) -> SimulatedRun:
@@ -221,7 +242,9 @@ def simulate(
         The round trip: half of it passes before a placed function starts, half before its end
         is known.
     durations_known
-        Whether the engine is told how long functions take.
+        Whether the engine is told how long functions take, for sure.
+    expected_s
+        Where it is told something else than the truth, by function.
     engine
         The engine to drive, a new one if absent.
     idleness
@@ -232,9 +255,10 @@ def simulate(
     SimulationStuck
         If a function can never run.
     """
-    engine = engine or PlacementEngine(round_trip_s=overhead_s)
+    engine = engine or PlacementEngine(round_trip_s=overhead_s, lead_s=min(overhead_s, LEAD_S))
     simulation = _Simulation(functions, engine, overhead_s, durations_known)
     simulation.ranks = ranks_of(functions) if ranks is None else ranks
+    simulation.expected_s = expected_s or {}
     simulation.nodes = {node.name: _Node() for node in nodes}
     start: list[Event] = [
         NodeJoined(node=n.name, capabilities=n.capabilities, threads=n.threads) for n in nodes

@@ -46,6 +46,9 @@ def ready(
     priority: float = 0,
     rank: float = 0.0,
     duration_s: float | None = None,
+    certain: bool = False,
+    next_rank: float | None = None,
+    home: str | None = None,
     transfer_s: Mapping[str, float] | None = None,
     **asked: Any,
 ) -> FunctionReady:
@@ -56,6 +59,9 @@ def ready(
         priority=priority,
         rank=rank,
         duration_s=duration_s,
+        certain=certain,
+        next_rank=next_rank,
+        home=home,
         transfer_s=transfer_s or {},
     )
 

@@ -43,6 +43,9 @@ CAPABILITIES = st.fixed_dictionaries(
     {"cpu": st.integers(0, 6), "memory": st.integers(0, 10)},
     optional={"gpu": st.integers(0, 1), "zone": st.sampled_from(["eu", "us"]), "price": st.integers(0, 3)},
 )
+OPTIONS: dict[str, Any] = {
+    "round_trip_s": 0.02, "ahead_limit": 3, "patience_floor_s": 2.0, "lead_s": 0.5, "relays_per_node": 2
+}  # fmt: skip
 GROUPS = {"g": demand(cpu=3, memory=4), "h": demand(cpu=1, pin="b"), "i": demand(cpu=1)}
 
 
@@ -94,7 +97,7 @@ class AnyCourse(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = PlacementEngine(round_trip_s=0.02, ahead_limit=3, patience_floor_s=2.0)
+        self.engine = PlacementEngine(**OPTIONS)
         self.now = 0.0
         self.workers: dict[str, Worker] = {}
         self.open: dict[int, Any] = {}
@@ -259,6 +262,7 @@ class AnyCourse(RuleBasedStateMachine):
         priority=st.integers(0, 1),
         rank=st.floats(0, 9),
         duration_s=st.sampled_from([None, 0.001, 0.01, 1.0]),
+        certain=st.booleans(),
         transfer_s=st.dictionaries(st.sampled_from(NODES), st.floats(0, 2)),
     )
     def functions_get_ready(
@@ -350,7 +354,7 @@ class AnyCourse(RuleBasedStateMachine):
         self.leaves_nothing_behind()
 
     def decides_the_same_again(self) -> None:
-        engine = PlacementEngine(round_trip_s=0.02, ahead_limit=3, patience_floor_s=2.0)
+        engine = PlacementEngine(**OPTIONS)
         for now, events, decisions in self.log:
             assert engine.handle_all(events, now=now) == decisions
 

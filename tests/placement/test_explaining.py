@@ -169,3 +169,17 @@ def test_room_now(make_engine):
     assert engine.has_room("tcp://a", Cost(), threads=7)
     assert not engine.has_room("a", Cost(), threads=8)
     assert not engine.has_room("nowhere", Cost())
+
+
+def test_cause_of_one_function_in_a_word(make_engine):
+    engine = make_engine(joined("a", cpu=1))
+    engine.handle_all([ready("f", cpu=1), ready("g", cpu=1)], now=1)
+    assert [engine.waiting_cause(f) for f in ("f", "g", "nobody")] == ["", "room", ""]
+
+
+def test_what_others_hold_is_told_by_name_or_address(make_engine):
+    engine = make_engine(joined("a", cpu=4, address="tcp://a"))
+    assert [engine.claimed_elsewhere(name) for name in ("a", "b")] == [{}, {}]
+    cost = demand(cpu=1, memory=0).cost
+    engine.handle(ClaimedElsewhere(claim="x", node="a", cost=cost, threads=1), now=1)
+    assert engine.claimed_elsewhere("tcp://a") == {"x": {"cpu": 1_000_000}}

@@ -61,6 +61,7 @@ class Wanderer:
             priority=rng.choice([0, 0, 0, 1]),
             rank=rng.uniform(0, 9),
             duration_s=rng.choice([None, 0.001, 0.01, 0.01, 1.0]),
+            certain=rng.random() < 0.5,
             transfer_s={name: rng.uniform(0, 2) for name in NODES if rng.random() < 0.3},
         )
 

@@ -64,6 +64,20 @@ def test_short_functions_follow_each_other_without_a_round_trip():
     assert at_once == [4, 4, 4]
 
 
+def test_long_functions_follow_each_other_without_a_round_trip():
+    functions = [function(n, 1.0) for n in range(300)]
+    nodes = [node("n", cpu=2), node("m", cpu=2)]
+    ahead = simulate(functions, nodes, FIRST_AVAILABLE, overhead_s=0.1)
+    alone = simulate(functions, nodes, FIRST_AVAILABLE, overhead_s=0.1, durations_known=False)
+    # 75 for each of four slots.  Before expected ends are counted on, some must have proved true.
+    assert ahead.makespan_s < 79
+    assert alone.makespan_s > 82
+    assert ahead.avoidable_idle < alone.avoidable_idle
+    wrong = {n: 0.5 + n % 3 / 2 for n in range(300)}
+    misled = simulate(functions, nodes, FIRST_AVAILABLE, overhead_s=0.1, expected_s=wrong)
+    assert misled.makespan_s == pytest.approx(alone.makespan_s, abs=1.5)
+
+
 def test_functions_may_be_released_later():
     functions = [
         function("a", release_s=2),
@@ -144,7 +158,7 @@ def test_schedules_are_good_and_nobody_holds_too_much(path, strategy):
 def test_what_was_recorded_is_decided_again():
     scenario = load_scenario(SCENARIOS[0])
     run = simulate(scenario.functions, scenario.nodes, FIRST_AVAILABLE)
-    engine = PlacementEngine(round_trip_s=0.0)
+    engine = PlacementEngine(round_trip_s=0.0, lead_s=0.0)
     again = [(now, engine.handle_all(events, now=now)) for now, events in run.events]
     assert again == run.decisions
     assert sum(isinstance(d, Place) for _, decisions in again for d in decisions) == len(scenario.functions)
