@@ -54,15 +54,18 @@ class Decider:
     def decide(self, now: float, decisions: list[Decision]) -> None:
         """Place whatever has room; afterwards every queue that still waits has none."""
         backlog, ledger, lanes = self._backlog, self._ledger, self._lanes
-        # More than one round only if a reservation ended on the way.
-        while backlog.fresh or ledger.freed or lanes.due:
-            self._give_room(now, decisions)
-            lanes.send_ahead(lambda waiting, lane: decisions.append(self._follow(waiting, lane, now)))
+        while True:
+            # More than one round only where there are reservations.
+            while backlog.fresh or ledger.freed or lanes.due:
+                self._give_room(now, decisions)
+                lanes.send_ahead(lambda waiting, lane: decisions.append(self._follow(waiting, lane, now)))
+            if not self._successors.is_due(now):
+                break
+            self._successors.send_ahead(
+                now, lambda waiting, relay: decisions.append(self._succeed(waiting, relay, now))
+            )
         if backlog.asking:
             self._give_up_unwanted(decisions)
-        self._successors.send_ahead(
-            now, lambda waiting, relay: decisions.append(self._succeed(waiting, relay, now))
-        )
 
     def _give_room(self, now: float, decisions: list[Decision]) -> None:
         """Place whatever has room of its own."""

@@ -81,6 +81,10 @@ class Successors:
             heappop(due)
         return due[0][0] if due and self._backlog.waiting else None
 
+    def is_due(self, now: float) -> bool:
+        """Whether some function is about to end."""
+        return bool(self._due) and self._due[0][0] <= now and bool(self._backlog.waiting)
+
     def book(self, waiting: Waiting, node: Node) -> None:
         """Let a function that has got room be followed, if it is known when it will end."""
         # A node looks only at the first of those that it holds back (Dask's workers do so): what
@@ -123,7 +127,7 @@ class Successors:
 
     def send_ahead(self, now: float, follow: Callable[[Waiting, Relay], None]) -> None:
         """Send those whose room is about to be free; ``follow`` is told of each."""
-        while self._due and self._due[0][0] <= now and self._backlog.waiting:
+        while self.is_due(now):
             waiting = heappop(self._due)[2]
             relay = waiting.relay
             if relay is not None and _is_open(waiting) and self._can_tell(waiting, now):

@@ -142,7 +142,7 @@ class _Simulation:
         due_s = self.engine.next_deadline()
         if due_s is not None and due_s < self.wakes_s:
             self.wakes_s = due_s
-            self.later(due_s, "wakes", None)
+            self.later(max(due_s, self.now), "wakes", None)
         for decision in decisions:
             if isinstance(decision, Place):
                 self.later(self.now + self.delay_s, "arrives", decision)
