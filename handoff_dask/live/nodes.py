@@ -74,6 +74,15 @@ class Nodes:
         )
         return [joined] if node.accepting else [joined, self.changed(node)]
 
+    def declared(self, address: str, resources: Mapping[str, Any]) -> list[NodeChanged]:
+        """A worker has other Dask resources than before (``Worker.set_resources``)."""
+        node = self.by_address.get(address)
+        if node is None:
+            return []
+        before = node.reported
+        node.reported = before.updated(Capabilities.parse(resources))
+        return [] if node.reported == before else [self.changed(node)]
+
     def added(self, address: str) -> list[NodeJoined | NodeChanged]:
         """A worker has connected; it may have reported before."""
         early = self.early.pop(address, None)

@@ -16,6 +16,7 @@ from handoff_dask.live.own_strategies import load
 from handoff_dask.live.protocol import NAME, REPORT, Manifest
 from handoff_dask.live.registry import Announced
 from handoff_dask.live.runs import CANCELLED, Run
+from handoff_dask.live.worker_plugin import declared
 from handoff_dask.placement.asking import StrategyFailed
 from handoff_dask.resources import Capabilities, Cost
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Dask's RPC, worker to scheduler: its resources have changed.
+SET_RESOURCES = "set_resources"
 #: Seconds that a request waits for workers which have connected to say what they offer.
 REPORT_S = 10.0
 
@@ -75,6 +78,15 @@ class Requests:
         handlers = self._plugin.scheduler.handlers
         handlers[NAME] = self.handle
         handlers[REPORT] = self.report
+        set_resources = handlers[SET_RESOURCES]
+
+        def declare(worker: str, resources: dict[str, Any] | None = None) -> Any:
+            answer = set_resources(worker=worker, resources=resources)
+            self._plugin.node_events(self._plugin.nodes.declared(worker, declared(resources or {})))
+            return answer
+
+        # No hook tells of it.
+        handlers[SET_RESOURCES] = declare
 
     def add(self, **methods: Callable[..., Any]) -> None:
         """Let another part of the plugin answer requests too."""

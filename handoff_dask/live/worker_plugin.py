@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.metrics import time
 
+from handoff_dask.errors import ValidationError
 from handoff_dask.live.protocol import (
     ENDED,
     LANE_UNITS,
@@ -22,6 +24,7 @@ from handoff_dask.live.protocol import (
     STARTED,
     WATCH,
 )
+from handoff_dask.resources import Capabilities
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -69,8 +72,22 @@ def detect(worker: Worker) -> dict[str, Any]:
     if gpus:
         found["gpu"] = len(gpus)
         found["gpu_model"] = sorted(set(gpus))
-    declared = {n: v for n, v in worker.state.total_resources.items() if n not in LANES}
-    return {**found, **declared}
+    return {**found, **declared(worker.state.total_resources)}
+
+
+def declared(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a worker's Dask resources, those that are capabilities."""
+    found = {}
+    for name, amount in resources.items():
+        if name in LANES:
+            continue
+        try:
+            Capabilities.parse({name: amount})
+        except ValidationError as error:  # Dask takes amounts that we would not, infinity among them
+            logger.warning("A resource of this worker is left out: %s", error)
+        else:
+            found[name] = amount
+    return found
 
 
 class HandoffWorkerPlugin(WorkerPlugin):

@@ -42,6 +42,13 @@ async def test_declared_resources_win_over_detection_and_registration_over_both(
         assert await session.discover_nodes() == {"0": expected}
 
 
+@live(2, worker_kwargs={"memory_limit": 0, "resources": {"cpu": 1, "endless": float("inf")}})
+async def test_resources_that_are_no_amounts_are_left_out(c, s, a):
+    """Dask takes them; the worker is a node all the same."""
+    async with handoff.Handoff(c) as session:
+        assert await session.discover_nodes() == {"0": {"cpu": 1}}
+
+
 class FakeNvml(types.ModuleType):
     """A machine with two cards."""
 
