@@ -12,6 +12,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.metrics import time
 
 from handoff_dask.errors import ValidationError
+from handoff_dask.live.clock import Clock
 from handoff_dask.live.protocol import (
     ENDED,
     LANE_UNITS,
@@ -104,6 +105,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
     async def setup(self, worker: Worker) -> None:
         """Announce this worker, and listen to the scheduler's plugin."""
         self.worker = worker
+        self._clock = Clock(worker)
         worker.stream_handlers[WATCH] = self.watch
         worker.stream_handlers[REPORT_STARTS] = self.report_starts
         capabilities = detect(worker)
@@ -128,6 +130,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
 
     async def teardown(self, worker: Worker) -> None:
         """Stop listening."""
+        self._clock.close()
         if worker.stream_handlers.get(WATCH) == self.watch:
             # What is still on its way from the scheduler finds nobody, which is no error.
             worker.stream_handlers[WATCH] = worker.stream_handlers[REPORT_STARTS] = _ignore
@@ -152,8 +155,10 @@ class HandoffWorkerPlugin(WorkerPlugin):
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Report starts where wanted, and the end of threads that are watched."""
-        if self._report_starts and finish == "executing":
-            self._has_begun(key, time())
+        if finish == "executing":
+            self._clock.keep()
+            if self._report_starts:
+                self._has_begun(key, time())
         if finish == "error":
             self._say_raised(key)
         elif finish == "long-running":

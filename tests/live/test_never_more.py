@@ -66,14 +66,14 @@ def assert_never_more(costs, nodes=NODES, threads=THREADS):
         assert not over, f"node {node} held more than it has: {over}"
 
 
-def assert_told_never_more(result, costs):
+def assert_told_never_more(result, costs, nodes=NODES, threads=THREADS):
     """The times that users are told show the same."""
     noted[:] = [
         (moment, sign, result.allocations[i], i)
         for i, timing in result.timings.items()
         for moment, sign in ((timing.start, 1), (timing.stop, -1))
     ]
-    assert_never_more(costs)
+    assert_never_more(costs, nodes, threads)
 
 
 def random_cost(rng):
@@ -121,10 +121,6 @@ class Runs:
         return runs(self.name, self.seconds)
 
 
-def on_nodes(c):
-    return handoff.Handoff(c)
-
-
 async def register(session):
     for node, has in NODES.items():
         await session.register_node(node, has)
@@ -168,9 +164,8 @@ async def test_short_functions_that_are_sent_ahead(c, s, w0, w1, w2, w3):
 
 @live(*THREADS.values())
 async def test_short_ones_of_which_some_are_long_after_all(c, s, w0, w1, w2, w3):
-    dag = [
-        Function(n, [], Runs(n, 0.2 if n % 97 == 50 else 0), cost={"cpu": 1, "memory": 50}) for n in range(500)
-    ]
+    seconds = [0.2 if n % 97 == 50 else 0 for n in range(500)]
+    dag = [Function(n, [], Runs(n, seconds[n]), cost={"cpu": 1, "memory": 50}) for n in range(500)]
     async with handoff.Handoff(c) as session:
         await register(session)
         result = await session.execute(dag, timeout=60)
@@ -233,14 +228,37 @@ async def test_among_plain_dask_tasks(c, s, w0, w1, w2, w3):
         await register(session)
         execution = await session.submit(dag)
         theirs = [
-            c.submit(time.sleep, rng.choice([0, 0.004]), resources=rng.choice([{"cpu": 1}, {"cpu": 2}, None]), pure=False)
-            for _ in range(100)
+            c.submit(time.sleep, seconds, resources=rng.choice([{"cpu": 1}, {"cpu": 2}, None]), pure=False)
+            for seconds in rng.choices([0, 0.004], k=100)
         ]
         await execution
         await wait(theirs)
         await nothing_claimed(s)
     assert len(noted) == 300
     assert_never_more({f.id: f.cost for f in dag})
+
+
+def when(seconds):
+    began = time.monotonic()
+    time.sleep(seconds)
+    return began, time.monotonic()
+
+
+def test_in_processes_of_their_own():
+    """By the clock that all processes of a machine share, and by the times that users are told."""
+    nodes = {"a": {"cpu": 2, "memory": 1000}, "b": {"cpu": 1.5, "memory": 500}}
+    costs = [{"cpu": 1}, {"cpu": 0.5, "memory": 250}, {"cpu": 0.3}]
+    dag = [Function(n, [], when, extra_args=[0.001], cost=costs[n % 3]) for n in range(1000)]
+    with handoff.Handoff(nodes=nodes) as session:
+        result = session.execute(dag)
+    noted[:] = [
+        (moment, sign, result.allocations[n], n)
+        for n, interval in result.results.items()
+        for moment, sign in zip(interval, (1, -1), strict=True)
+    ]
+    threads = {"a": 4, "b": 4}
+    assert_never_more({f.id: f.cost for f in dag}, nodes, threads)
+    assert_told_never_more(result, {f.id: f.cost for f in dag}, nodes, threads)
 
 
 def test_the_judge_sees_too_much():
