@@ -144,6 +144,10 @@ class Nodes:
         registered = self.registered.get(node.name)
         return node.reported if registered is None else node.reported.updated(registered)
 
+    def offers(self) -> dict[str, Capabilities]:
+        """What each node offers by now, by name."""
+        return {name: self.capabilities(node) for name, node in self.by_name.items()}
+
     def find(self, name: object) -> Node:
         """The node of this name or address.
 

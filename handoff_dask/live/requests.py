@@ -14,6 +14,7 @@ from distributed.protocol import pickle
 from handoff_dask.errors import HandoffError, NotFoundError
 from handoff_dask.live.own_strategies import load
 from handoff_dask.live.protocol import NAME, REPORT, Manifest
+from handoff_dask.live.refusals import refusal_of
 from handoff_dask.live.registry import Announced
 from handoff_dask.live.runs import CANCELLED, Run
 from handoff_dask.live.worker_plugin import declared
@@ -149,7 +150,7 @@ class Requests:
         plugin.registry.announced[manifest.token] = Announced(client, manifest, strategy)
         return None
 
-    def _unplaceable(self, manifest: Manifest) -> tuple[int, dict[str, str], None] | None:
+    def _unplaceable(self, manifest: Manifest) -> tuple[int, dict[str, str], str | None] | None:
         engine = self._plugin.driver.engine
         confined = self._plugin.nodes.by_names(manifest.options.nodes)
         first: dict[int, int] = {}
@@ -161,7 +162,7 @@ class Requests:
             asked = envelope or demand
             if not engine.could_hold(asked, confined):
                 obstacles = engine.obstacles(asked, confined)
-                return position, {node: str(o) for node, o in obstacles.items()}, None
+                return position, *refusal_of(demand, envelope, obstacles, self._plugin.nodes.offers())
         return None
 
     def cancel(self, client: str, token: str) -> bool:
