@@ -14,7 +14,16 @@ from handoff_dask.expansion import Expansion, expand
 from handoff_dask.functions import Function, FunctionId
 from handoff_dask.resources import Capabilities, Cost, amount_of
 
-__all__ = ["CheckReport", "Unplaceable", "check", "explain_unplaceable", "shortfalls"]
+__all__ = [
+    "CheckReport",
+    "Unplaceable",
+    "check",
+    "explain_unplaceable",
+    "nearest_node",
+    "pin_hint",
+    "shortfalls",
+    "unknown_names_hint",
+]
 
 #: ``{node name: capabilities}``, as the user writes them or parsed.
 Nodes: TypeAlias = Mapping[str, Mapping[str, Any] | Capabilities]
@@ -174,9 +183,22 @@ def explain_unplaceable(
     """
     needed = cost if isinstance(cost, Cost) else Cost.parse(cost)
     offers = _parsed(nodes)
-    hints = [_hint(name, near) for name, near in _unknown_names([needed], offers).items()] if offers else []
     written = needed.to_dict() if isinstance(cost, Cost) else cost
-    return AllocationError(function_id, written, _reasons(needed, offers, pin), "; ".join(hints) or None)
+    return AllocationError(
+        function_id, written, _reasons(needed, offers, pin), unknown_names_hint(needed, offers)
+    )
+
+
+def unknown_names_hint(cost: Cost, offers: Mapping[str, Capabilities]) -> str | None:
+    """What to say of names in a cost that no node offers; ``None`` if there are none.
+
+    Examples
+    --------
+    >>> unknown_names_hint(Cost.parse({"gpus": 2}), {"a": Capabilities.parse({"gpu": 4})})
+    "'gpus' is offered by no node; did you mean 'gpu'?"
+    """
+    unknown = _unknown_names([cost], offers) if offers else {}
+    return "; ".join(_hint(name, near) for name, near in unknown.items()) or None
 
 
 def shortfalls(cost: Cost, offer: Capabilities) -> list[str]:
@@ -258,7 +280,7 @@ def _unplaceable(
         function_id=first,
         cost=cost.to_dict(),
         reasons=_reasons(cost, offers, pin),
-        nearest=_nearest(cost, offers, pin),
+        nearest=nearest_node(cost, offers, pin),
         together=(first, *members) if members else (),
     )
 
@@ -266,7 +288,7 @@ def _unplaceable(
 def _reasons(cost: Cost, offers: Mapping[str, Capabilities], pin: str | None) -> dict[str, str]:
     """``{node name: why it cannot hold the cost}``; nodes that could are left out."""
     reasons = {}
-    elsewhere = "" if pin is None else _pinned(pin, offers)
+    elsewhere = "" if pin is None else pin_hint(pin, offers)
     for name, offer in offers.items():
         missing = shortfalls(cost, offer)
         if pin not in (None, name):
@@ -276,8 +298,15 @@ def _reasons(cost: Cost, offers: Mapping[str, Capabilities], pin: str | None) ->
     return reasons
 
 
-def _nearest(cost: Cost, offers: Mapping[str, Capabilities], pin: str | None) -> str | None:
-    """The node that lacks fewest things; among equals, the smallest part of them."""
+def nearest_node(cost: Cost, offers: Mapping[str, Capabilities], pin: str | None = None) -> str | None:
+    """The node that lacks fewest things; among equals, the smallest part of them.
+
+    Examples
+    --------
+    >>> offers = {"a": Capabilities.parse({"cpu": 2}), "b": Capabilities.parse({"cpu": 4})}
+    >>> nearest_node(Cost.parse({"cpu": 8}), offers)
+    'b'
+    """
 
     def lack(name: str) -> tuple[bool, int, float]:
         offer = offers[name]
@@ -305,7 +334,14 @@ def _hint(name: str, near: str | None) -> str:
     return f"{name!r} is offered by no node" + (f"; did you mean {near!r}?" if near else "")
 
 
-def _pinned(pin: str, offers: Mapping[str, Capabilities]) -> str:
+def pin_hint(pin: str, offers: Mapping[str, Capabilities]) -> str:
+    """What to say of a pin to a node that is not meant, or not there.
+
+    Examples
+    --------
+    >>> pin_hint("gpu1", {"gpu-1": Capabilities.parse({"gpu": 1})})
+    "it is pinned to node 'gpu1', which is not there (did you mean 'gpu-1'?)"
+    """
     if pin in offers:
         return f"it is pinned to node {pin!r}"
     near = _similar(pin, offers)

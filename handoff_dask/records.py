@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from handoff_dask.time_split import TimeSplit
 
 __all__ = ["ExecutionRecord", "ExecutionResult", "FunctionRecord", "Timing"]
 
@@ -116,6 +119,24 @@ class ExecutionResult:
         if not isinstance(self._record, ExecutionRecord):
             self._record = self._record()
         return self._record
+
+    @property
+    def time_split(self) -> TimeSplit:
+        """Where its time went, by cause; see :mod:`handoff_dask.time_split`."""
+        from handoff_dask.time_split import time_split
+
+        return time_split(self.record)
+
+    @property
+    def lower_bound_s(self) -> float | None:
+        """Seconds that no placement on these nodes could beat, with the durations that were measured.
+
+        ``None`` if nothing ran; :func:`handoff_dask.lower_bound.lower_bounds` says what sets it.
+        """
+        from handoff_dask.lower_bound import lower_bounds
+
+        bounds = lower_bounds(self.record) if self.timings else ()
+        return bounds[0].seconds if bounds else None
 
     @property
     def makespan_s(self) -> float | None:

@@ -175,7 +175,8 @@ def test_every_third_party_import_is_declared():
     third_party = {n for n in imported - {"handoff_dask", "IPython"} if n not in sys.stdlib_module_names}
 
     assert third_party <= core | extras
-    assert core <= third_party
+    # Dask draws ``dag.visualize()`` with it.
+    assert core - {"graphviz"} <= third_party
 
 
 def test_defaults_are_in_dask_config():

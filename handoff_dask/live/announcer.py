@@ -121,7 +121,8 @@ class Announcer:
         """What is held already when somebody begins to listen."""
         self._held.clear()
         for function in self._plugin.registry.functions.values():
-            holds = function.status == RUNNING and not function.behind
+            # What has begun in a lane is told by the workers in a moment.
+            holds = function.status == RUNNING and function.lane is None
             function.claim = self._book(function) if holds else None
         self._lingering.clear()
         for number, lingering in self._plugin.attempts.lingering.items():
@@ -182,8 +183,9 @@ class Announcer:
                     decision.cause,
                 )
             )
-        # Who is sent ahead takes over the claim of the one before it, when it starts.
-        if not function.ahead:
+        # Of those that are sent in a lane the node begins as many as there is room for, in an order
+        # of its own.
+        if decision.lane is None:
             self._claimed(function)
 
     def not_taken(self, function: Function) -> None:
@@ -308,9 +310,9 @@ class Announcer:
         if elsewhere:
             held = held.copy()
             for claimed, amounts in elsewhere.items():
-                # Threads that linger are in the story already.
-                if not (isinstance(claimed, tuple) and claimed[0] == "lingering"):
-                    held.update(dict(amounts))
+                # Threads of ours that linger, or have let go of their place, are in the story already.
+                if not (isinstance(claimed, tuple) and claimed[0] in ("lingering", "seceded")):
+                    held.update(amounts)
         return {name: amount_of(units - held[name]) for name, units in known.capabilities.amounts.items()}
 
     # ------------------------------------------------------------------ nodes

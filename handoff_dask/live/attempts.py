@@ -276,11 +276,14 @@ class Attempts:
 
 
 def _take_times(function: Function, startstops: Any) -> None:
+    moves = [part for part in startstops or () if part["action"] == "transfer"]
+    if moves:
+        # Several arguments may come at once.
+        until = max(part["stop"] for part in moves)
+        function.transfer_s = max(0.0, until - min(part["start"] for part in moves))
     for part in startstops or ():
         if part["action"] == "compute":
             _set_times(function, part["start"], part["stop"])
-        elif part["action"] == "transfer":
-            function.transfer_s = (function.transfer_s or 0.0) + max(0.0, part["stop"] - part["start"])
 
 
 def _set_times(function: Function, start: float, stop: float | None = None) -> None:
@@ -290,6 +293,9 @@ def _set_times(function: Function, start: float, stop: float | None = None) -> N
     a function would seem to start before those that it waited for have stopped.
     """
     now = time()
+    if stop is not None and stop > now:
+        # Both are as wrong as the end is seen to be; what lies between them is right.
+        start, stop = start - (stop - now), now
     # A start that has been told stays what it is.
     if not function.told or function.start is None:
         function.start = min(max(start, function.placed or start), now)

@@ -18,6 +18,7 @@ from distributed.protocol import pickle
 
 from handoff_dask.errors import AllocationError
 from handoff_dask.live.calls import TRANSFER
+from handoff_dask.live.refusals import refusal_of
 from handoff_dask.live.registry import HELD
 from handoff_dask.live.runs import FAILED, FINISHED, PENDING, RUNNING, Function
 from handoff_dask.placement.decisions import Decision, Place, Reject
@@ -192,17 +193,14 @@ class Driver:
             return
         run = function.run
         manifest = run.manifest
-        reasons = {node: str(obstacle) for node, obstacle in decision.obstacles.items()}
-        error = AllocationError(
-            run.id_of(function.position),
-            manifest.demands[manifest.demand_of[function.position]].cost.to_dict(),
-            reasons,
-            decision.problem,
-        )
+        demand = run.demand(function.position)
+        group = manifest.groups.get(demand.group) if demand.group is not None else None
+        refusal = refusal_of(demand, group, decision.obstacles, self._plugin.nodes.offers(), decision.problem)
+        error = AllocationError(run.id_of(function.position), demand.cost.to_dict(), *refusal)
         function.status = FAILED
         if not run.over and run.failed is None:
             run.failed = function.position
-            run.refusal = (reasons, decision.problem)
+            run.refusal = refusal
             if run.watched:
                 self._plugin.registry.end(run, FAILED)
         stimulus_id = f"handoff-reject-{time()}"

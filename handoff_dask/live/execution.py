@@ -407,6 +407,7 @@ def record_of(
                 attempts=outcome.attempts[n],
                 cause=outcome.causes[n],
                 nbytes=outcome.nbytes[n],
+                transfer_s=outcome.transfers[n] if outcome.transfers else None,
             )
         if error is not None and n is not None and n == failed:
             facts["error"] = "".join(format_exception(error.__cause__ or error))

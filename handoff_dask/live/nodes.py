@@ -74,6 +74,15 @@ class Nodes:
         )
         return [joined] if node.accepting else [joined, self.changed(node)]
 
+    def declared(self, address: str, resources: Mapping[str, Any]) -> list[NodeChanged]:
+        """A worker has other Dask resources than before (``Worker.set_resources``)."""
+        node = self.by_address.get(address)
+        if node is None:
+            return []
+        before = node.reported
+        node.reported = before.updated(Capabilities.parse(resources))
+        return [] if node.reported == before else [self.changed(node)]
+
     def added(self, address: str) -> list[NodeJoined | NodeChanged]:
         """A worker has connected; it may have reported before."""
         early = self.early.pop(address, None)
@@ -134,6 +143,10 @@ class Nodes:
         """What the worker said with what was registered put over it."""
         registered = self.registered.get(node.name)
         return node.reported if registered is None else node.reported.updated(registered)
+
+    def offers(self) -> dict[str, Capabilities]:
+        """What each node offers by now, by name."""
+        return {name: self.capabilities(node) for name, node in self.by_name.items()}
 
     def find(self, name: object) -> Node:
         """The node of this name or address.

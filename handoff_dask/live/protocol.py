@@ -135,6 +135,8 @@ class Outcome:
     attempts: Sequence[int] = ()
     causes: Sequence[str] = ()
     nbytes: Sequence[int | None] = ()
+    #: Seconds that the arguments took to the node.
+    transfers: Sequence[float | None] = ()
     states: Sequence[str] = ()
     #: ``{node: capabilities}``.
     capabilities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

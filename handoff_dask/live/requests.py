@@ -14,8 +14,10 @@ from distributed.protocol import pickle
 from handoff_dask.errors import HandoffError, NotFoundError
 from handoff_dask.live.own_strategies import load
 from handoff_dask.live.protocol import NAME, REPORT, Manifest
+from handoff_dask.live.refusals import refusal_of
 from handoff_dask.live.registry import Announced
 from handoff_dask.live.runs import CANCELLED, Run
+from handoff_dask.live.worker_plugin import declared
 from handoff_dask.placement.asking import StrategyFailed
 from handoff_dask.resources import Capabilities, Cost
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Dask's RPC, worker to scheduler: its resources have changed.
+SET_RESOURCES = "set_resources"
 #: Seconds that a request waits for workers which have connected to say what they offer.
 REPORT_S = 10.0
 
@@ -75,6 +79,15 @@ class Requests:
         handlers = self._plugin.scheduler.handlers
         handlers[NAME] = self.handle
         handlers[REPORT] = self.report
+        set_resources = handlers[SET_RESOURCES]
+
+        def declare(worker: str, resources: dict[str, Any] | None = None) -> Any:
+            answer = set_resources(worker=worker, resources=resources)
+            self._plugin.node_events(self._plugin.nodes.declared(worker, declared(resources or {})))
+            return answer
+
+        # No hook tells of it.
+        handlers[SET_RESOURCES] = declare
 
     def add(self, **methods: Callable[..., Any]) -> None:
         """Let another part of the plugin answer requests too."""
@@ -137,7 +150,7 @@ class Requests:
         plugin.registry.announced[manifest.token] = Announced(client, manifest, strategy)
         return None
 
-    def _unplaceable(self, manifest: Manifest) -> tuple[int, dict[str, str], None] | None:
+    def _unplaceable(self, manifest: Manifest) -> tuple[int, dict[str, str], str | None] | None:
         engine = self._plugin.driver.engine
         confined = self._plugin.nodes.by_names(manifest.options.nodes)
         first: dict[int, int] = {}
@@ -149,7 +162,7 @@ class Requests:
             asked = envelope or demand
             if not engine.could_hold(asked, confined):
                 obstacles = engine.obstacles(asked, confined)
-                return position, {node: str(o) for node, o in obstacles.items()}, None
+                return position, *refusal_of(demand, envelope, obstacles, self._plugin.nodes.offers())
         return None
 
     def cancel(self, client: str, token: str) -> bool:

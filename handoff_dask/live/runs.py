@@ -240,6 +240,7 @@ class Run:
             attempts=column("attempts", 0),
             causes=column("cause", ""),
             nbytes=column("nbytes"),
+            transfers=column("transfer_s"),
             states=column("status", "none"),
             capabilities=capabilities,
             submitted=self.submitted,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.metrics import time
 
+from handoff_dask.errors import ValidationError
+from handoff_dask.live.clock import Clock
 from handoff_dask.live.protocol import (
     ENDED,
     LANE_UNITS,
@@ -22,6 +25,7 @@ from handoff_dask.live.protocol import (
     STARTED,
     WATCH,
 )
+from handoff_dask.resources import Capabilities
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -69,8 +73,22 @@ def detect(worker: Worker) -> dict[str, Any]:
     if gpus:
         found["gpu"] = len(gpus)
         found["gpu_model"] = sorted(set(gpus))
-    declared = {n: v for n, v in worker.state.total_resources.items() if n not in LANES}
-    return {**found, **declared}
+    return {**found, **declared(worker.state.total_resources)}
+
+
+def declared(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a worker's Dask resources, those that are capabilities."""
+    found = {}
+    for name, amount in resources.items():
+        if name in LANES:
+            continue
+        try:
+            Capabilities.parse({name: amount})
+        except ValidationError as error:  # Dask takes amounts that we would not, infinity among them
+            logger.warning("A resource of this worker is left out: %s", error)
+        else:
+            found[name] = amount
+    return found
 
 
 class HandoffWorkerPlugin(WorkerPlugin):
@@ -87,6 +105,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
     async def setup(self, worker: Worker) -> None:
         """Announce this worker, and listen to the scheduler's plugin."""
         self.worker = worker
+        self._clock = Clock(worker)
         worker.stream_handlers[WATCH] = self.watch
         worker.stream_handlers[REPORT_STARTS] = self.report_starts
         capabilities = detect(worker)
@@ -111,6 +130,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
 
     async def teardown(self, worker: Worker) -> None:
         """Stop listening."""
+        self._clock.close()
         if worker.stream_handlers.get(WATCH) == self.watch:
             # What is still on its way from the scheduler finds nobody, which is no error.
             worker.stream_handlers[WATCH] = worker.stream_handlers[REPORT_STARTS] = _ignore
@@ -135,8 +155,10 @@ class HandoffWorkerPlugin(WorkerPlugin):
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Report starts where wanted, and the end of threads that are watched."""
-        if self._report_starts and finish == "executing":
-            self._has_begun(key, time())
+        if finish == "executing":
+            self._clock.keep()
+            if self._report_starts:
+                self._has_begun(key, time())
         if finish == "error":
             self._say_raised(key)
         elif finish == "long-running":

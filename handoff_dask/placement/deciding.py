@@ -54,15 +54,19 @@ class Decider:
     def decide(self, now: float, decisions: list[Decision]) -> None:
         """Place whatever has room; afterwards every queue that still waits has none."""
         backlog, ledger, lanes = self._backlog, self._ledger, self._lanes
-        # More than one round only if a reservation ended on the way.
-        while backlog.fresh or ledger.freed or lanes.due:
-            self._give_room(now, decisions)
-            lanes.send_ahead(lambda waiting, lane: decisions.append(self._follow(waiting, lane, now)))
+        while True:
+            # More than one round only where there are reservations.
+            while backlog.fresh or ledger.freed or lanes.due:
+                self._give_room(now, decisions)
+                if lanes.due:
+                    lanes.send_ahead(lambda waiting, lane: decisions.append(self._follow(waiting, lane, now)))
+            if not self._successors.pending or not self._successors.is_due(now):
+                break
+            self._successors.send_ahead(
+                now, lambda waiting, relay: decisions.append(self._succeed(waiting, relay, now))
+            )
         if backlog.asking:
             self._give_up_unwanted(decisions)
-        self._successors.send_ahead(
-            now, lambda waiting, relay: decisions.append(self._succeed(waiting, relay, now))
-        )
 
     def _give_room(self, now: float, decisions: list[Decision]) -> None:
         """Place whatever has room of its own."""
@@ -206,7 +210,8 @@ class Decider:
         queue.pop()
         self._lanes.book(head, node)
         head.placed_at = now
-        self._successors.book(head, node)
+        if head.certain:
+            self._successors.book(head, node)
         queue.scope.claims += 1
         queue.shape.take(self._ledger, node)
         self._reservations.settled(head, node)
@@ -226,7 +231,9 @@ class Decider:
         return place
 
     def _note(self, head: Waiting, node: Node, candidates: int, now: float, *, ahead: bool = False) -> Place:
-        queue, function = head.queue, head.function
+        queue, function, lane = head.queue, head.function, None
+        if head.lane is not None or head.relay is not None:
+            lane = head.place_in_lane()
         del self._backlog.waiting[function]
         head.run.waiting -= 1
         queue.served = now
@@ -241,7 +248,7 @@ class Decider:
             candidates=candidates,
             waited_s=now - head.since,
             cause=queue.cause if head.told else "",
-            lane=head.place_in_lane(),
+            lane=lane,
             ahead=ahead,
             bound=bound,
         )

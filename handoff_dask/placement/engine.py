@@ -210,7 +210,6 @@ class PlacementEngine:
             del self._placed[waiting.function]
             if self._lanes.end(waiting):
                 self._return(waiting)
-                self._successors.end(waiting, self._now)
         for group in list(node.groups):
             group.unbind()
             for queue in group.queues:
@@ -312,13 +311,13 @@ class PlacementEngine:
         del node.placed[event.function]
         if waiting.lane is None:
             self._reservations.learn(self._now - waiting.placed_at)
-            self._successors.learn(waiting, self._now)
+            if waiting.certain:
+                self._successors.learn(waiting, self._now)
             if node.reservation is not None:
                 node.reservation.ended(waiting)
         elif not self._lanes.end(waiting):
             return
         self._return(waiting)
-        self._successors.end(waiting, self._now)
 
     def _return(self, waiting: Waiting) -> None:
         """Return one claim."""
@@ -326,7 +325,11 @@ class PlacementEngine:
         queue, scope = waiting.queue, waiting.queue.scope
         was_full = scope.full
         scope.claims -= 1
-        queue.shape.give_back(self._ledger, waiting.node, () if waiting.holds_nothing() else None)
+        if waiting.relay is None:
+            queue.shape.give_back(self._ledger, waiting.node)
+        else:
+            queue.shape.give_back(self._ledger, waiting.node, () if waiting.holds_nothing() else None)
+            self._successors.end(waiting, self._now)
         if was_full:
             for held in [*scope.queues.values(), *scope.assigned.values()]:
                 self._backlog.refresh(held)

@@ -256,6 +256,8 @@ class Ledger:
             free[name] = free.get(name, 0) - units
         self._version = node.version = self._version + 1
         self.changes.append(node)
+        # It may have shrunk in the meantime.
+        node.open()
 
     def give_back(self, node: Node, amounts: Amounts) -> None:
         """Return one claim."""

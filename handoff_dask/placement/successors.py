@@ -71,22 +71,26 @@ class Successors:
         #: By what share of a function's duration that is wrong, as a rule.
         self._error = _DOUBT
         #: ``(when, number, function)``; void once the function has ended.
-        self._due: list[tuple[float, int, Waiting]] = []
+        self.pending: list[tuple[float, int, Waiting]] = []
         self._number = 0
 
     def deadline(self) -> float | None:
         """When the next function is about to end that may be followed."""
-        due = self._due
+        due = self.pending
         while due and not _is_open(due[0][2]):
             heappop(due)
         return due[0][0] if due and self._backlog.waiting else None
+
+    def is_due(self, now: float) -> bool:
+        """Whether some function is about to end."""
+        return bool(self.pending) and self.pending[0][0] <= now and bool(self._backlog.waiting)
 
     def book(self, waiting: Waiting, node: Node) -> None:
         """Let a function that has got room be followed, if it is known when it will end."""
         # A node looks only at the first of those that it holds back (Dask's workers do so): what
         # has room must be in no lane while somebody is held back.
         held_back = node.held or node.lanes
-        if not self._lead_s or not waiting.certain or held_back or len(node.relays) >= len(self._numbers):
+        if not self._lead_s or held_back or len(node.relays) >= len(self._numbers):
             return
         number = next(n for n in self._numbers if n not in node.relays)
         waiting.relay = node.relays[number] = Relay(node, number, waiting)
@@ -96,7 +100,7 @@ class Successors:
     def learn(self, waiting: Waiting, now: float) -> None:
         """Note how good the expectation of a function was that has just ended."""
         duration_s = waiting.duration_s or 0.0
-        if not waiting.certain or duration_s <= self._lanes.round_trip_s:
+        if duration_s <= self._lanes.round_trip_s:
             return
         late_s = now - waiting.placed_at - duration_s
         error = abs(late_s - self._delay_s) / duration_s
@@ -106,8 +110,7 @@ class Successors:
     def end(self, waiting: Waiting, now: float) -> None:
         """Note that a function has ended whose claim has just been returned."""
         relay = waiting.relay
-        if relay is None:
-            return
+        assert relay is not None
         successor, relay.next = relay.next, None
         if successor is None:
             self._count -= 1
@@ -123,8 +126,8 @@ class Successors:
 
     def send_ahead(self, now: float, follow: Callable[[Waiting, Relay], None]) -> None:
         """Send those whose room is about to be free; ``follow`` is told of each."""
-        while self._due and self._due[0][0] <= now and self._backlog.waiting:
-            waiting = heappop(self._due)[2]
+        while self.is_due(now):
+            waiting = heappop(self.pending)[2]
             relay = waiting.relay
             if relay is not None and _is_open(waiting) and self._can_tell(waiting, now):
                 successor = self._successor(waiting, relay.node)
@@ -141,11 +144,11 @@ class Successors:
         if not waiting.certain:
             return
         self._number += 1
-        heappush(self._due, (self._due_s(waiting), self._number, waiting))
+        heappush(self.pending, (self._due_s(waiting), self._number, waiting))
         # Ends that were expected far too late must not pile up.
-        if len(self._due) > 4 * self._count + 64:
-            self._due = [entry for entry in self._due if _is_open(entry[2])]
-            heapify(self._due)
+        if len(self.pending) > 4 * self._count + 64:
+            self.pending = [entry for entry in self.pending if _is_open(entry[2])]
+            heapify(self.pending)
 
     def _can_tell(self, waiting: Waiting, now: float) -> bool:
         """Whether a function is about to end, as far as expectations are to be trusted."""

@@ -139,10 +139,10 @@ class _Simulation:
         decisions = self.engine.handle_all(events, now=self.now)
         self.events.append((self.now, events))
         self.decisions.append((self.now, decisions))
-        due_s = self.engine.next_deadline()
+        due_s = self.engine.next_deadline() if self.delay_s else None
         if due_s is not None and due_s < self.wakes_s:
             self.wakes_s = due_s
-            self.later(due_s, "wakes", None)
+            self.later(max(due_s, self.now), "wakes", None)
         for decision in decisions:
             if isinstance(decision, Place):
                 self.later(self.now + self.delay_s, "arrives", decision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 
+import dask
 import pytest
 from clusters import live, nothing_claimed, settled
 from distributed import Worker, get_worker
@@ -40,6 +41,15 @@ async def test_declared_resources_win_over_detection_and_registration_over_both(
         await session.register_node("0", {"cpu": 8, "zone": "eu", "memory": "2 GB"})
         expected = {"cpu": 8, "licence": 3, "gpu": 2, "memory": 2000, "zone": "eu"}
         assert await session.discover_nodes() == {"0": expected}
+
+
+@live(2, worker_kwargs={"memory_limit": 0})
+async def test_resources_that_are_no_amounts_are_left_out(c, s, a):
+    """Dask takes them, unless it checks itself; the worker is a node all the same."""
+    with dask.config.set({"distributed.worker.validate": False}):
+        odd = Worker(s.address, name="odd", nthreads=1, memory_limit=0, resources={"endless": float("inf")})
+        async with handoff.Handoff(c) as session, odd:
+            assert await session.discover_nodes() == {"0": {"cpu": 2}, "odd": {"cpu": 1}}
 
 
 class FakeNvml(types.ModuleType):

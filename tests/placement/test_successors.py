@@ -260,6 +260,15 @@ def test_successor_may_end_before_it_takes_over(make_trusting):
     assert engine.remembers() == {}
 
 
+def test_room_may_shrink_before_a_successor_takes_over(make_trusting):
+    engine = make_trusting(joined("a", cpu=2))
+    engine.handle_all([sure("f", cpu=2), sure("g", cpu=2), ready("h", memory=0)], now=100)
+    assert placed(engine.handle(TimePassed(), now=101)) == {"g": "a"}
+    engine.handle(changed("a", cpu=1), now=101)
+    assert waits(engine.handle_all([finished("f"), ready("i")], now=101)) == {"i": "room"}
+    assert engine.nodes()["a"].free == {"cpu": -1_000_000}
+
+
 def test_both_are_lost_with_their_node(make_trusting):
     engine = make_trusting(joined("a", cpu=1))
     engine.handle_all([sure("f"), sure("g")], now=100)
@@ -275,7 +284,7 @@ def test_ends_that_came_early_do_not_pile_up(make_trusting):
     for n in range(300):
         engine.handle(sure(n, duration_s=1e6), now=n)
         engine.handle(finished(n), now=n)
-    assert len(engine._successors._due) < 100
+    assert len(engine._successors.pending) < 100
     engine.handle(sure("f"), now=400)
     assert waits(engine.handle(sure("g"), now=400)) == {"g": "room"}
     assert engine.next_deadline() == pytest.approx(401 - LEAD_S)

@@ -1,0 +1,1 @@
+"""Handoff against stock Dask, side by side on one machine: ``python -m benchmarks --help``."""

@@ -1,0 +1,153 @@
+"""The command line: ``python -m benchmarks --help``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import random
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks import tables
+from benchmarks.cluster import ROOT
+from benchmarks.scenarios import FOLDER, HANDFUL, Scenario, load
+from benchmarks.systems import SYSTEMS
+from benchmarks.turns import OUT, sessions
+
+GENERATED = OUT / "generated"
+
+EPILOG = """
+what
+  all          makespans, overheads and engine, one after the other (without any word: this)
+  makespans    whole workflows on stock Dask and handoff, in turn, over the lower bound
+  overheads    functions that do nothing: per second, and seconds to submit
+  engine       the engine alone
+  simulate     the engine on a virtual clock: all scenarios in seconds, no cluster
+  generate     make further scenarios that nobody has tuned for
+  adversary    search for small scenarios on which our order is bad
+  pictures     timelines of stock Dask and handoff, from real runs, into docs/images/
+  table        print the latest results again; --write-readme puts the makespans into README.md
+
+systems
+""" + "\n".join(f"  {name:12} {text}" for name, text in SYSTEMS.items())
+
+
+def parser() -> argparse.ArgumentParser:
+    """What may be said."""
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    words = (
+        "all",
+        "makespans",
+        "overheads",
+        "engine",
+        "simulate",
+        "generate",
+        "adversary",
+        "pictures",
+        "table",
+    )
+    p.add_argument("what", nargs="?", default="all", choices=words)
+    p.add_argument("--only", nargs="+", default=[], metavar="NAME", help="scenarios, by name or pattern")
+    p.add_argument("--all", action="store_true", help="all scenarios, not the usual handful")
+    p.add_argument("--folder", type=Path, help="where scenarios are (for generate: go) instead")
+    p.add_argument(
+        "--systems", nargs="+", default=["dask", "handoff"], choices=list(SYSTEMS), metavar="SYSTEM"
+    )
+    p.add_argument("--strategy", default="first_available", help="handoff's allocation_strategy")
+    p.add_argument("--repeats", type=int, default=2)
+    p.add_argument("--quick", action="store_true", help="one repeat, two scenarios, fewer functions")
+    p.add_argument("--tries", type=int, default=30, help="orders that planning may try in simulate")
+    p.add_argument("--seed", type=int, default=1, help="of generate and adversary")
+    p.add_argument("--count", type=int, default=12, help="scenarios to generate, or steps of the adversary")
+    p.add_argument("--from", dest="sources", nargs="+", type=Path, default=[], help="results for the table")
+    p.add_argument("--write-readme", action="store_true")
+    return p
+
+
+def chosen(options: argparse.Namespace) -> list[Scenario]:
+    """The scenarios that were asked for."""
+    every = options.all or options.folder or options.what == "simulate"
+    usual = () if every else HANDFUL[:2] if options.quick else HANDFUL
+    return list(load(options.only or usual, folder=options.folder or FOLDER))
+
+
+def makespans(options: argparse.Namespace) -> None:
+    from benchmarks.makespans import compare
+
+    repeats = 1 if options.quick else options.repeats
+    session = compare(chosen(options), options.systems, repeats, options.strategy)
+    print("\n" + tables.makespans([session.data]), flush=True)
+
+
+def overheads(options: argparse.Namespace) -> None:
+    from benchmarks.overheads import compare
+
+    repeats = 1 if options.quick else options.repeats
+    counts = (2_000, 10_000) if options.quick else (10_000, 100_000)
+    session = compare(counts, 3_000 if options.quick else 10_000, repeats)
+    print("\n" + tables.overheads([session.data]), flush=True)
+
+
+def engine(options: argparse.Namespace) -> None:
+    if importlib.util.find_spec("benchmarks.engine") is None:
+        print("There is no benchmark of the engine alone yet.")
+        return
+    import_module("benchmarks.engine").main([])
+
+
+def simulate(options: argparse.Namespace) -> None:
+    from benchmarks.simulated import table
+
+    print(table(chosen(options), options.tries))
+
+
+def generate(options: argparse.Namespace) -> None:
+    from benchmarks.generate import scenarios
+    from benchmarks.scenarios import write
+
+    for scenario in scenarios(options.count, random.Random(options.seed)):
+        path = write(scenario, options.folder or GENERATED)
+        print(f"{path.name:40} {len(scenario.tasks):5} functions  {scenario.notes}", flush=True)
+
+
+def adversary(options: argparse.Namespace) -> None:
+    from benchmarks.adversary import search
+
+    search(options.seed, options.count, options.folder or OUT / "adversary")
+
+
+def pictures(options: argparse.Namespace) -> None:
+    from benchmarks.pictures import draw
+
+    draw(options.only, options.strategy, ROOT / "docs" / "images")
+
+
+def table(options: argparse.Namespace) -> None:
+    found = sessions("makespans", options.sources)
+    if not found:
+        raise SystemExit("there are no results yet; run python -m benchmarks first")
+    text = tables.makespans(found)
+    print(text)
+    costs = sessions("overheads", options.sources)
+    if costs:
+        print(tables.overheads(costs))
+    if options.write_readme:
+        tables.put_into(ROOT / "README.md", text + ("\n" + tables.overheads(costs) if costs else ""))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what is asked."""
+    options = parser().parse_args(arguments)
+    if options.what == "all":
+        for each in (makespans, overheads, engine):
+            each(options)
+    else:
+        globals()[options.what](options)
+
+
+if __name__ == "__main__":
+    main()

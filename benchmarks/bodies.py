@@ -1,0 +1,39 @@
+"""What runs on the workers: functions that do nothing but take time, and note when."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+#: ``(number, start, stop)`` of every function that has ended in this process, by the monotonic
+#: clock, which all processes of a machine share.
+_ended: list[tuple[int, float, float]] = []
+
+
+def sleep(*args: Any) -> int:
+    """Take some time.  The last two arguments are the function's number and its seconds."""
+    number, duration_s = args[-2:]
+    start = time.monotonic()
+    time.sleep(duration_s)
+    _ended.append((number, start, time.monotonic()))
+    return 1
+
+
+def nothing(*args: Any) -> int:
+    """Take no time."""
+    return 1
+
+
+def wait_for_gate(path: str) -> int:
+    """Take as long as a file is there."""
+    while os.path.exists(path):
+        time.sleep(0.05)
+    return 1
+
+
+def take_ended() -> list[tuple[int, float, float]]:
+    """All that has ended here since this was last asked."""
+    taken = list(_ended)
+    _ended.clear()
+    return taken
