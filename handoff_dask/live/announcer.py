@@ -121,8 +121,8 @@ class Announcer:
         """What is held already when somebody begins to listen."""
         self._held.clear()
         for function in self._plugin.registry.functions.values():
-            # What has begun in a lane is told by the workers in a moment.
-            holds = function.status == RUNNING and function.lane is None
+            # What has begun in a lane of short ones is told by the workers in a moment.
+            holds = function.status == RUNNING and not (function.short or function.behind)
             function.claim = self._book(function) if holds else None
         self._lingering.clear()
         for number, lingering in self._plugin.attempts.lingering.items():

@@ -18,6 +18,7 @@ from distributed.protocol import pickle
 
 from handoff_dask.errors import AllocationError
 from handoff_dask.live.calls import TRANSFER
+from handoff_dask.live.protocol import SHORT_LANES
 from handoff_dask.live.refusals import refusal_of
 from handoff_dask.live.registry import HELD
 from handoff_dask.live.runs import FAILED, FINISHED, PENDING, RUNNING, Function
@@ -39,7 +40,7 @@ class Driver:
     def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
         self._plugin = plugin
         self._scheduler = plugin.scheduler
-        self.engine = PlacementEngine()
+        self.engine = PlacementEngine(lanes_per_node=SHORT_LANES)
         self._events: list[Event] = []
         self._flushing = False
         self._timer: Any = None
@@ -142,6 +143,7 @@ class Driver:
         function.start = function.stop = None
         function.told, function.claim = "", None
         function.ahead, function.behind = decision.ahead, False
+        function.short = decision.lane is not None and decision.lane[0] < SHORT_LANES
         if decision.lane is not None:
             self._plugin.blame.placed(function, task, decision.lane)
         function.candidates = decision.candidates

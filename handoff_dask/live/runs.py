@@ -52,6 +52,7 @@ class Function:
         "ready",
         "run",
         "seceded",
+        "short",
         "spared",
         "start",
         "status",
@@ -87,6 +88,8 @@ class Function:
         #: The lane that the present attempt was sent in, and what Dask's suspicion is set back to
         #: when its turn comes; see :mod:`handoff_dask.live.blame`.
         self.lane: tuple[str, int] | None = None
+        #: Whether that lane is one of short functions, several of which may be under way.
+        self.short = False
         self.spared: int | None = None
         #: Seconds that its arguments took to its node.
         self.transfer_s: float | None = None
