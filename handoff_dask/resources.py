@@ -70,6 +70,8 @@ def _parse_memory(text: str) -> int:
             f'memory: {text!r} has no unit; write "4 GB" or "512 MiB", or a number of megabytes'
         )
     try:
+        if stripped[0].isalpha():  # to Dask, a unit alone is one of it
+            raise ValueError("it has no number")
         size = parse_bytes(stripped)
     except ValueError as error:
         raise ValidationError(f'memory: {text!r} is not a size; write "4 GB" or "512 MiB"') from error

@@ -12,6 +12,7 @@ from distributed import get_worker
 
 from handoff_dask.bridges.opentelemetry import run_in_context
 from handoff_dask.functions import Code, Function, name_of, resolve_code
+from handoff_dask.local import LOCAL_NODE
 
 #: The annotation that tells a transfer its source and its target.
 TRANSFER = "handoff-transfer"
@@ -92,10 +93,20 @@ class Moved:
 
     def __call__(self, value: Any) -> Any:
         """Change the value, between the nodes that the scheduler has written down."""
-        worker = get_worker()
-        task = worker.state.tasks[worker.get_current_task()]
-        source, target = (task.annotations or {})[TRANSFER]
+        source, target = _between()
         return self.transfer(value, source, target)
+
+
+def _between() -> tuple[str, str]:
+    """Names of the nodes that the running transfer is between, as far as anybody has said."""
+    try:
+        worker = get_worker()
+    except ValueError:  # Dask runs the DAG in this process
+        return LOCAL_NODE, LOCAL_NODE
+    task = worker.state.tasks[worker.get_current_task()]
+    here = str(worker.name)
+    source, target = (task.annotations or {}).get(TRANSFER, (here, here))
+    return source, target
 
 
 class Constant:

@@ -18,7 +18,7 @@ from distributed.comm.core import CommClosedError
 from distributed.protocol import pickle
 
 from handoff_dask import config
-from handoff_dask.errors import HandoffError
+from handoff_dask.errors import HandoffError, ValidationError
 from handoff_dask.live import options as checks
 from handoff_dask.live.cluster_tracker import ClusterTracker, pack_tracker
 from handoff_dask.live.embedded import EmbeddedCluster
@@ -50,6 +50,7 @@ class Connection:
         result_store: Any = None,
         allocator: Any = None,
     ) -> None:
+        checks.refuse_other_than_client(client)
         self._embedded: EmbeddedCluster | None = None
         self._nodes = nodes
         if allocator is not None:
@@ -66,15 +67,20 @@ class Connection:
         self._by_dag: weakref.WeakValueDictionary[Hashable, Execution] = weakref.WeakValueDictionary()
         self._retained: deque[Execution] = deque()
         self._watching: asyncio.Task[None] | None = None
+        #: What this session knows of results and values.
+        self.results = Results(self, result_store)
+        # Last of all: where something is wrong, no embedded cluster is left behind.
         if client is None:
             client = self._own_client(nodes)
+        elif nodes is not None:
+            raise ValidationError(
+                "client and nodes are both given; nodes make an embedded cluster, so give one"
+            )
         #: The Dask client of this session.
         self.client: Client = client
         #: What the scheduler knows it by: a client may have several sessions.
         self.name = f"{client.id}-{uuid.uuid4().hex}"
         self._hearing = Hearing(self)
-        #: What this session knows of results and values.
-        self.results = Results(self, result_store)
         #: The cluster's tracker: what is claimed with it counts for every placement.
         self.resource_tracker = ClusterTracker(cast("NodeMethods", self))
 
@@ -143,7 +149,12 @@ class Connection:
         self._refuse_if_over()
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._install())
-        await asyncio.shield(self._starting)
+        starting = self._starting
+        try:
+            await asyncio.shield(starting)
+        finally:
+            if starting.done() and not self._started:  # it may work another time
+                self._starting = None
         return self
 
     async def _install(self) -> None:
@@ -303,13 +314,15 @@ def thread_let_go() -> Iterator[None]:
     """
     try:
         secede()
+        has_let_go = True
     except (ValueError, KeyError):  # this is no task, or it has let go already
-        yield
-        return
+        has_let_go = False
+    # Not within the except: what is raised below would carry Dask's error as its context.
     try:
         yield
     finally:
-        rejoin()
+        if has_let_go:
+            rejoin()
 
 
 def current_client() -> Client | None:

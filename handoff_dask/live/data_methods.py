@@ -7,9 +7,11 @@ from typing import Any
 
 from dask.base import tokenize
 
+from handoff_dask.errors import ValidationError
 from handoff_dask.functions import FunctionId
 from handoff_dask.live.connection import Connection, this_worker
 from handoff_dask.live.execution import Execution
+from handoff_dask.live.options import timeout_s
 from handoff_dask.records import ExecutionResult
 
 
@@ -26,7 +28,9 @@ class DataMethods(Connection):
         HandoffError
             What the execution fails with.
         """
-        return self.wait_for(self._await_completion, execution, timeout)
+        if not isinstance(execution, (Execution, ExecutionResult)):
+            raise ValidationError(f"{execution!r} is no execution; give what submit or execute has returned")
+        return self.wait_for(self._await_completion, execution, timeout_s(timeout))
 
     async def _await_completion(
         self, execution: Execution | ExecutionResult, timeout: float | None
@@ -54,7 +58,9 @@ class DataMethods(Connection):
         TimeoutError
             If it is not there in time.
         """
-        return self.wait_for(self._started_first, self.results.get_result, execution_or_dag_id, id, timeout)
+        _refuse_unhashable(execution_or_dag_id, id)
+        limit = timeout_s(timeout)
+        return self.wait_for(self._started_first, self.results.get_result, execution_or_dag_id, id, limit)
 
     def store_result(
         self,
@@ -73,12 +79,14 @@ class DataMethods(Connection):
         NotFoundError
             If no node has the name ``origin_node``.
         """
+        _refuse_unhashable(dag_id, id)
         if origin_node is None:
             origin_node = this_worker()
         return self.sync(self._started_first, self.results.store_result, dag_id, id, value, origin_node)
 
     def store_value(self, dag_id: Hashable, id: FunctionId, value: Any) -> None:  # noqa: A002
         """Keep a value in this process only."""
+        _refuse_unhashable(dag_id, id)
         self.results.keep(dag_id, id, value)
 
     def get_local_value(self, dag_id: Hashable, id: FunctionId) -> Any:  # noqa: A002
@@ -89,6 +97,7 @@ class DataMethods(Connection):
         NotFoundError
             If it keeps none of this name.
         """
+        _refuse_unhashable(dag_id, id)
         return self.results.local.get(dag_id, id)
 
     def get_value(self, dag_id: Hashable, id: FunctionId, from_node: str | None = None) -> Any:  # noqa: A002
@@ -99,6 +108,7 @@ class DataMethods(Connection):
         NotFoundError
             If nobody has it, or that node has not.
         """
+        _refuse_unhashable(dag_id, id)
         return self.sync(self._started_first, self.results.get_value, dag_id, id, from_node)
 
     def register_data_location(self, dag_id: Hashable, data_id: Hashable, node: str) -> Any:
@@ -109,6 +119,7 @@ class DataMethods(Connection):
         NotFoundError
             If no node has this name or address.
         """
+        _refuse_unhashable(dag_id, data_id)
         return self.sync(self._register_location, dag_id, data_id, node)
 
     async def _register_location(self, dag_id: Hashable, data_id: Hashable, node: Any) -> None:
@@ -123,10 +134,12 @@ class DataMethods(Connection):
         NotFoundError
             If nobody knows.
         """
+        _refuse_unhashable(dag_id, data_id)
         return self.sync(self._started_first, self.results.lookup, dag_id, data_id)
 
     def forget(self, dag_id: Hashable) -> Any:
         """Drop a DAG's finished executions, its stored values and locations; one that runs goes on."""
+        _refuse_unhashable(dag_id)
         return self.sync(self._forget, dag_id)
 
     async def _forget(self, dag_id: Hashable) -> None:
@@ -134,7 +147,8 @@ class DataMethods(Connection):
         execution = self._by_dag.get(dag_id)
         if execution is not None and execution.token not in self._live:
             del self._by_dag[dag_id]
-        for past in [past for past in self._retained if past.dag_id == dag_id]:
+        named = {dag_id}  # a number of numpy's is equal to a tuple in as many ways as that has items
+        for past in [past for past in self._retained if past.dag_id in named]:
             self._retained.remove(past)
             past.release()
         await self.results.forget(dag_id)
@@ -143,3 +157,13 @@ class DataMethods(Connection):
     async def _started_first(self, function: Any, *args: Any) -> Any:
         await self._start()
         return await function(*args)
+
+
+def _refuse_unhashable(*ids: object) -> None:
+    for i in ids:
+        try:
+            hash(i)
+        except TypeError:
+            raise ValidationError(
+                f"{i!r} cannot be an id; use what can be hashed, a string or a tuple say"
+            ) from None

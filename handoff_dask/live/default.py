@@ -9,6 +9,7 @@ from typing import Any
 
 from distributed import Client
 
+from handoff_dask.live import options as checks
 from handoff_dask.live.connection import current_client
 from handoff_dask.live.execution import Execution
 from handoff_dask.live.session import Handoff
@@ -28,6 +29,7 @@ class _Defaults:
 
     def current(self, client: Client | None) -> Handoff | None:
         """A session that is there already and still of use."""
+        checks.refuse_other_than_client(client)
         if client is None:
             if self.started is not None and self.started.is_usable:
                 return self.started
@@ -76,7 +78,7 @@ def start(
 def stop() -> Any:
     """End the session that the module's functions use; the user's client and cluster stay."""
     with _defaults.lock:
-        session = _defaults.started or _defaults.embedded
+        session = _defaults.started or _defaults.current(None)
         _defaults.started = None
         if session is None:
             return None

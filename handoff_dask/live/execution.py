@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Generator, Hashable, Iterator
+from collections.abc import Generator, Hashable
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
-from distributed import CancelledError, Future, as_completed
+from distributed import CancelledError, Future
 from distributed.core import clean_exception
 
 from handoff_dask.errors import AllocationError, FunctionFailedError, HandoffError, NotFoundError
 from handoff_dask.live.compile import Compiled
+from handoff_dask.live.completed import Completed
+from handoff_dask.live.options import timeout_s
 from handoff_dask.live.planner import Planner
 from handoff_dask.live.progress import Follower, follow
 from handoff_dask.live.protocol import Outcome
@@ -111,7 +113,7 @@ class Execution:
         ExecutionCancelledError
             If it was cancelled.
         """
-        return self.session.wait_for(self._result, timeout)
+        return self.session.wait_for(self._result, timeout_s(timeout))
 
     def get_result(self, function_id: Hashable, timeout: float | None = None) -> Any:
         """Wait for one function's result, and fetch it.
@@ -125,7 +127,7 @@ class Execution:
         HandoffError
             What :meth:`result` raises, if the result will never come.
         """
-        return self.session.wait_for(self._get_result, function_id, timeout)
+        return self.session.wait_for(self._get_result, function_id, timeout_s(timeout))
 
     def as_completed(self) -> Completed:
         """Pairs ``(id, value)`` as they come; raises what the execution fails with."""
@@ -142,6 +144,8 @@ class Execution:
 
     async def wait(self, timeout: float | None = None) -> None:
         """Until it is over, well or not."""
+        if self.is_over:  # which no timeout, however short, should hide
+            return
         try:
             await asyncio.wait_for(self._ended.wait(), timeout)
         except asyncio.TimeoutError:
@@ -341,29 +345,6 @@ class Execution:
         if cause is not None and trace is not None:
             cause = cause.with_traceback(trace)
         return FunctionFailedError(function_id, outcome.nodes[position], outcome.attempts[position], cause)
-
-
-class Completed:
-    """Pairs ``(id, value)`` in the order in which they are there; for ``for`` and ``async for``."""
-
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-        self._ids = {f.key: i for i, f in execution.futures.items()}
-        self._futures = list(execution.futures.values())
-
-    def __iter__(self) -> Iterator[tuple[Hashable, Any]]:
-        execution = self._execution
-        for future in as_completed(self._futures, loop=execution.session.client.loop):
-            if future.status != "finished":
-                execution.result()
-            yield self._ids[future.key], execution.get_result(self._ids[future.key])
-
-    async def __aiter__(self) -> AsyncIterator[tuple[Hashable, Any]]:
-        execution = self._execution
-        async for future in as_completed(self._futures, loop=execution.session.client.loop):
-            if future.status != "finished":
-                await execution._result(None)
-            yield self._ids[future.key], await execution._get_result(self._ids[future.key], None)
 
 
 async def _settled(future: Future[Any]) -> None:

@@ -6,6 +6,8 @@ import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from distributed import Client
+
 from handoff_dask import config
 from handoff_dask.errors import ValidationError
 from handoff_dask.live.own_strategies import pack
@@ -38,6 +40,18 @@ def refuse_unknown(unknown: Mapping[str, Any]) -> None:
     """
     for name in unknown:
         raise ValidationError(f"there is no option {name!r}; the options are {', '.join(NAMES)}")
+
+
+def refuse_other_than_client(client: Any) -> None:
+    """Refuse what is given as a client and is none.
+
+    Raises
+    ------
+    ValidationError
+        If it is neither a client nor ``None``.
+    """
+    if client is not None and not isinstance(client, Client):
+        raise ValidationError(f"client is {client!r}; give a distributed.Client, of this cluster say")
 
 
 def parse(

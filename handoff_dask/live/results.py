@@ -85,7 +85,8 @@ class Results:
 
     async def forget(self, dag_id: Hashable) -> None:
         """Drop what this process keeps of a DAG."""
-        self._kept_at = {key: token for key, token in self._kept_at.items() if key[0] != dag_id}
+        named = {dag_id}
+        self._kept_at = {key: token for key, token in self._kept_at.items() if key[0] not in named}
         await asyncio.to_thread(self.local.clear, dag_id)
 
     # ------------------------------------------------------------------ asked by users

@@ -1,0 +1,178 @@
+"""Small promises that were broken once."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import traceback
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+import handoff_dask as handoff
+from handoff_dask import Argument, Function
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def session(cluster):
+    with Client(cluster) as client, handoff.Handoff(client) as session:
+        yield session
+
+
+def one(function_id="a", code=int, **fields):
+    return handoff.DAG("one").add_function(Function(function_id, [], code, **fields))
+
+
+def fail():
+    raise ValueError("as it should")
+
+
+def between(value, source, target, *extra):
+    return value, source, target, *extra
+
+
+def test_failures_carry_their_cause_and_nothing_of_dasks_own(session):
+    with pytest.raises(handoff.FunctionFailedError) as caught:
+        session.execute(one(code=fail), max_retries=0)
+
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), repr(again.__cause__)) == (str(caught.value), "ValueError('as it should')")
+    assert "During handling" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_short_timeout_hides_no_end(session):
+    execution = session.submit(one())
+    execution.result()
+
+    assert execution.result(timeout=0).results == {"a": 0}
+    assert session.await_completion(execution, timeout=0) == {"a": 0}
+
+
+@pytest.mark.parametrize("timeout", [-1, "soon", float("nan")])
+def test_timeouts_are_checked_before_anything_waits(session, timeout):
+    execution = session.submit(one())
+    for wait in (execution.result, lambda t: execution.get_result("a", t)):
+        with pytest.raises(handoff.ValidationError, match="give seconds"):
+            wait(timeout)
+    with pytest.raises(handoff.ValidationError, match="give seconds"):
+        session.get_result("one", "a", timeout)
+    with pytest.raises(handoff.ValidationError, match="give seconds"):
+        session.await_completion(execution, timeout)
+
+
+def test_what_is_no_execution_is_not_waited_for(session):
+    with pytest.raises(handoff.ValidationError, match="'one' is no execution"):
+        session.await_completion("one")
+
+
+def test_pairs_come_one_by_one_for_for_next_and_async_for(session):
+    async def gathered():
+        return [pair async for pair in session.submit(one()).as_completed()]
+
+    assert next(session.submit(one()).as_completed()) == ("a", 0)
+    assert list(session.submit(one()).as_completed()) == [("a", 0)]
+    assert asyncio.run(gathered()) == [("a", 0)]
+
+
+def test_functions_that_await_pairs_let_go_of_their_threads(session):
+    def inner():
+        return sorted(session_of_worker().submit(one()).as_completed())
+
+    def session_of_worker():
+        from handoff_dask import session_for
+
+        return session_for()
+
+    many = [Function(i, [], inner) for i in range(9)]
+    assert session.execute(many, timeout=30).results == {i: [("a", 0)] for i in range(9)}
+
+
+@pytest.mark.parametrize("wrong", [[], {}])
+def test_ids_that_cannot_be_hashed_are_refused(session, wrong):
+    calls = [
+        lambda: session.get_result(wrong, "a"),
+        lambda: session.get_result("one", wrong),
+        lambda: session.store_result(wrong, "a", 1),
+        lambda: session.store_value(wrong, "a", 1),
+        lambda: session.get_local_value("one", wrong),
+        lambda: session.get_value("one", wrong),
+        lambda: session.register_data_location("one", wrong, "0"),
+        lambda: session.lookup_data_location(wrong, "a"),
+        lambda: session.forget(wrong),
+    ]
+    for call in calls:
+        with pytest.raises(handoff.ValidationError, match="cannot be an id"):
+            call()
+
+
+def test_dag_ids_of_all_kinds_are_forgotten(session):
+    for dag_id in [("a", "pair"), np.int64(7)]:
+        session.execute(handoff.DAG(dag_id).add_function(Function("a", [], int)))
+    for dag_id in [np.int64(7), ("a", "pair")]:
+        session.forget(dag_id)
+        with pytest.raises(handoff.NotFoundError):
+            session.get_result(dag_id, "a")
+
+
+def test_transfers_run_wherever_dask_runs_the_dag(cluster):
+    dag = (
+        handoff.DAG("moved")
+        .add_function(Function("a", [], int))
+        .add_function(Function("b", [Argument("a", (between, 1), (between, 2))], between, extra_args=[3, 4]))
+    )
+
+    def moved(node):
+        return (((0, node, node, 1), node, node, 2), 3, 4)
+
+    assert dag.compute(scheduler="sync")["b"] == moved("local")
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as plain, Client(plain) as client:
+        # No plugin is there to say where the two run.
+        assert client.compute(dag).result()["b"] == moved("0")
+
+
+def test_what_is_no_client_is_refused():
+    for call in (handoff.Handoff, handoff.start, lambda c: handoff.execute(one(), client=c)):
+        with pytest.raises(handoff.ValidationError, match="client is 5"):
+            call(5)
+
+
+def test_nodes_are_those_of_an_embedded_cluster_alone(session):
+    with pytest.raises(handoff.ValidationError, match="both given"):
+        handoff.Handoff(session.client, nodes={"a": {"cpu": 1}})
+
+
+def test_stop_ends_the_session_of_the_current_client_too(cluster):
+    with Client(cluster):
+        execution = handoff.submit(one())
+        execution.result()
+        handoff.stop()
+
+        assert not execution.session.is_usable
+        assert handoff.execute(one()).results == {"a": 0}
+        handoff.stop()
+
+
+def test_a_session_that_could_not_start_may_start_later(session, monkeypatch):
+    async def refuse(*args, **kwargs):
+        raise OSError("not now")
+
+    with monkeypatch.context() as patched:
+        other = handoff.Handoff(session.client)
+        patched.setattr(session.client, "register_plugin", refuse)
+        with pytest.raises(OSError, match="not now"):
+            other.start()
+
+    assert other.execute(one()).results == {"a": 0}
+    other.stop()
+
+
+def test_a_unit_alone_is_no_size():
+    with pytest.raises(handoff.InvalidFunctionError, match="'GB' is not a size"):
+        Function("a", [], int, cost={"memory": "GB"})
