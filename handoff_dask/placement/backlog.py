@@ -132,7 +132,7 @@ class Backlog:
         order = (event.priority, rank, self._arrivals)
         waiting = Waiting(event.function, run, queue, order, now, event.duration_s, event.transfer_s)
         waiting.certain = event.certain and event.duration_s is not None
-        waiting.next_rank = event.next_rank
+        waiting.next_rank, waiting.home = event.next_rank, event.home
         self.waiting[event.function] = waiting
         run.waiting += 1
         queue.push(waiting)

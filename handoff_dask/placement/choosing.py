@@ -55,7 +55,13 @@ class Chooser:
             node = self._nearest(shape, head, strategy, barred)
         else:
             node = self._best(shape, strategy, barred)
-        return node, 0 if node is None else shape.count_fitting()
+        if node is None:
+            return None, 0
+        if head.home is not None and head.home != node.name:
+            home = shape.holders.get(head.home)
+            if home is not None and self.admits(queue, head, home):
+                node = _or_home(queue, head, node, home)
+        return node, shape.count_fitting()
 
     def fitting(self, queue: Queue, head: Waiting) -> list[Node]:
         """All nodes where the head of a queue may start now."""
@@ -75,13 +81,13 @@ class Chooser:
 
     def best_of(self, queue: Queue, head: Waiting, nodes: Sequence[Node]) -> Node:
         """The best of a few nodes that all have room."""
-        strategy, shape = queue.scope.strategy, queue.shape
-        if strategy.heeds_transfer and head.transfer_s:
-            away = head.transfer_s
-            return min(nodes, key=lambda n: (away.get(n.name, 0.0), strategy.score(n, shape), n.name))
-        best = min_by_score(strategy, shape, nodes)
-        assert best is not None
-        return best
+        strategy, shape, away = queue.scope.strategy, queue.shape, head.transfer_s
+        if strategy.heeds_transfer and away:
+            best = min(nodes, key=lambda n: (away.get(n.name, 0.0), strategy.score(n, shape), n.name))
+        else:
+            best = min(nodes, key=lambda n: (strategy.score(n, shape), n.name))
+        home = next((node for node in nodes if node.name == head.home), None)
+        return best if home is None else _or_home(queue, head, best, home)
 
     def node_for(self, group: Group) -> Node:
         """The node to bind a group to: one with room for all of it now, or else one that could hold it."""
@@ -172,3 +178,13 @@ class Chooser:
 def min_by_score(strategy: ScoredStrategy, shape: Shape, nodes: Sequence[Node]) -> Node | None:
     """The node with the lowest score, the first in name order among equals."""
     return min(nodes, key=lambda n: (strategy.score(n, shape), n.name), default=None)
+
+
+def _or_home(queue: Queue, head: Waiting, node: Node, home: Node) -> Node:
+    """The node that has most of a function's arguments, if it is as good as the best."""
+    strategy, shape, away = queue.scope.strategy, queue.shape, head.transfer_s
+    if strategy.is_by_name:
+        return node
+    if strategy.heeds_transfer and away.get(home.name, 0.0) != away.get(node.name, 0.0):
+        return node
+    return home if strategy.score(home, shape) == strategy.score(node, shape) else node

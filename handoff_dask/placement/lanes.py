@@ -12,7 +12,7 @@ take ``1 / slots`` of its lane, by the slots it was sent with, is right at any t
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heapreplace
+from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 #: So many queues that go first are looked at for one that could use the node.
 _LOOK_AHEAD = 64
+#: A function follows in the lane where most of its arguments are unless that holds more than so
+#: many times as many functions per slot, and so many more, as the emptiest one.
+_TIMES, _FEW = 2.0, 4.0
 
 
 class Lane:
@@ -133,28 +136,43 @@ class Lanes:
 
     def _fill(self, queue: Queue, follow: Callable[[Waiting, Lane], None]) -> None:
         lanes = [lane for lanes in queue.lanes.values() for lane in lanes if self._is_open(lane)]
+        if not lanes:
+            return
         before = {lane.node.name: self._first_other(lane) for lane in lanes}
-        # The emptiest lane is filled first, so that what is sent ahead is spread evenly.
-        heap = [(lane.fullness(), number, lane) for number, lane in enumerate(lanes)]
-        heapify(heap)
-        while heap and (standing := queue.head()) is not None:
-            waiting, (_, number, lane) = standing[3], heap[0]
+        by_node = {lane.node.name: lane for lane in lanes}
+        # Neighbours in the order have more arguments in common than others, and more who take
+        # their results.  So a lane is filled up to its share, the emptiest one first.
+        left = deque(sorted(lanes, key=Lane.fullness))
+        slots = sum(lane.slots for lane in lanes)
+        share = (queue.count + sum(lane.outstanding for lane in lanes)) / slots
+        sent = 0
+        while left and (standing := queue.head()) is not None:
+            waiting, lane = standing[3], left[0]
             if not self.is_short(waiting):
                 break
-            goes_first = before[lane.node.name]
-            if not self._has_time(lane, waiting) or (goes_first is not None and goes_first < standing):
-                heappop(heap)
+            if sent % len(lanes) == 0:
+                least = min(map(Lane.fullness, lanes))
+            home = None if waiting.home is None else by_node.get(waiting.home)
+            at_home = home is not None and home.fullness() <= _TIMES * least + _FEW
+            if home is not None and at_home and self._may_follow(waiting, home, before[home.node.name]):
+                lane = home
+            elif lane.fullness() >= share or not self._may_follow(waiting, lane, before[lane.node.name]):
+                left.popleft()
                 continue
             queue.pop()
             lane.add(waiting)
             follow(waiting, lane)
-            heapreplace(heap, (lane.fullness(), number, lane))
+            sent += 1
         for lane in lanes:
             lane.low = lane.slots + (lane.outstanding - lane.slots) // 2
         if queue.count:
             self._backlog.reposition(queue)
         else:
             self._backlog.rest(queue)
+
+    def _may_follow(self, waiting: Waiting, lane: Lane, goes_first: Standing | None) -> bool:
+        """Whether there is time for one more in a lane, and nobody who goes first could use the node."""
+        return self._has_time(lane, waiting) and (goes_first is None or waiting.place() < goes_first)
 
     def _is_open(self, lane: Lane) -> bool:
         node = lane.node

@@ -33,6 +33,7 @@ class Waiting:
         "certain",
         "duration_s",
         "function",
+        "home",
         "lane",
         "next_rank",
         "node",
@@ -75,6 +76,8 @@ class Waiting:
         self.placed_at = 0.0
         #: The lane that it was sent in, if any.
         self.lane: Lane | None = None
+        #: The node that has most of its arguments, if that is known.
+        self.home: str | None = None
         #: Whether its duration is known for sure, and the largest rank of those that follow it.
         self.certain = False
         self.next_rank: float | None = None

@@ -39,6 +39,8 @@ class ScoredStrategy(Strategy):
     is_by_load: ClassVar[bool] = False
     #: Whether bringing the arguments there counts.
     heeds_transfer: ClassVar[bool] = False
+    #: Whether names alone decide between equal nodes; else the one that has the arguments wins.
+    is_by_name: ClassVar[bool] = False
 
     def score(self, node: Node, shape: Shape) -> Score:
         """How bad it would be to place a function of this shape on the node."""
@@ -49,6 +51,7 @@ class ScoredStrategy(Strategy):
 class FirstAvailable(ScoredStrategy):
     """The first node in name order, names compared as strings."""
 
+    is_by_name: ClassVar[bool] = True
     name: str = "first_available"
 
     def score(self, node: Node, shape: Shape) -> Score:

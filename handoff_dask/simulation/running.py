@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -165,8 +165,14 @@ class _Simulation:
             rank=self.ranks.get(key, 0.0),
             duration_s=self.expected_s.get(key, function.duration_s) if self.known else None,
             certain=self.known,
+            home=self.home(function),
             next_rank=max((self.ranks.get(d, 0.0) for d in self.dependents[key]), default=0.0),
         )
+
+    def home(self, function: SimulatedFunction) -> str | None:
+        """The node that has most of a function's arguments, the first of them among equals."""
+        counts = Counter(self.spans[arg].node for arg in function.args)
+        return max(counts, key=lambda node: counts[node], default=None)
 
     def run(self) -> None:
         while self.agenda:

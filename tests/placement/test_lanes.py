@@ -210,3 +210,26 @@ def test_nothing_follows_whose_result_can_be_sent_nowhere(make_engine):
     engine.handle(NodeLeft(node="b", returning=True), now=2)
     assert [engine.handle(finished(n), now=2) for n in range(4)] == [[]] * 4
     assert lanes(engine.handle(joined("b", cpu=2), now=3)) == {("b", (0, 2)): 10, ("a", (0, 1)): 4}
+
+
+def test_functions_follow_where_their_arguments_are(make_engine):
+    engine = make_engine(joined("a", cpu=1), joined("b", cpu=1))
+    engine.handle_all(short(4, duration_s=0.0001), now=1)
+    homes = {n: "b" if n % 3 else "a" for n in range(30)}
+    events = [ready(("h", n), cpu=1, duration_s=0.0001, home=home) for n, home in homes.items()]
+    where = placed(engine.handle_all(events, now=1))
+    assert where == {("h", n): home for n, home in homes.items()}
+    # Not if there are more than twice as many, and four, where the arguments are.
+    events = [ready(n, cpu=1, duration_s=0.0001, home="b") for n in range(40, 60)]
+    assert Counter(placed(engine.handle_all(events, now=1)).values()) == {"b": 15, "a": 5}
+
+
+def test_neighbours_in_the_order_follow_each_other(make_engine):
+    engine = make_engine(joined("a", cpu=1), joined("b", cpu=1))
+    where = placed(engine.handle_all(short(12, duration_s=0.001), now=1))
+    assert "".join(where[n] for n in range(12)) == "abaaaaabbbbb"
+
+
+def test_home_that_is_no_lane_of_the_queue_does_not_matter(make_engine):
+    engine = make_engine(joined("a", cpu=1), joined("b", memory=1))
+    assert lanes(engine.handle_all(short(9, home="b"), now=1)) == {("a", (0, 1)): 5}

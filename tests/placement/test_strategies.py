@@ -403,3 +403,47 @@ def test_function_that_no_node_is_wanted_for_waits_once_however_long(make_engine
     engine.check()
     wanted.append("b")
     assert placed(engine.handle(finished("x"), now=61)) == {"f": "b"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "node"),
+    [("first_available", "a"), ("load_balanced", "c"), ("cost_optimized", "c"), ("fastest", "c")],
+)
+def test_of_equal_nodes_the_one_with_the_arguments_is_taken(make_engine, strategy, node):
+    engine = make_engine(
+        joined("a", cpu=2), joined("b", cpu=2), joined("c", cpu=2), opened(strategy=strategy)
+    )
+    assert placed(engine.handle(ready("f", cpu=1, home="c"), now=1)) == {"f": node}
+    # Also where several have been freed at once.
+    engine.handle_all([finished("f"), *(ready(n, cpu=2, pin=n) for n in "abc")], now=2)
+    engine.handle(ready("g", cpu=1, home="c"), now=2)
+    assert placed(engine.handle_all([finished(n) for n in "abc"], now=3)) == {"g": node}
+
+
+def test_home_that_is_not_as_good_as_another_is_not_taken(make_engine):
+    engine = make_engine(
+        joined("a", cpu=2), joined("b", cpu=2), joined("c", cpu=1, memory=1), opened(strategy="fastest")
+    )
+    events = [
+        ready("not as empty", cpu=1, home="c"),
+        ready("not as near", cpu=1, home="a", transfer_s={"a": 1.0}),
+        ready("full", memory=1, home="b"),
+        ready("unknown", cpu=0.1, home="d"),
+        ready("now", cpu=1, transfer_s={"a": 1.0, "c": 1.0, "b": 1.0}, home="b"),
+    ]
+    assert placed(engine.handle_all(events, now=1)) == {
+        "not as empty": "a",
+        "not as near": "b",
+        "full": "c",
+        "unknown": "a",
+        "now": "b",
+    }
+
+
+def test_home_that_is_kept_for_another_is_not_taken(make_engine):
+    engine = make_engine(joined("a", cpu=2), joined("b", cpu=2), opened(strategy="load_balanced"))
+    engine.handle_all([ready("x", cpu=1, pin="b"), ready("y", cpu=1, pin="a")], now=0)
+    engine.handle(ready("wide", cpu=2, pin="b"), now=0)
+    engine.handle(TimePassed(), now=9)
+    assert engine.nodes()["b"].reserved_for == "wide"
+    assert placed(engine.handle(ready("f", cpu=1, home="b"), now=9)) == {"f": "a"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,31 @@ def test_idleness_that_a_strategy_causes_is_seen():
     run = simulate(functions, [node("a", cpu=1), node("b", cpu=1)], strategy)
     assert run.makespan_s == 4
     assert run.avoidable_idle == 0.75
+
+
+@pytest.mark.parametrize("strategy", list(BUILT_IN))
+def test_short_functions_follow_their_data(strategy):
+    """Each takes three neighbours of the layer before, in layers of a hundred."""
+    layers = range(20)
+    functions = [
+        function((n, i), 0.0005, args=[(n - 1, (i + k) % 100) for k in range(3)] if n else ())
+        for n in layers
+        for i in range(100)
+    ]
+    nodes = [node(name, threads=2, cpu=2) for name in "abcd"]
+
+    run = simulate(functions, nodes, BUILT_IN[strategy], overhead_s=0.01, idleness=False)
+
+    where = {f: span.node for f, span in run.spans.items()}
+    takers = [f for f in functions if f.args]
+    at_home = away = 0
+    for taker in takers:
+        places = Counter(where[arg] for arg in taker.args)
+        at_home += places[where[taker.id]] == max(places.values())
+        away += 3 - places[where[taker.id]]
+    assert at_home > 0.95 * len(takers)
+    # Without regard to data it is 2.
+    assert away < 0.3 * len(takers)
 
 
 SCENARIOS = sorted((Path(__file__).parent / "problems").glob("*.json"))
