@@ -40,7 +40,7 @@ class Driver:
     def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
         self._plugin = plugin
         self._scheduler = plugin.scheduler
-        self.engine = PlacementEngine(lanes_per_node=SHORT_LANES)
+        self.engine = PlacementEngine(lanes_per_node=SHORT_LANES, ahead_limit=512)
         self._events: list[Event] = []
         self._flushing = False
         self._timer: Any = None
