@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.metrics import time
-from distributed.protocol import pickle
 
 from handoff_dask.live.notes import (
     ALLOCATION,
@@ -31,6 +30,7 @@ from handoff_dask.live.notes import (
     Note,
     Refused,
     RunNoted,
+    pack,
     pack_exception,
 )
 from handoff_dask.live.protocol import REPORT_STARTS
@@ -368,7 +368,7 @@ class Announcer:
     def _send(self, listener: str, notes: list[Note]) -> None:
         if notes:
             new, old = self._introductions(listener, notes), self._forgotten.pop(listener, [])
-            self._plugin.requests.tell_events(listener, bytes(pickle.dumps((new, notes, old))))
+            self._plugin.requests.tell_events(listener, pack(new, notes, old))
 
     def _introductions(self, listener: str, notes: Iterable[Note]) -> list[Introduction]:
         known = self._introduced.setdefault(listener, set())

@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import time
-from distributed.protocol import pickle
 
 from handoff_dask import telemetry
-from handoff_dask.live.notes import DAG_START, DAG_STOP, KnownRun, expand
+from handoff_dask.live.notes import DAG_START, DAG_STOP, KnownRun, expand, unpack
 from handoff_dask.telemetry.events import Event
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ class Hearing:
             logger.exception("telemetry could not be told; this is a defect in handoff_dask")
 
     def _tell_all(self, packed: bytes) -> None:
-        introductions, notes, forgotten = pickle.loads(packed)
+        introductions, notes, forgotten = unpack(packed)
         for introduction in introductions:
             token = introduction.token
             self._runs[token] = KnownRun(introduction, self._session.ids_of(token))
