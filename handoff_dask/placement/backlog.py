@@ -180,10 +180,11 @@ class Backlog:
 
     def reposition(self, queue: Queue) -> None:
         """Put a queue that waits for room where its new head belongs."""
-        agenda, key = queue.agenda, queue.head()
+        agenda, old, key = queue.agenda, queue.key, queue.head()
         if agenda is None:
             return
-        if self.reserved and key is not None:
+        assert old is not None
+        if self.reserved and key is not None and key[3].may_slip_in_before(old[3]):
             # A reserved node that did not admit the old head may admit this one.
             self.refresh(queue)
         elif key is None:

@@ -178,10 +178,7 @@ class PlacementEngine:
         node = self._ledger.join(event.node, event.address, event.capabilities, event.threads)
         for shape in self._backlog.shapes.values():
             shape.review(node)
-            for queue in shape.queues:
-                # Its functions may have had room, but nowhere to send their results.
-                if queue.to_bind is not None and queue.to_bind.node is None:
-                    self._backlog.refresh(queue)
+        self._recall_those_who_bind()
         self._recall_those_at(event.node)
         if event.address is not None:
             self._recall_those_at(event.address)
@@ -201,6 +198,7 @@ class PlacementEngine:
         self._reservations.drop(node)
         self._ledger.change(node, capabilities, threads, accepting)
         self._review_shapes(node, gone=False)
+        self._recall_those_who_bind()
         self._orphans.review_all(self._now)
 
     def _lose(self, node: Node, returning: bool) -> None:
@@ -229,6 +227,12 @@ class PlacementEngine:
                 for group in shape.groups:
                     for queue in self._backlog.queues_binding(group):
                         self._orphans.review(queue, self._now)
+
+    def _recall_those_who_bind(self) -> None:
+        """Look again at functions that may have had room, but nowhere to send their results."""
+        for queue in self._backlog.queues():
+            if queue.to_bind is not None and queue.to_bind.node is None:
+                self._backlog.refresh(queue)
 
     def _recall_those_at(self, name: str) -> None:
         for queue in list(self._backlog.at.get(name, ())):

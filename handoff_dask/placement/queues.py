@@ -88,6 +88,13 @@ class Waiting:
         """Its place in the order of functions."""
         return (-self.priority, -self.rank, self.arrival, self)
 
+    def may_slip_in_before(self, other: Waiting) -> bool:
+        """Whether it may be admitted to a reserved node that does not admit another of its queue."""
+        if self.priority > other.priority:
+            return True
+        own_s, other_s = self.duration_s, other.duration_s
+        return own_s is not None and (other_s is None or own_s < other_s)
+
     def place_in_lane(self) -> tuple[int, int] | None:
         """The number and the slots of its lane or relay, if it is in one."""
         if self.relay is not None:

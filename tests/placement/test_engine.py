@@ -287,6 +287,15 @@ def test_function_waits_until_the_node_for_its_group_is_back(make_engine):
     assert (place.function, place.node, place.bound) == ("f", "a", ("g", "b"))
 
 
+def test_function_need_not_wait_for_a_node_if_another_grows(make_engine):
+    engine = make_engine(joined("a", cpu=1), joined("b", cpu=2), opened(groups={"g": demand(cpu=2)}))
+    engine.handle(NodeLeft(node="b", returning=True), now=1)
+    engine.handle(joined("c", memory=1), now=1)
+    assert waits(engine.handle(ready("f", memory=1, binds="g"), now=2)) == {"f": "collocation"}
+    (place,) = engine.handle(changed("a", cpu=2), now=3)
+    assert (place.function, place.node, place.bound) == ("f", "c", ("g", "a"))
+
+
 def test_losing_the_last_node_that_could_bind_a_group_starts_the_clock(make_engine):
     engine = make_engine(
         joined("a", cpu=1, threads=1),
