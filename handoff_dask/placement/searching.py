@@ -99,12 +99,20 @@ class NodeOrder:
 
     def _enter(self, nodes: Iterable[Node], add: Callable[[Entry], None]) -> None:
         shape, seen, score = self._shape, self._seen, self._score
-        fits, holders = shape.fits, shape.holders
+        amounts, confinement, holders = shape.amounts, shape.confinement, shape.holders
         for node in nodes:
-            name, version = node.name, node.version
-            if seen.get(name) != version and name in holders and fits(node):
-                seen[name] = version
-                add((score(node, shape), name, version, node))
+            offer = node.offer
+            # Shape.fits, written out: most nodes that changed have no room.
+            for resource, units in amounts:
+                if offer.get(resource, 0) < units:
+                    break
+            else:
+                name, version = node.name, node.version
+                if seen.get(name) == version or name not in holders:
+                    continue
+                if confinement is None or confinement.has_room(node, amounts):
+                    seen[name] = version
+                    add((score(node, shape), name, version, node))
 
 
 class _Use(ScoredStrategy):
