@@ -9,7 +9,9 @@ import dask.config
 import yaml
 from dask.utils import parse_timedelta
 
-__all__ = ["get", "seconds"]
+from handoff_dask.errors import ValidationError
+
+__all__ = ["count", "get", "seconds"]
 
 _DEFAULTS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("handoff.yaml").read_text())
 dask.config.update_defaults(_DEFAULTS)
@@ -22,5 +24,34 @@ def get(name: str) -> Any:
 
 
 def seconds(name: str) -> float:
-    """A setting that is a time, in seconds; ``"5s"`` and ``"2 minutes"`` are read too."""
-    return float(parse_timedelta(get(name), default="s"))
+    """A setting that is a time, in seconds; ``"5s"`` and ``"2 minutes"`` are read too.
+
+    Raises
+    ------
+    ValidationError
+        If it is none.
+    """
+    value = get(name)
+    try:
+        time_s = float(parse_timedelta(value, default="s"))
+    except (KeyError, TypeError, ValueError):
+        time_s = -1.0
+    if not time_s >= 0:
+        raise ValidationError(f"handoff.{name} in Dask's config is {value!r}; give a time, such as '30s'")
+    return time_s
+
+
+def count(name: str) -> int:
+    """A setting that is a whole number of at least 0.
+
+    Raises
+    ------
+    ValidationError
+        If it is none.
+    """
+    value = get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValidationError(
+            f"handoff.{name} in Dask's config is {value!r}; give a whole number of at least 0"
+        )
+    return value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.metrics import time
 
-from handoff_dask.live.protocol import ENDED, RAISED, SECEDED, STARTED, WATCH
+from handoff_dask.live.protocol import ENDED, RAISED, SECEDED, STARTED, UNREADABLE, WATCH
 from handoff_dask.live.registry import HELD
 from handoff_dask.live.runs import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, WAITING, Function
 from handoff_dask.placement.events import (
@@ -57,6 +57,7 @@ class Attempts:
                 ENDED: self.thread_ended,
                 STARTED: self.started,
                 RAISED: self.raised,
+                UNREADABLE: self.unreadable,
                 SECEDED: self.seceded,
             }
         )
@@ -254,6 +255,21 @@ class Attempts:
         if function is not None:
             _take_times(function, kwargs["startstops"])
             function.raised = exception
+
+    def unreadable(self, waiting: list[tuple[str, int]], failure: dict[str, Any], worker: str) -> None:
+        """A result cannot be read where it is needed: what needs it has failed."""
+        for key, run_id in waiting:
+            if self._present(key, run_id) is not None:
+                if "Could not serialize" in failure["exception_text"]:
+                    self._plugin.scheduler.tasks[key].retries = 0  # it will not travel another time either
+                self.raised(key, run_id, failure["exception"], startstops=[])
+                self._plugin.scheduler.handle_task_erred(
+                    key=key,
+                    worker=worker,
+                    run_id=run_id,
+                    stimulus_id=f"handoff-unreadable-{time()}",
+                    **failure,
+                )
 
     def seceded(self, key: Any, run_id: int, **kwargs: Any) -> None:
         """A function waits for others and has let go of its thread; all else it keeps."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from dask.base import tokenize
 
-from handoff_dask.errors import ValidationError
+from handoff_dask.errors import NotFoundError, ValidationError
 from handoff_dask.functions import FunctionId
 from handoff_dask.live.connection import Connection, this_worker
 from handoff_dask.live.execution import Execution
@@ -98,7 +98,10 @@ class DataMethods(Connection):
             If it keeps none of this name.
         """
         _refuse_unhashable(dag_id, id)
-        return self.results.local.get(dag_id, id)
+        local = self.results.local
+        if not local.has(dag_id, id):  # a user's own store may raise whatever it likes
+            raise NotFoundError("value", id, f"nothing of DAG {dag_id!r} is kept here under it")
+        return local.get(dag_id, id)
 
     def get_value(self, dag_id: Hashable, id: FunctionId, from_node: str | None = None) -> Any:  # noqa: A002
         """A value of this process, else from wherever it is; with ``from_node``, from there.

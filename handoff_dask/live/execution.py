@@ -158,8 +158,7 @@ class Execution:
         if self._error is not None:
             raise self._error
         assert self._outcome is not None
-        values = await self.session.results.gather(list(self.futures.values()))
-        results = dict(zip(self.futures, values, strict=True))
+        results = await self.session.results.gather(self.dag_id, self.futures)
         await self.session.results.fetched(self.dag_id, self.token, results)
         # The result must not hold this execution, and with it the memory of workers.
         dag, compiled, outcome = self._dag, self.compiled, self._outcome
@@ -193,9 +192,9 @@ class Execution:
                 await self._ended.wait()
                 if self._error is not None:
                     raise self._error
-            (value,) = await self.session.results.gather([future])
-            await self.session.results.fetched(self.dag_id, self.token, {function_id: value})
-            return value
+            result = await self.session.results.gather(self.dag_id, {function_id: future})
+            await self.session.results.fetched(self.dag_id, self.token, result)
+            return result[function_id]
         finally:
             ended.cancel()
             there.cancel()
@@ -215,6 +214,12 @@ class Execution:
         ExecutionRecord
         """
         return self.session.sync(self._record)
+
+    @property
+    def final_record(self) -> ExecutionRecord | None:
+        """The record of an execution that is over, which nobody needs to be asked for; else ``None``."""
+        outcome = self._outcome
+        return None if outcome is None else record_of(self._dag, self.compiled, outcome, self._error)
 
     async def _record(self) -> ExecutionRecord:
         outcome = self._outcome

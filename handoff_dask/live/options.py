@@ -70,7 +70,8 @@ def parse(
         If one is wrong.
     """
     if max_retries is None:
-        max_retries = config.get("max-retries")
+        max_retries = config.count("max-retries")
+    config.count("retained-dags")  # refused now, not when the first execution ends
     strategy, name = strategy_of(allocation_strategy, allocator)
     return Options(
         strategy=strategy,

@@ -24,6 +24,8 @@ REPORT_STARTS = "handoff-report-starts"
 STARTED = "handoff-started"
 #: Stream, worker to scheduler: an attempt of a task of ours has raised.
 RAISED = "handoff-raised"
+#: Stream, worker to scheduler: tasks, ours or not, need a result that has come and cannot be read.
+UNREADABLE = "handoff-unreadable"
 
 #: Stream, worker to scheduler: a task, ours or not, has let go of its thread.
 SECEDED = "handoff-seceded"

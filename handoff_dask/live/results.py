@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
+from pickle import PickleError
 from typing import TYPE_CHECKING, Any
 
 from dask.base import tokenize
@@ -15,7 +16,13 @@ from distributed.core import clean_exception
 from distributed.protocol import pickle
 from distributed.utils_comm import gather_from_workers
 
-from handoff_dask.errors import AllocationError, FunctionFailedError, NotFoundError, ValidationError
+from handoff_dask.errors import (
+    AllocationError,
+    FunctionFailedError,
+    HandoffError,
+    NotFoundError,
+    ValidationError,
+)
 from handoff_dask.live.execution import Execution, ExecutionCancelledError
 from handoff_dask.records import ExecutionResult
 from handoff_dask.stores import MemoryResultStore, ResultStore
@@ -206,13 +213,28 @@ class Results:
 
     # ------------------------------------------------------------------ fetching
 
-    async def gather(self, futures: list[Future[Any]]) -> list[Any]:
-        """The values of futures, from the workers that have them where these can be reached."""
-        direct = None
-        if futures and self._session.client.direct_to_workers is None:
+    async def gather(self, dag_id: Hashable, futures: Mapping[Hashable, Future[Any]]) -> dict[Hashable, Any]:
+        """The values of futures, from the workers that have them where these can be reached.
+
+        Raises
+        ------
+        HandoffError
+            If one cannot travel.
+        """
+        client, direct = self._session.client, None
+        if futures and client.direct_to_workers is None:
             direct = await self._directly(None) or None
-        values: list[Any] = await self._session.client.gather(futures, direct=direct, asynchronous=True)
-        return values
+        try:
+            return dict(await client.gather(dict(futures), direct=direct, asynchronous=True))
+        except (TypeError, AttributeError, ImportError, PickleError) as error:
+            if len(futures) > 1:  # whose it is, Dask does not say
+                for one, future in futures.items():
+                    await self.gather(dag_id, {one: future})
+            (one,), (about, *_) = futures, str(error).split("\n")
+            raise HandoffError(
+                f"the result of function {one!r} of DAG {dag_id!r} cannot be fetched ({about}); "
+                "let it return what can be pickled, or leave it out of outputs"
+            ) from error
 
     async def _take(
         self, key: str, dag_id: Hashable, value_id: Hashable, from_node: str | None = None

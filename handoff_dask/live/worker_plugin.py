@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from handoff_dask.live.protocol import (
     REPORT_STARTS,
     SECEDED,
     STARTED,
+    UNREADABLE,
     WATCH,
 )
 from handoff_dask.resources import Capabilities
@@ -159,7 +160,14 @@ class HandoffWorkerPlugin(WorkerPlugin):
             self._clock.keep()
             if self._report_starts:
                 self._has_begun(key, time())
-        if finish == "error":
+        if finish == "waiting":
+            task = self.worker.state.tasks[key]
+            for result in [result for result in task.dependencies if result.state == "error"]:
+                self._say_unreadable(result, [task])
+        elif start == "flight" and finish == "error":
+            result = self.worker.state.tasks[key]
+            self._say_unreadable(result, result.dependents)
+        elif finish == "error":
             self._say_raised(key)
         elif finish == "long-running":
             self._say_seceded(key)
@@ -183,6 +191,21 @@ class HandoffWorkerPlugin(WorkerPlugin):
                 "run_id": task.run_id,
                 "startstops": task.startstops,
                 "exception": task.exception,
+            }
+        )
+
+    def _say_unreadable(self, result: TaskState, waiting: Iterable[TaskState]) -> None:
+        # Dask would let what needs it wait for ever.
+        self.worker.batched_send(
+            {
+                "op": UNREADABLE,
+                "waiting": [[task.key, task.run_id] for task in waiting],
+                "failure": {
+                    "exception": result.exception,
+                    "traceback": result.traceback,
+                    "exception_text": result.exception_text,
+                    "traceback_text": result.traceback_text,
+                },
             }
         )
 

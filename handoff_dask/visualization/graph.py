@@ -188,7 +188,7 @@ def record_of(execution: Any) -> ExecutionRecord:
     """
     record = execution
     if not isinstance(execution, ExecutionRecord):
-        record = getattr(execution, "record", None)
+        record = getattr(execution, "final_record", None) or getattr(execution, "record", None)
         if callable(record):
             record = record()
     if isinstance(record, ExecutionRecord):

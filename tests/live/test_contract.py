@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 import traceback
 
+import dask
 import numpy as np
 import pytest
+from clusters import live, nothing_claimed
 from distributed import Client, LocalCluster
 
 import handoff_dask as handoff
@@ -171,6 +174,90 @@ def test_a_session_that_could_not_start_may_start_later(session, monkeypatch):
 
     assert other.execute(one()).results == {"a": 0}
     other.stop()
+
+
+# Dask's own worker finds its state invalid when a result cannot be read.
+@live(2, 2, config={"distributed.worker.validate": False})
+async def test_results_that_cannot_travel_fail_who_needs_them(c, s, a, b):
+    dag = handoff.DAG("stuck").add_function(Function("lock", [], threading.Lock, node="0"))
+    dag.add_function(Function("there", ["lock"], str, node="1"))
+    dag.add_function(Function("there too", ["lock"], str, node="1", cost={"cpu": 1}))
+
+    async with handoff.Handoff(c) as session:
+        with pytest.raises(handoff.FunctionFailedError, match="Could not serialize") as caught:
+            await session.execute(dag, outputs=["there", "there too"], timeout=20)
+        assert caught.value.function_id in ("there", "there too")
+        assert (caught.value.node, caught.value.attempts) == ("1", 1)
+        assert isinstance(caught.value.__cause__, TypeError)
+        await nothing_claimed(s)
+
+        result = await session.execute(one(node="1", cost={"cpu": 2}), timeout=20)
+        assert result.results == {"a": 0}
+
+
+@live(1)
+async def test_results_that_cannot_be_fetched_are_named(c, s, a):
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(one().add_function(Function("lock", [], threading.Lock)))
+
+        with pytest.raises(
+            handoff.HandoffError, match="function 'lock' of DAG 'one' cannot be fetched"
+        ) as caught:
+            await execution
+        assert isinstance(caught.value.__cause__, TypeError)
+        assert await execution.get_result("a") == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("allocation-timeout", "soon"), ("allocation-timeout", -1), ("max-retries", "x"), ("retained-dags", -1)],
+)
+def test_settings_are_checked(session, setting, value):
+    with (
+        dask.config.set({f"handoff.{setting}": value}),
+        pytest.raises(handoff.ValidationError, match=f"handoff.{setting} in Dask's config is {value!r}"),
+    ):
+        session.execute(one())
+
+
+class Bare:
+    """A store that knows nothing of this package's errors."""
+
+    def __init__(self):
+        self.values = {}
+
+    def store(self, dag_id, i, value):
+        self.values[dag_id, i] = value
+
+    def get(self, dag_id, i):
+        return self.values[dag_id, i]
+
+    def has(self, dag_id, i):
+        return (dag_id, i) in self.values
+
+    def clear(self, dag_id):
+        self.values = {key: value for key, value in self.values.items() if key[0] != dag_id}
+
+    def locations(self, dag_id):
+        return {}
+
+
+def test_what_a_users_own_store_lacks_is_not_found(session):
+    with handoff.Handoff(session.client, result_store=Bare()) as other:
+        with pytest.raises(handoff.NotFoundError, match="no value 'b'"):
+            other.get_local_value("one", "b")
+        other.store_value("one", "b", 1)
+        assert other.get_local_value("one", "b") == 1
+
+
+@live(1)
+async def test_pictures_of_finished_executions_need_no_awaiting(c, s, a):
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(one())
+        result = await execution
+
+        graph = handoff.visualization.execution_graph(execution)
+        assert graph.to_dict() == handoff.visualization.execution_graph(result).to_dict()
 
 
 def test_a_unit_alone_is_no_size():
