@@ -123,7 +123,7 @@ def adversary(options: argparse.Namespace) -> None:
 def pictures(options: argparse.Namespace) -> None:
     from benchmarks.pictures import draw
 
-    draw(options.only, options.strategy, ROOT / "docs" / "images")
+    draw(options.only, 1 if options.quick else max(3, options.repeats), ROOT / "docs" / "images")
 
 
 def table(options: argparse.Namespace) -> None:

@@ -32,8 +32,8 @@ def wait_for_gate(path: str) -> int:
     return 1
 
 
-def take_ended() -> list[tuple[int, float, float]]:
-    """All that has ended here since this was last asked."""
+def take_ended(dask_worker: Any) -> tuple[str, list[tuple[int, float, float]]]:
+    """The node's name, and all that has ended there since this was last asked."""
     taken = list(_ended)
     _ended.clear()
-    return taken
+    return str(dask_worker.name), taken

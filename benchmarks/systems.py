@@ -120,10 +120,9 @@ def _run_handoff(
 
 
 def _spans(client: Client, scenario: Scenario, began: float) -> dict[str, tuple[str, float, float]]:
-    names = {address: str(w["name"]) for address, w in client.scheduler_info(n_workers=-1)["workers"].items()}
     return {
-        scenario.tasks[number].id: (names[address], round(start - began, 5), round(stop - began, 5))
-        for address, ended in client.run(bodies.take_ended).items()
+        scenario.tasks[number].id: (node, round(start - began, 5), round(stop - began, 5))
+        for node, ended in client.run(bodies.take_ended).values()
         for number, start, stop in ended
     }
 
