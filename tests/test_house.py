@@ -305,3 +305,10 @@ def is_public(dotted: str) -> bool:
             return False
         value = getattr(value, part)
     return True
+
+
+def test_no_two_test_files_have_one_name():
+    """Pytest imports test files by their names: with two of one name it collects neither."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+
+    assert sorted(names) == sorted(set(names))
