@@ -47,9 +47,8 @@ class Blame:
         line = self._lines.get(function.lane)
         if line is None:
             line = self._lines[function.lane] = Line()
-        # The worker takes them in this order, which is the engine's.
-        assert task.priority is not None
-        task.priority = (*task.priority[:-1], next(self._turns))
+        # The worker takes them in this order, which is the engine's, whatever graph they are of.
+        task.priority = (0, 0, next(self._turns))
         if line.begun < slots:
             line.begun += 1
         else:
