@@ -152,9 +152,10 @@ class SimpleResourceTracker:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # A lock cannot travel, and a copy needs its own.
+        # A lock cannot travel, and a copy needs its own.  What a subclass has added travels along.
         with self._lock:
             return {
+                **{name: value for name, value in self.__dict__.items() if name != "_lock"},
                 "_capabilities": dict(self._capabilities),
                 "_used": {node: dict(used) for node, used in self._used.items()},
             }

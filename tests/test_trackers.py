@@ -149,3 +149,21 @@ def test_use_stays_between_nothing_and_all(sequence):
             assert after == {n: v for n, v in grown.items() if v}
         else:
             assert all(after.get(n, 0) == max(0, before.get(n, 0) - req.get(n, 0)) for n in ("cpu", "gpu"))
+
+
+class Picky(SimpleResourceTracker):
+    def __init__(self):
+        super().__init__()
+        self.refused = ["night"]
+
+
+def test_what_a_subclass_adds_travels_with_it():
+    """A tracker of the user's own is pickled to the scheduler with all that it has."""
+    tracker = Picky()
+    tracker.register("a", {"cpu": 2})
+
+    copy = pickle.loads(pickle.dumps(tracker))
+
+    assert copy.refused == ["night"]
+    assert copy.get_capabilities("a") == {"cpu": 2}
+    assert copy.request("a", {"cpu": 2})
