@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import random
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 from benchmarks import tables
@@ -93,10 +91,9 @@ def overheads(options: argparse.Namespace) -> None:
 
 
 def engine(options: argparse.Namespace) -> None:
-    if importlib.util.find_spec("benchmarks.engine") is None:
-        print("There is no benchmark of the engine alone yet.")
-        return
-    import_module("benchmarks.engine").main([])
+    from benchmarks.engine import main as alone
+
+    alone()
 
 
 def simulate(options: argparse.Namespace) -> None:

@@ -6,7 +6,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.metrics import time
+from distributed.protocol import pickle
 
+from handoff_dask.errors import HandoffError
 from handoff_dask.live.protocol import ENDED, RAISED, SECEDED, STARTED, UNREADABLE, WATCH
 from handoff_dask.live.registry import HELD
 from handoff_dask.live.runs import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, WAITING, Function
@@ -90,6 +92,8 @@ class Attempts:
         if function.expected_s is None:
             function.expected_s = self._plugin.foresight.expected(function)
         if run.over and run.status != FINISHED:
+            # What is queued is dropped in a moment; what is asked for later must not wait for ever.
+            self._plugin.scheduler.loop.add_callback(self._refuse, function)
             return
         self._plugin.driver.gather(
             [
@@ -106,6 +110,25 @@ class Attempts:
                 )
             ]
         )
+
+    def _refuse(self, function: Function) -> None:
+        """A function of a DAG that was given up is asked for, since its result is lost or to retry it."""
+        scheduler, key = self._plugin.scheduler, function.key
+        task = scheduler.tasks.get(key)
+        if task is None or task.state != "no-worker" or function.status != WAITING:
+            return
+        function.status = FAILED
+        run = function.run
+        how = "has failed" if run.status == FAILED else "was cancelled"
+        error = HandoffError(
+            f"function {run.id_of(function.position)!r} is not computed again: "
+            f"the execution of DAG {run.dag_id!r} {how}; execute it again"
+        )
+        stimulus_id = f"handoff-refuse-{time()}"
+        more = scheduler.transition(
+            key, "erred", exception=pickle.dumps(error), cause=key, stimulus_id=stimulus_id
+        )
+        scheduler.transitions(more, stimulus_id)
 
     def _home(self, function: Function) -> str | None:
         """The node that has most of what a function takes, by what can be seen at a glance."""
@@ -186,7 +209,10 @@ class Attempts:
         """Dask has dropped a function that its worker may still be running."""
         events: list[Event] = [FunctionFinished(function=function.key)]
         address, node = function.address, function.node
-        if function.raised is None and address in self._plugin.nodes.by_address:
+        given_up = self._plugin.overdue.given_up
+        over = function.raised is not None or function.key in given_up
+        given_up.discard(function.key)
+        if not over and address in self._plugin.nodes.by_address:
             assert address is not None
             assert node is not None
             self._claims += 1

@@ -9,9 +9,12 @@ suspicion of them is one lower than it should be until their turn comes.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
+
+from distributed.metrics import time
 
 if TYPE_CHECKING:
     from distributed.scheduler import TaskState
@@ -30,6 +33,14 @@ class Line:
     begun: int = 0
     #: Those behind, in their order, with the tasks as Dask knows them.
     behind: deque[tuple[Function, TaskState]] = field(default_factory=deque)
+    #: Those that may have begun.
+    running: dict[Function, None] = field(default_factory=dict)
+    #: When the last one ended, in seconds since the epoch.
+    moved: float = 0.0
+
+    def waiting(self, key: LaneKey) -> list[Function]:
+        """Those of this lane whose turn has not come; who was dropped meanwhile is left out."""
+        return [f for f, _ in self.behind if f.lane == key and f.behind]
 
 
 class Blame:
@@ -51,6 +62,7 @@ class Blame:
         task.priority = (0, 0, next(self._turns))
         if line.begun < slots:
             line.begun += 1
+            line.running[function] = None
         else:
             function.spared, function.behind = task.suspicious, True
             task.suspicious -= 1
@@ -66,11 +78,14 @@ class Blame:
         line = self._lines.get(key) if key is not None else None
         if line is None or key is None or not alive:
             return
+        line.moved = time()
+        line.running.pop(function, None)
         while line.behind:
             follower, its_task = line.behind.popleft()
             if follower.lane == key and follower.spared is not None:
                 its_task.suspicious, follower.spared = follower.spared, None
                 follower.behind = False
+                line.running[follower] = None
                 return
         line.begun -= 1
         if not line.begun:
@@ -79,7 +94,19 @@ class Blame:
     def behind(self, key: LaneKey) -> list[str]:
         """Keys of the functions in a lane whose turn has not come."""
         line = self._lines.get(key)
-        return [] if line is None else [f.key for f, _ in line.behind if f.lane == key and f.behind]
+        return [] if line is None else [f.key for f in line.waiting(key)]
+
+    def anybody_behind(self) -> bool:
+        """Whether some function waits in a lane."""
+        return any(line.behind for line in self._lines.values())
+
+    def stuck(self, since: float) -> Iterator[tuple[list[Function], list[Function]]]:
+        """Those that run and those that wait in each lane in which nothing has ended since then."""
+        for key, line in self._lines.items():
+            if line.behind and line.moved < since:
+                waiting = line.waiting(key)
+                if waiting and (waiting[0].placed or 0.0) < since:
+                    yield list(line.running), waiting
 
     def node_left(self, address: str) -> None:
         """A node is gone, with its lanes; who was spared there stays spared."""

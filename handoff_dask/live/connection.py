@@ -206,6 +206,8 @@ class Connection:
             self._watching.cancel()
 
     def __enter__(self: S) -> S:
+        if self.asynchronous:
+            raise TypeError("this session's client is asynchronous; write `async with`")
         self.start()
         return self
 

@@ -146,6 +146,8 @@ class Driver:
         function.short = decision.lane is not None and decision.lane[0] < SHORT_LANES
         if decision.lane is not None:
             self._plugin.blame.placed(function, task, decision.lane)
+            if function.behind:
+                self._plugin.overdue.watch()
         function.candidates = decision.candidates
         function.transfer_s = None
         function.seceded = False

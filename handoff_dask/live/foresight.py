@@ -121,6 +121,24 @@ class Foresight:
                 self._tell(run, kind)
             self._stale[run.token] = self._not_before.get(run.token, 0.0)
 
+    def overdue(self, function: Function, elapsed_s: float) -> None:
+        """A function that was thought to be short has been running that long: its like are not short."""
+        run, position = function.run, function.position
+        kind = run.kind_of(position)
+        if kind.known is None:
+            kind.known = self.estimates.kind(kind.name, kind.cost)
+        if kind.known.longest_s >= elapsed_s or position in run.manifest.durations:
+            return
+        kind.known.longest_s = elapsed_s
+        durations: dict[Any, float] = {}
+        for other in run.functions.values():
+            if other.status == WAITING and run.kind_of(other.position) is kind:
+                other.expected_s = self.expected(other)
+                if other.expected_s is not None:
+                    durations[other.key] = other.expected_s
+        if durations:
+            self._plugin.driver.gather([DurationsLearned(run=run.token, durations=durations)])
+
     def _tell(self, run: Run, kind: RunKind) -> None:
         """Tell the engine how long those of a kind will take that wait already."""
         durations: dict[Any, float] = {}

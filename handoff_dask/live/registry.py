@@ -141,7 +141,11 @@ class Registry:
         """Dask has forgotten a function."""
         run = function.run
         self.functions.pop(function.key, None)
+        self._plugin.overdue.given_up.discard(function.key)
         run.alive -= 1
+        if run.watched and not run.over and function.key in run.missing:
+            # Somebody has cancelled its future: the run could not finish.
+            self.end(run, CANCELLED)
         if run.alive == 0:
             if not run.over:
                 self.end(run, CANCELLED if run.failed is None else FAILED)

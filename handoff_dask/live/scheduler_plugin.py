@@ -26,6 +26,7 @@ from handoff_dask.live.foresight import Foresight
 from handoff_dask.live.metrics import publish
 from handoff_dask.live.nodes import Nodes
 from handoff_dask.live.observing import Numbers
+from handoff_dask.live.overdue import Overdue
 from handoff_dask.live.page import install_page
 from handoff_dask.live.patience import Patience
 from handoff_dask.live.protocol import ANNOTATION, NAME
@@ -63,6 +64,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.foresight = Foresight(self)
         self.blame = Blame()
         self.admission = Admission()
+        self.overdue = Overdue(self)
         self.foreign = Foreign(self)
         self.patience = Patience(self)
         self.announcer = Announcer(self)
@@ -75,6 +77,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         Findings(self)
         self.attempts.install()
         self.requests.install()
+        self.overdue.install()
         self.views.install()
         install_page(scheduler)
         self.withdraw_numbers = publish(self.numbers)

@@ -139,6 +139,8 @@ class Backlog:
         if queue.key is not None:
             if queue.key > (-waiting.priority, -waiting.rank, waiting.arrival):
                 self.reposition(queue)
+            elif self.reserved and waiting.may_slip_in_before(queue.key[3]):
+                self.refresh(queue)
         elif not queue.fresh:
             self.refresh(queue)
         return waiting

@@ -16,6 +16,8 @@ from handoff_dask.placement.strategies import ScoredStrategy
 
 #: How many nodes are looked at to tell a lack of threads from a lack of room.
 _SAMPLE = 8
+#: How many of a queue are looked at for one that may start on a reserved node.
+_BEHIND = 16
 
 
 class Chooser:
@@ -38,6 +40,13 @@ class Chooser:
         if node.reservation is not None and not node.reservation.admits(head):
             return False
         return queue.to_bind is None or queue.to_bind.can_be_bound()
+
+    def slips_in(self, queue: Queue, node: Node) -> Waiting | None:
+        """The first of those that a node which is kept for another admits, of a few behind the head."""
+        if node.reservation is None or node.name not in self.able(queue) or not queue.shape.fits(node):
+            return None
+        admitted = [w for w in queue.first_few(_BEHIND) if self.admits(queue, w, node)]
+        return min(admitted, key=lambda w: w.place()[:3], default=None)
 
     def choose(self, queue: Queue, head: Waiting) -> tuple[Node | None, int]:
         """The node for the head of a queue, and how many had room; None if none has."""

@@ -127,7 +127,15 @@ class Decider:
             if node is None:
                 break
             decisions.append(self.settle(head, node, candidates, now))
+        if self._backlog.reserved and queue.count and not queue.scope.asks:
+            for reservation in list(self._backlog.reserved.values())[:_FEW]:
+                self._slip_in(queue, reservation.node, now, decisions)
         self._set_aside(queue)
+
+    def _slip_in(self, queue: Queue, node: Node, now: float, decisions: list[Decision]) -> None:
+        """Place functions behind the head of a queue that do not delay the one a node is kept for."""
+        while (waiting := self._chooser.slips_in(queue, node)) is not None:
+            decisions.append(self.settle(waiting, node, 1, now))
 
     def _ask(self, queue: Queue, head: Waiting, decisions: list[Decision]) -> tuple[Node | None, int]:
         """Ask those outside who have a say; with no node but candidates, the head is out of the way."""
@@ -202,12 +210,14 @@ class Decider:
                 self._offer(queue)
             if chosen is not node:
                 self._offer_room(chosen, standing)
+        elif queue.key is standing and node.reservation is not None:
+            self._slip_in(queue, node, now, decisions)
         self._offer_room(node, standing)
 
     def settle(self, head: Waiting, node: Node, candidates: int, now: float) -> Place:
-        """Book the head of a queue on a node."""
+        """Book a function, the head of its queue as a rule, on a node."""
         queue = head.queue
-        queue.pop()
+        queue.take(head)
         self._lanes.book(head, node)
         head.placed_at = now
         if head.certain:

@@ -196,6 +196,18 @@ class Queue:
         self.count -= 1
         return waiting
 
+    def first_few(self, count: int) -> list[Waiting]:
+        """Some of those that stand first, the head among them, in no particular order."""
+        return [place[3] for place in self._heap[:count] if place[3].waits and place[3].rank == -place[1]]
+
+    def take(self, waiting: Waiting) -> None:
+        """Take out a function that is to be placed."""
+        standing = self.head()
+        if standing is not None and standing[3] is waiting:
+            self.pop()
+        else:
+            self.drop(waiting)
+
     def drop(self, waiting: Waiting) -> None:
         """Take out a function wherever it stands."""
         waiting.waits = False

@@ -145,9 +145,8 @@ class Reservations:
 
     def look_again(self, waiting: Waiting) -> None:
         """Note that it has become known how long a function takes: it may fit in before another."""
-        queue = waiting.queue
-        if self.active and queue.key is not None and queue.key[3] is waiting:
-            self._backlog.refresh(queue)
+        if self.active and waiting.queue.key is not None:
+            self._backlog.refresh(waiting.queue)
 
     def review(self, now: float) -> None:
         """End reservations for which nobody waits; look for those who have waited too long."""

@@ -6,6 +6,7 @@ import asyncio
 import enum
 import functools
 import operator
+import pickle
 import threading
 import time
 from dataclasses import dataclass
@@ -456,6 +457,23 @@ async def test_a_dag_that_is_cancelled_before_it_has_arrived_does_not_run(c, s, 
     await until(lambda: not s.tasks)
 
 
+@live(1, 1)
+async def test_futures_are_dasks(c, s, a, b, stage):
+    """Plain tasks may take them, before they are there; a result can be pickled."""
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit([stage.function("a", value=3)])
+        plain = c.submit(operator.add, execution.futures["a"], 1)
+        stage.cue("a")
+        assert await plain == 4
+        result = await execution
+    again = pickle.loads(pickle.dumps(result))
+    assert (again.results, again.allocations, again.timings) == (
+        result.results,
+        result.allocations,
+        result.timings,
+    )
+
+
 # ---------------------------------------------------------------------- outputs, inputs, inline
 
 
@@ -709,6 +727,12 @@ def test_compile_gives_what_is_sent():
     assert key_split(compiled.keys["a"]) == "slowinc"
     assert key_split(compiled.keys["c"]) == "Adder"
     assert handoff.compile(dag).keys != compiled.keys
+
+
+def test_what_is_sent_is_a_dask_graph():
+    compiled = handoff.compile(pipeline(cpu=1))
+    keys = [compiled.keys["sink"], compiled.keys["source"]]
+    assert list(dask.get(compiled.graph, keys)) == ["The final answer is: 84", 42]
 
 
 def test_a_dag_computes_on_threads():

@@ -9,7 +9,7 @@ import traceback
 
 import pytest
 from clusters import all_forgotten, engine_of, live, nothing_claimed, settled
-from distributed import Client, get_client, secede, worker_client
+from distributed import Client, Worker, get_client, secede, worker_client
 from stage import until
 
 import handoff_dask as handoff
@@ -260,7 +260,56 @@ async def test_released_executions_let_go_of_everything(c, s, a, stage):
     await all_forgotten(s)
 
 
+@live(1, 1)
+async def test_a_future_that_is_cancelled_cancels_its_dag(c, s, a, b, stage):
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit([stage.function("a"), stage.function("b")])
+        await stage.sees("a", "b")
+        await c.cancel([execution.futures["a"]])
+        with pytest.raises(handoff.ExecutionCancelledError):
+            await execution.result(timeout=10)
+        stage.close()
+        await nothing_claimed(s)
+
+
+@live(1, 1)
+async def test_what_is_asked_of_a_failed_dag_later_is_an_error_and_no_hang(c, s, a, b, stage):
+    dag = [stage.quick("good"), stage.quick("bad", ["good"], value=ValueError("no"), max_retries=0)]
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(dag)
+        with pytest.raises(handoff.FunctionFailedError):
+            await execution
+        assert await execution.get_result("good") == "good"
+        # Tried again behind our back; lost.
+        await c.retry([execution.futures["bad"]])
+        with pytest.raises(handoff.HandoffError, match="has failed"):
+            await asyncio.wait_for(execution.futures["bad"].result(), 10)
+        for worker in (a, b):
+            await s.remove_worker(worker.address, stimulus_id="test")
+        async with Worker(s.address, nthreads=1):
+            with pytest.raises(handoff.HandoffError):
+                await execution.get_result("good", timeout=10)
+
+
+@live(1, 1)
+async def test_results_of_a_finished_dag_that_are_lost_are_computed_again(c, s, a, b, stage):
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit([stage.quick("good", value=3)])
+        await execution
+        await s.remove_worker(a.address, stimulus_id="test")
+        assert (await execution.result(timeout=10)).results == {"good": 3}
+        await s.remove_worker(b.address, stimulus_id="test")
+        with pytest.raises(handoff.AllocationError):
+            await asyncio.wait_for(execution.futures["good"].result(), 10)
+
+
 # ---------------------------------------------------------------------- clients
+
+
+@live(1)
+async def test_an_asynchronous_session_says_how_it_is_entered(c, s, a):
+    with pytest.raises(TypeError, match="async with"), handoff.Handoff(c):
+        pass
 
 
 @live(2)

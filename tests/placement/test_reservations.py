@@ -245,3 +245,43 @@ def test_reservation_ends_when_what_it_was_made_for_is_sent_ahead(make_engine):
     assert [n.reserved_for for n in engine.nodes().values()] == [2, None]
     assert placed(engine.handle(finished(0), now=10)) == {2: "b"}
     assert [n.reserved_for for n in engine.nodes().values()] == [None, None]
+
+
+def test_shorter_function_behind_the_head_of_its_queue_may_slip_in(make_engine):
+    running = [ready("f", cpu=2, duration_s=20)]
+    engine = reserved(make_engine, capabilities={"cpu": 4}, running=running, wide={"cpu": 4})
+    # It fits until 20 s; of equals the first in order goes.
+    events = [
+        ready("long", cpu=1, duration_s=16, rank=9),
+        ready("third", cpu=1, duration_s=14),
+        ready("second", cpu=1, duration_s=14, rank=1),
+        ready("first", cpu=1, duration_s=13, rank=2),
+    ]
+    decisions = engine.handle_all(events, now=6)
+    assert placed(decisions) == {"first": "a", "second": "a"}
+    assert list(waits(decisions)) == ["long", "third"]
+    assert engine.handle(finished("first"), now=7) == []
+    # The one that gets ready is short enough, and so is one that turns out to be.
+    assert placed(engine.handle(ready("late", cpu=1, duration_s=12), now=8)) == {"late": "a"}
+    assert engine.handle(finished("late"), now=9) == []
+    assert placed(engine.handle(DurationsLearned(run="run", durations={"third": 9}), now=10)) == {
+        "third": "a"
+    }
+    assert list(waits(engine.handle(ready("longer", cpu=1, duration_s=17), now=10))) == ["longer"]
+
+
+def test_function_behind_the_head_starts_once_there_is_room(make_engine):
+    running = [ready("f", cpu=3, duration_s=20), ready("g", cpu=1, duration_s=1)]
+    engine = reserved(make_engine, capabilities={"cpu": 4}, running=running, wide={"cpu": 4})
+    engine.handle_all(
+        [ready("long", cpu=1, duration_s=16, rank=9), ready("brief", cpu=1, duration_s=9)], now=6
+    )
+    assert placed(engine.handle(finished("g"), now=7)) == {"brief": "a"}
+
+
+def test_nobody_slips_in_where_it_must_not_run(make_engine):
+    engine = reserved(
+        make_engine, capabilities={"cpu": 4}, running=[ready("f", cpu=3, duration_s=20)], wide={"cpu": 4}
+    )
+    on_s = [ready(n, disk=1, duration_s=s, rank=s) for n, s in enumerate([30, 2, 1])]
+    assert placed(engine.handle_all(on_s, now=6)) == {0: "s"}

@@ -447,3 +447,12 @@ def test_home_that_is_kept_for_another_is_not_taken(make_engine):
     engine.handle(TimePassed(), now=9)
     assert engine.nodes()["b"].reserved_for == "wide"
     assert placed(engine.handle(ready("f", cpu=1, home="b"), now=9)) == {"f": "a"}
+
+
+def test_share_of_a_confined_run_is_heeded_among_nodes_that_have_changed(make_engine):
+    nodes = {"a": Capabilities.parse({"cpu": 1}), "b": Capabilities.parse({"cpu": 1})}
+    engine = make_engine(
+        joined("a", cpu=4), joined("b", cpu=8), opened(strategy="cost_optimized", nodes=nodes)
+    )
+    where = [placed(engine.handle(ready(n, cpu=1), now=1)) for n in range(3)]
+    assert where == [{0: "a"}, {1: "b"}, {}]
