@@ -52,7 +52,8 @@ class Connection:
     ) -> None:
         checks.refuse_other_than_client(client)
         self._embedded: EmbeddedCluster | None = None
-        self._nodes = nodes
+        #: What it was asked to make an embedded cluster of.
+        self.nodes = nodes
         if allocator is not None:
             checks.strategy_of(None, allocator)
         self._allocator = allocator
@@ -132,6 +133,8 @@ class Connection:
 
     def sync(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a coroutine function on the client's loop; wait for it, or return its awaitable."""
+        if self.client.status == "closed" and not self.asynchronous:
+            self._refuse_if_over()  # its loop is gone with it
         return self.client.sync(function, *args, **kwargs)
 
     def wait_for(self, function: Any, *args: Any) -> Any:

@@ -39,6 +39,12 @@ class _Defaults:
         known = self.sessions.get(client)
         return known if known is not None and known.is_usable else None
 
+    def made_of(self, nodes: Mapping[str, Mapping[str, Any]]) -> Handoff | None:
+        """What was started on the same embedded nodes: a cell of a notebook may be run again."""
+        started = self.started
+        same = started is not None and started.is_usable and started.nodes == nodes
+        return started if same else None
+
 
 _defaults = _Defaults()
 
@@ -61,8 +67,20 @@ def start(
     Handoff
     """
     with _defaults.lock:
-        known = _defaults.current(client) if nodes is None else None
-        if known is None or resource_tracker or result_store or allocator:
+        if nodes is None:
+            known = _defaults.current(client)
+        else:
+            known = _defaults.made_of(nodes) if client is None else None
+        if known is not None and any(
+            part is not None for part in (resource_tracker, result_store, allocator)
+        ):
+            if known.is_embedded:  # its cluster goes with it: the next has one of its own
+                known.stop()
+                nodes = known.nodes
+            else:
+                client = known.client
+            known = None
+        if known is None:
             known = Handoff(
                 client,
                 nodes=nodes,

@@ -162,6 +162,21 @@ def test_stop_ends_the_session_of_the_current_client_too(cluster):
         handoff.stop()
 
 
+def test_embedded_clusters_are_neither_doubled_nor_used_when_over():
+    nodes = {"only": {"cpu": 1}}
+    session = handoff.start(nodes=nodes)
+    assert handoff.start(nodes=dict(nodes)) is session is handoff.start()
+
+    other = handoff.start(allocator="fastest")
+    assert (other.nodes, other.execute(one()).allocations) == (nodes, {"a": "only"})
+    execution = other.submit(one())
+    handoff.stop()
+
+    for session_is_over in (lambda: session.execute(one()), lambda: other.execute(one()), execution.result):
+        with pytest.raises(handoff.HandoffError, match="has been stopped"):
+            session_is_over()
+
+
 def test_a_session_that_could_not_start_may_start_later(session, monkeypatch):
     async def refuse(*args, **kwargs):
         raise OSError("not now")
