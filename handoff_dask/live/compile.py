@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import cloudpickle
 from dask._task_spec import DataNode, Task, TaskRef
-from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.sizeof import sizeof
 
@@ -22,7 +21,7 @@ from handoff_dask.expansion import Body, Expansion, Transfer, expand, given_inpu
 from handoff_dask.functions import Code, Function, FunctionId, name_of
 from handoff_dask.live.calls import Carried, Constant, Inlined, Moved, call_of, plain_code
 from handoff_dask.live.own_strategies import pack_functions
-from handoff_dask.live.protocol import ANNOTATION, Manifest, Options, position_of
+from handoff_dask.live.protocol import ANNOTATION, Manifest, Options, position_of, token_of
 from handoff_dask.placement.events import Demand
 from handoff_dask.resources import Cost
 
@@ -252,7 +251,7 @@ class _Compiler:
         return Manifest(
             token=self.token,
             dag_id=cloudpickle.dumps(self.expansion.dag_id),
-            dag_token=tokenize(self.expansion.dag_id),
+            dag_token=token_of(self.expansion.dag_id),
             ids=cloudpickle.dumps(list(self.keys)),
             names=self.names,
             demands=list(numbers),

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from dask.base import tokenize
-
 from handoff_dask.errors import NotFoundError, ValidationError
 from handoff_dask.functions import FunctionId
 from handoff_dask.live.connection import Connection, this_worker
 from handoff_dask.live.execution import Execution
 from handoff_dask.live.options import timeout_s
+from handoff_dask.live.protocol import token_of
 from handoff_dask.records import ExecutionResult
 
 
@@ -127,7 +126,7 @@ class DataMethods(Connection):
 
     async def _register_location(self, dag_id: Hashable, data_id: Hashable, node: Any) -> None:
         await self._start()
-        await self.ask("register_location", dag=tokenize(dag_id), value=tokenize(data_id), node=str(node))
+        await self.ask("register_location", dag=token_of(dag_id), value=token_of(data_id), node=str(node))
 
     def lookup_data_location(self, dag_id: Hashable, data_id: Hashable) -> Any:
         """Name of the node where data is: for a result, where it really is.
@@ -155,7 +154,7 @@ class DataMethods(Connection):
             self._retained.remove(past)
             past.release()
         await self.results.forget(dag_id)
-        await self.ask("forget", dag=tokenize(dag_id))
+        await self.ask("forget", dag=token_of(dag_id))
 
     async def _started_first(self, function: Any, *args: Any) -> Any:
         await self._start()

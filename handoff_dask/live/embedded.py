@@ -9,8 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from dask.system import CPU_COUNT
@@ -129,14 +129,32 @@ class EmbeddedCluster:
             name="handoff",
         )
         self.client = Client(self.cluster, set_as_default=False)
-        self.client.wait_for_workers(len(workers), timeout=START_S)
         atexit.register(self.close)
+        try:
+            self.client.wait_for_workers(len(workers), timeout=START_S)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End it."""
         atexit.unregister(self.close)
-        self.client.close()
-        self.cluster.close()
+        # Dask complains of what is lost with the workers, which is what was asked for.
+        with _silenced("distributed.scheduler", "distributed.batched"):
+            self.client.close()
+            self.cluster.close()
+
+
+@contextmanager
+def _silenced(*names: str) -> Iterator[None]:
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for log in levels:
+        log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for log, level in levels.items():
+            log.setLevel(level)
 
 
 def _options(capabilities: Mapping[str, Any], nodes: int) -> dict[str, Any]:

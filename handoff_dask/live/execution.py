@@ -156,7 +156,7 @@ class Execution:
     async def _result(self, timeout: float | None) -> ExecutionResult:
         await self.wait(timeout)
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # each time anew
         assert self._outcome is not None
         results = await self.session.results.gather(self.dag_id, self.futures)
         await self.session.results.fetched(self.dag_id, self.token, results)
@@ -184,14 +184,14 @@ class Execution:
         try:
             await asyncio.wait({ended, there}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if future.status != "finished" and self._error is not None:
-                raise self._error
+                raise self._error.with_traceback(None)  # each time anew
             if not there.done() and not ended.done():
                 raise TimeoutError(f"{function_id!r} of DAG {self.dag_id!r} is not there within {timeout} s")
             if future.status != "finished" and self._outcome is None:
                 # The future failed; how the run ended is on its way.
                 await self._ended.wait()
                 if self._error is not None:
-                    raise self._error
+                    raise self._error.with_traceback(None)  # each time anew
             result = await self.session.results.gather(self.dag_id, {function_id: future})
             await self.session.results.fetched(self.dag_id, self.token, result)
             return result[function_id]

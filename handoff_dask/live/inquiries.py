@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dask.base import tokenize
 from distributed.comm.core import CommClosedError
 
 from handoff_dask.errors import NotFoundError
 from handoff_dask.live.execution import Execution
 from handoff_dask.live.explaining import FunctionExplanation, explained, from_record
 from handoff_dask.live.notes import KnownRun
+from handoff_dask.live.protocol import token_of
 from handoff_dask.records import ExecutionResult
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def explain(session: Handoff, of: Any, function_id: Hashable) -> FunctionE
 
 
 async def _of_another(session: Handoff, dag_id: Hashable, function_id: Hashable) -> FunctionExplanation:
-    introduction = await session.ask("latest_run", dag=tokenize(dag_id))
+    introduction = await session.ask("latest_run", dag=token_of(dag_id))
     if introduction is None:
         raise NotFoundError("execution", dag_id, "no session of this cluster has executed this DAG lately")
     run = KnownRun(introduction)

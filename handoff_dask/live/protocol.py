@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+from dask.base import tokenize
 
 from handoff_dask.placement.events import Demand
 from handoff_dask.resources import Capabilities
@@ -103,6 +107,32 @@ class Manifest:
         """All keys, by position."""
         token = self.token
         return [f"{name}-{token}-{i}" for i, name in enumerate(self.names)]
+
+
+def token_of(identity: Hashable) -> str:
+    """What names an id on the scheduler, where its type may be unknown.
+
+    Ids that are one key of a dict have one token.
+
+    Examples
+    --------
+    >>> token_of(("a", 1)) == token_of(("a", 1.0)) != token_of(("a", 2))
+    True
+    """
+    return str(tokenize(_plain(identity)))
+
+
+def _plain(identity: Any) -> Any:
+    if type(identity) is tuple:
+        return tuple([_plain(part) for part in identity])
+    if isinstance(identity, str):
+        return str.__str__(identity)
+    if isinstance(identity, numbers.Number):
+        with suppress(OverflowError, TypeError, ValueError):  # infinity, what is complex or no number
+            number: Any = float(identity)  # type: ignore[arg-type]
+            whole: Any = int(identity)  # type: ignore[call-overload]
+            return whole if whole == identity else number if number == identity else identity
+    return identity
 
 
 def position_of(key: str) -> int:

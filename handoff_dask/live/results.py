@@ -10,7 +10,6 @@ from collections.abc import Hashable, Mapping
 from pickle import PickleError
 from typing import TYPE_CHECKING, Any
 
-from dask.base import tokenize
 from distributed import Future
 from distributed.core import clean_exception
 from distributed.protocol import pickle
@@ -24,6 +23,7 @@ from handoff_dask.errors import (
     ValidationError,
 )
 from handoff_dask.live.execution import Execution, ExecutionCancelledError
+from handoff_dask.live.protocol import token_of
 from handoff_dask.records import ExecutionResult
 from handoff_dask.stores import MemoryResultStore, ResultStore
 
@@ -142,7 +142,7 @@ class Results:
             direct=await self._directly(address),
             asynchronous=True,
         )
-        await self._session.ask("keep", dag=tokenize(dag_id), value=tokenize(function_id), key=key)
+        await self._session.ask("keep", dag=token_of(dag_id), value=token_of(function_id), key=key)
         del stored  # the scheduler keeps it from here on
 
     async def lookup(self, dag_id: Hashable, data_id: Hashable) -> str:
@@ -170,7 +170,7 @@ class Results:
         said that it is.
         """
         known: dict[str, Any] = await self._session.ask(
-            "find", dag=tokenize(dag_id), value=tokenize(value_id)
+            "find", dag=token_of(dag_id), value=token_of(value_id)
         )
         known["keys"] = keys = {} if known["run"] is None else await self._keys_of(dag_id, known["run"])
         if known.pop("outdated") and value_id in keys:

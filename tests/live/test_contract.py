@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import pickle
 import threading
 import traceback
@@ -113,6 +114,41 @@ def test_ids_that_cannot_be_hashed_are_refused(session, wrong):
     for call in calls:
         with pytest.raises(handoff.ValidationError, match="cannot be an id"):
             call()
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"),
+    [
+        (1, np.int64(1)),
+        (np.int32(1), 1.0),
+        (("a", 1), ("a", True)),
+        (Colour.RED, "red"),
+        (1.5, np.float32(1.5)),
+    ],
+)
+def test_equal_ids_are_one(session, stored, asked):
+    session.store_result(stored, "value", 1)
+    session.store_result("kept", stored, 2)
+    assert (session.get_result(asked, "value"), session.get_value("kept", asked)) == (1, 2)
+    session.forget(asked)
+    session.forget("kept")
+    with pytest.raises(handoff.NotFoundError):
+        session.get_result(stored, "value")
+
+
+def test_a_failure_told_twice_is_told_alike(session):
+    execution = session.submit(one(code=fail), max_retries=0)
+
+    def told():
+        with pytest.raises(handoff.FunctionFailedError) as caught:
+            execution.result()
+        return len(traceback.format_exception(caught.value))
+
+    assert told() == told() == told()
 
 
 def test_dag_ids_of_all_kinds_are_forgotten(session):
