@@ -189,6 +189,14 @@ def test_a_worker_that_is_killed_comes_back_under_its_name(session, tmp_path):
     assert session.discover_nodes()["1"]["gpu"] == 1
 
 
+def is_there(session, dag_id, function_id):
+    try:
+        session.lookup_data_location(dag_id, function_id)
+    except handoff.NotFoundError:  # it has begun, and not ended
+        return False
+    return True
+
+
 def test_a_result_that_died_with_its_node_is_computed_again(session, tmp_path):
     first, gate = tmp_path / "first", tmp_path / "gate"
     first.touch()
@@ -199,7 +207,8 @@ def test_a_result_that_died_with_its_node_is_computed_again(session, tmp_path):
     ]
     execution = session.submit(dag, outputs=["both"])
     until_sync(lambda: starts(gate) and starts(first))
-    until_sync(lambda: session.lookup_data_location(execution.dag_id, "first") == "0")
+    until_sync(lambda: is_there(session, execution.dag_id, "first"))
+    assert session.lookup_data_location(execution.dag_id, "first") == "0"
     (pid,) = starts(first)
     os.kill(pid, signal.SIGKILL)
     until_sync(lambda: len(starts(first)) == 2)
