@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import cloudpickle
 from distributed import Client, get_client, get_worker, rejoin, secede
 from distributed.comm.core import CommClosedError
+from distributed.metrics import monotonic
 from distributed.protocol import pickle
 
 from handoff_dask import config
@@ -24,7 +25,7 @@ from handoff_dask.live.cluster_tracker import ClusterTracker, pack_tracker
 from handoff_dask.live.embedded import EmbeddedCluster
 from handoff_dask.live.execution import Execution
 from handoff_dask.live.hearing import Hearing
-from handoff_dask.live.protocol import NAME, Outcome
+from handoff_dask.live.protocol import NAME, Outcome, SchedulerLostError
 from handoff_dask.live.results import Results
 from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
 from handoff_dask.resources import Capabilities
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Connection")
 
 logger = logging.getLogger(__name__)
+
+#: Seconds to find out whether a scheduler is still there.
+REACH_S = 5.0
 
 
 class Connection:
@@ -68,6 +72,8 @@ class Connection:
         self._by_dag: weakref.WeakValueDictionary[Hashable, Execution] = weakref.WeakValueDictionary()
         self._retained: deque[Execution] = deque()
         self._watching: asyncio.Task[None] | None = None
+        #: Messages of the scheduler that have come here.
+        self._got = 0
         #: What this session knows of results and values.
         self.results = Results(self, result_store)
         # Last of all: where something is wrong, no embedded cluster is left behind.
@@ -199,11 +205,11 @@ class Connection:
         try:
             for execution in list(self._live.values()):
                 await execution._cancel()
-            if self._tracker is not None and self._started:
-                await self.ask("use_tracker", tracker=None)
-            if self._starting is not None:
+            if self._started and await self._is_reachable():
+                if self._tracker is not None:
+                    await self.ask("use_tracker", tracker=None)
                 await self.ask("leave", listener=self.name)
-        except (CommClosedError, OSError):
+        except SchedulerLostError:
             logger.info("the scheduler is gone; there is nothing to cancel")
         if self._watching is not None:
             self._watching.cancel()
@@ -231,14 +237,21 @@ class Connection:
         Raises
         ------
         HandoffError
-            What the plugin refuses it with.
+            What the plugin refuses it with, or that the scheduler cannot be reached.
         """
-        answer = await getattr(self.client.scheduler, NAME)(
-            method=method, client=self.client.id, arguments=cloudpickle.dumps(arguments)
-        )
+        try:
+            answer = await self._call(method, arguments)
+        except (CommClosedError, OSError) as error:
+            raise SchedulerLostError(repr(error)) from error
         if "error" in answer:
             raise pickle.loads(answer["error"])
         return answer["as_is"] if "as_is" in answer else pickle.loads(answer["value"])
+
+    async def _call(self, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = await getattr(self.client.scheduler, NAME)(
+            method=method, client=self.client.id, arguments=cloudpickle.dumps(arguments)
+        )
+        return answer
 
     def watch(self) -> None:
         """Begin to listen to the scheduler, unless that is so."""
@@ -249,25 +262,46 @@ class Connection:
         """Listen to the scheduler while something of this session runs."""
         try:
             while self._live or self._hearing.listens:
-                answer = await getattr(self.client.scheduler, NAME)(
-                    method="watch",
-                    client=self.client.id,
-                    arguments=cloudpickle.dumps({"listener": self.name}),
-                )
-                for kind, content in answer["messages"]:
+                for kind, content in await self._messages():
+                    self._got += 1
                     await self._told(kind, content)
                     self._hearing.heard += 1
-        except Exception as error:  # a lost connection, however it shows itself
-            lost = HandoffError(f"the scheduler is gone ({error!r}); connect a new client and submit again")
+        except Exception as error:
+            lost = error if isinstance(error, SchedulerLostError) else SchedulerLostError(repr(error))
             for execution in list(self._live.values()):
                 execution.is_lost(lost)
             self._live.clear()
-            if not isinstance(error, (CommClosedError, OSError)):
+            if lost is not error:
                 raise
         finally:
             self._watching = None
             if not self.is_usable:
                 self._hearing.close()
+
+    async def _messages(self) -> list[Any]:
+        """What the scheduler has to say next; that one connection breaks does not matter."""
+        while True:
+            try:
+                answer = await self._call("watch", {"listener": self.name, "got": self._got})
+            except (CommClosedError, OSError) as error:
+                if not await self._is_reachable():
+                    raise SchedulerLostError(repr(error)) from error
+                continue
+            if answer["messages"] is None:
+                raise SchedulerLostError("it has taken this client for gone")
+            messages: list[Any] = answer["messages"]
+            return messages
+
+    async def _is_reachable(self) -> bool:
+        give_up = monotonic() + REACH_S
+        ping = asyncio.ensure_future(self.ask("ping"))
+        try:
+            # Dask's client may notice before the attempt fails.
+            while not ping.done() and self.client.status == "running" and monotonic() < give_up:
+                await asyncio.wait({ping}, timeout=0.05)
+            return ping.done() and ping.exception() is None
+        finally:
+            ping.cancel()
 
     async def _told(self, kind: str, content: Any) -> None:
         if kind == "status":
@@ -291,7 +325,7 @@ class Connection:
             return False
         try:
             never = await self.ask("withdraw", token=execution.compiled.manifest.token)
-        except (CommClosedError, OSError, RuntimeError):  # the connection, or all of them, are closed
+        except (SchedulerLostError, RuntimeError):  # the connection, or all of them, are closed
             return False
         if never:
             self._live.pop(execution.compiled.manifest.token, None)

@@ -17,7 +17,7 @@ from handoff_dask.live.completed import Completed
 from handoff_dask.live.options import timeout_s
 from handoff_dask.live.planner import Planner
 from handoff_dask.live.progress import Follower, follow
-from handoff_dask.live.protocol import Outcome
+from handoff_dask.live.protocol import Outcome, SchedulerLostError
 from handoff_dask.records import ExecutionRecord, ExecutionResult, FunctionRecord, Timing
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class Execution:
         if outcome is None:
             try:
                 outcome = await self.session.ask("outcome", token=self.compiled.manifest.token)
-            except NotFoundError:
+            except (NotFoundError, SchedulerLostError):
                 outcome = Outcome(token=self.compiled.manifest.token, status=self._status)
         return record_of(self._dag, self.compiled, outcome, self._error)
 

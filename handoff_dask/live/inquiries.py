@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distributed.comm.core import CommClosedError
-
 from handoff_dask.errors import NotFoundError
 from handoff_dask.live.execution import Execution
 from handoff_dask.live.explaining import FunctionExplanation, explained, from_record
 from handoff_dask.live.notes import KnownRun
-from handoff_dask.live.protocol import token_of
+from handoff_dask.live.protocol import SchedulerLostError, token_of
 from handoff_dask.records import ExecutionResult
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ async def explain(session: Handoff, of: Any, function_id: Hashable) -> FunctionE
     known = execution.dag_id, keys
     try:
         return await _ask(session, execution.compiled.manifest.token, known, function_id)
-    except (NotFoundError, CommClosedError, OSError):
+    except (NotFoundError, SchedulerLostError):
         if not execution.is_over:
             raise
         return from_record(await execution._record(), function_id)

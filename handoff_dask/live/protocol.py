@@ -10,8 +10,22 @@ from typing import Any
 
 from dask.base import tokenize
 
+from handoff_dask.errors import HandoffError
 from handoff_dask.placement.events import Demand
 from handoff_dask.resources import Capabilities
+
+
+class SchedulerLostError(HandoffError):
+    """The scheduler cannot be reached any more."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        #: How that shows itself.
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"the scheduler cannot be reached ({self.why}); connect a new client and submit again"
+
 
 #: The name of both plugins, and of the scheduler's RPC handler.
 NAME = "handoff"

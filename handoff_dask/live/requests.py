@@ -38,10 +38,11 @@ class Channel:
 
     #: The Dask client of the session.
     client: str
-    #: Lists ``[kind, content]``: within tuples Dask would leave exceptions packed, in one process.
+    #: Those that the session has not said to have got: lists ``[kind, content]``, since within tuples
+    #: Dask would leave exceptions packed, in one process.
     messages: list[list[Any]] = field(default_factory=list)
     filled: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Messages so far, told or not.
+    #: Messages so far, got or not.
     total: int = 0
 
     def put(self, kind: str, content: Any) -> None:
@@ -234,13 +235,19 @@ class Requests:
             channel = self._channels[listener] = Channel(client)
         return channel
 
-    async def watch(self, client: str, listener: str) -> list[list[Any]]:
-        """Wait until there is something to tell a session; then tell it."""
+    async def watch(self, client: str, listener: str, got: int) -> list[list[Any]] | None:
+        """Wait until there is more to tell a session than it has got; then tell it.
+
+        None if it has been told things that are not known here: its client was thought to be gone.
+        """
+        if got and listener not in self._channels:
+            return None
         channel = self._channel(client, listener)
-        await channel.filled.wait()
-        channel.filled.clear()
-        messages, channel.messages = channel.messages, []
-        return messages
+        del channel.messages[: len(channel.messages) - (channel.total - got)]
+        while not channel.messages and self._channels.get(listener) is channel:
+            channel.filled.clear()
+            await channel.filled.wait()
+        return list(channel.messages)
 
     def leave(self, client: str, listener: str) -> None:
         """A session looks no more."""

@@ -189,6 +189,14 @@ def test_a_worker_that_is_killed_comes_back_under_its_name(session, tmp_path):
     assert session.discover_nodes()["1"]["gpu"] == 1
 
 
+def is_there(session, dag_id, function_id):
+    try:
+        session.lookup_data_location(dag_id, function_id)
+    except handoff.NotFoundError:  # it has begun, and not ended
+        return False
+    return True
+
+
 def test_a_result_that_died_with_its_node_is_computed_again(session, tmp_path):
     first, gate = tmp_path / "first", tmp_path / "gate"
     first.touch()
@@ -199,7 +207,8 @@ def test_a_result_that_died_with_its_node_is_computed_again(session, tmp_path):
     ]
     execution = session.submit(dag, outputs=["both"])
     until_sync(lambda: starts(gate) and starts(first))
-    until_sync(lambda: session.lookup_data_location(execution.dag_id, "first") == "0")
+    until_sync(lambda: is_there(session, execution.dag_id, "first"))
+    assert session.lookup_data_location(execution.dag_id, "first") == "0"
     (pid,) = starts(first)
     os.kill(pid, signal.SIGKILL)
     until_sync(lambda: len(starts(first)) == 2)
@@ -208,6 +217,56 @@ def test_a_result_that_died_with_its_node_is_computed_again(session, tmp_path):
     assert result.results == {"both": [starts(first)[1], starts(gate)[0]]}
     assert result.timings["first"].attempts == 2
     assert starts(first)[1] != pid
+
+
+def executes(n):
+    """In a worker's own process, through the worker's own client."""
+    return handoff.execute([Function("inner", [], pow, extra_args=[n, 2], cost={"cpu": 1})]).results["inner"]
+
+
+def test_functions_execute_dags_in_their_processes(session):
+    dag = [Function(n, [], executes, extra_args=[n]) for n in range(6)]
+    result = session.execute(dag, timeout=60)
+    assert result.results == {n: n**2 for n in range(6)}
+    until_sync(lambda: all(session.resources_available(node, {"cpu": 2}) for node in ("0", "1")))
+
+
+def test_a_session_goes_on_after_a_restart(session, tmp_path):
+    gate = tmp_path / "gate"
+    session.register_node("0", {"gpu": 1})
+    execution = session.submit([Function("f", [], waits_for, extra_args=[str(gate)], cost={"gpu": 1})])
+    until_sync(lambda: starts(gate))
+    session.client.restart(timeout=60)
+    with pytest.raises(handoff.HandoffError):
+        execution.result(timeout=30)
+    assert session.discover_nodes()["0"]["gpu"] == 1
+    result = session.execute([Function("f", [], int, cost={"gpu": 1}), Function("g", ["f"], int)], timeout=60)
+    assert result.allocations["f"] == "0"
+
+
+def test_the_state_of_a_cluster_can_be_dumped(session, tmp_path):
+    """For a report of a defect to Dask."""
+    session.execute([Function("f", [], int, cost={"cpu": 1})])
+    session.client.dump_cluster_state(str(tmp_path / "state"))
+    assert list(tmp_path.glob("state*"))
+
+
+def test_a_scheduler_that_is_killed_is_an_error_and_no_hang(tmp_path):
+    gate = tmp_path / "gate"
+    with scheduler(tmp_path) as file, worker(file, "node", "--no-nanny") as one:
+        with Client(scheduler_file=file) as client:
+            client.wait_for_workers(1, timeout=60)
+            session = handoff.Handoff(client).start()
+            execution = session.submit([Function("f", [], waits_for, extra_args=[str(gate)])])
+            until_sync(lambda: starts(gate))
+            pid = client.run_on_scheduler(os.getpid)
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(handoff.HandoffError, match="scheduler"):
+                execution.result(timeout=30)
+            assert execution.status == "failed"
+            gate.touch()
+            session.stop()
+        one.wait(30)
 
 
 def test_command_line_and_installation_by_the_client(tmp_path):

@@ -352,6 +352,21 @@ async def test_a_session_that_is_stopped_leaves_another_of_its_client_alone(c, s
     await two.stop()
 
 
+@live(2)
+async def test_a_broken_connection_is_not_a_lost_scheduler(c, s, a, stage):
+    """Sessions listen on a connection that may be silent for hours."""
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit([stage.function("f"), stage.function("g", ["f"])])
+        await stage.sees("f")
+        for name in "fg":
+            for comms in [*c.scheduler.pool.occupied.values(), *c.scheduler.pool.available.values()]:
+                for comm in list(comms):
+                    comm.abort()
+            stage.cue(name)
+        assert (await execution.result(timeout=20)).results == {"f": "f", "g": "g"}
+        assert execution.status == "finished"
+
+
 @live(2, 2)
 async def test_restart_cancels_and_forgets(c, s, a, b, stage):
     async with handoff.Handoff(c) as session:
