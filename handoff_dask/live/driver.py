@@ -19,9 +19,9 @@ from distributed.protocol import pickle
 from handoff_dask.errors import AllocationError
 from handoff_dask.live.calls import TRANSFER
 from handoff_dask.live.protocol import SHORT_LANES
-from handoff_dask.live.refusals import refusal_of
+from handoff_dask.live.refusals import Refusal, refusal_of
 from handoff_dask.live.registry import HELD
-from handoff_dask.live.runs import FAILED, FINISHED, PENDING, RUNNING, Function
+from handoff_dask.live.runs import FAILED, FINISHED, PENDING, RUNNING, WAITING, Function
 from handoff_dask.placement.decisions import Decision, Place, Reject
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import Event, FunctionFinished, FunctionReady, RunKey, TimePassed
@@ -74,10 +74,18 @@ class Driver:
             decisions = self.engine.handle_all(self._as_submitted(events), now=now)
             self._plugin.numbers.decided(decisions, monotonic() - now)
             self.carry_out(decisions)
-        except Exception:
+        except Exception as error:
             logger.exception("handoff could not place functions; this is a defect in handoff_dask")
+            self._give_up(f"handoff itself failed ({error!r}), which is a defect in it; please report it")
             raise
         self._set_timer()
+
+    def _give_up(self, problem: str) -> None:
+        """What was to be placed is not; nobody must wait for it."""
+        waiting = [f for f in self._plugin.registry.functions.values() if f.status == WAITING]
+        for function in waiting:
+            if not function.run.over and self._scheduler.tasks[function.key].state == "no-worker":
+                self._fail(function, ({}, problem))
 
     def _as_submitted(self, events: list[Event]) -> list[Event]:
         """Put functions that became ready together into the order of their DAG: Dask's is the reverse."""
@@ -195,11 +203,14 @@ class Driver:
         task = self._scheduler.tasks.get(key)
         if function is None or task is None or task.state != "no-worker":
             return
-        run = function.run
-        manifest = run.manifest
-        demand = run.demand(function.position)
+        manifest, demand = function.run.manifest, function.run.demand(function.position)
         group = manifest.groups.get(demand.group) if demand.group is not None else None
-        refusal = refusal_of(demand, group, decision.obstacles, self._plugin.nodes.offers(), decision.problem)
+        offers = self._plugin.nodes.offers()
+        self._fail(function, refusal_of(demand, group, decision.obstacles, offers, decision.problem))
+
+    def _fail(self, function: Function, refusal: Refusal) -> None:
+        """End a function that cannot be placed, and with it its run."""
+        run, key, demand = function.run, function.key, function.run.demand(function.position)
         error = AllocationError(run.id_of(function.position), demand.cost.to_dict(), *refusal)
         function.status = FAILED
         if not run.over and run.failed is None:

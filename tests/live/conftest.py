@@ -23,10 +23,15 @@ def stage() -> Iterator[Stage]:
 HOOKS = ("add_worker", "remove_worker", "log_event", "update_graph", "remove_client", "restart", "transition")
 
 
+@pytest.fixture
+def problems() -> list[str]:
+    """What has gone wrong on schedulers; a test that meant it empties it."""
+    return []
+
+
 @pytest.fixture(autouse=True)
-def strict_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def strict_engine(monkeypatch: pytest.MonkeyPatch, problems: list[str]) -> Iterator[None]:
     """Assert the engine's invariants after each flush; nothing that a plugin raises goes unseen."""
-    problems: list[str] = []
 
     def told(of: type, name: str, check: bool = False) -> None:
         method = getattr(of, name)

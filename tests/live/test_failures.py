@@ -14,6 +14,8 @@ from stage import until
 
 import handoff_dask as handoff
 from handoff_dask import Function
+from handoff_dask.placement.engine import PlacementEngine
+from handoff_dask.placement.events import FunctionReady
 
 attempts: dict[str, int] = {}
 
@@ -412,6 +414,28 @@ async def test_a_function_that_somebody_else_gives_up_fails_its_dag(c, s, a, sta
             await execution.result(timeout=10)
         stage.cue("runs")
         await nothing_claimed(s)
+
+
+@live(2)
+async def test_a_defect_of_ours_fails_dags_and_hangs_none(c, s, a, stage, monkeypatch, problems):
+    async with handoff.Handoff(c) as session:
+        await session.start()
+        decide = PlacementEngine.handle_all
+
+        def broken(engine, events, *, now):
+            if any(isinstance(event, FunctionReady) for event in events):
+                raise KeyError("a defect")
+            return decide(engine, events, now=now)
+
+        monkeypatch.setattr(PlacementEngine, "handle_all", broken)
+        with pytest.raises(handoff.AllocationError, match="a defect"):
+            await session.execute([stage.quick("f"), stage.quick("g")], timeout=20)
+        with pytest.raises(handoff.AllocationError, match="a defect"):
+            await asyncio.wait_for(c.compute(handoff.DAG().add_function(stage.quick("f"))), 20)
+        monkeypatch.setattr(PlacementEngine, "handle_all", decide)
+        assert (await session.execute([stage.quick("f")])).results == {"f": "f"}
+    assert len(problems) >= 2
+    problems.clear()
 
 
 # ---------------------------------------------------------------------- functions that use the cluster
