@@ -7,7 +7,7 @@ another one, and what was sent behind that function is taken back.
 
 from __future__ import annotations
 
-from handoff_dask.live.protocol import LANE_UNITS, LANES
+from handoff_dask.live.protocol import LANE_UNITS, LANES, RELAYS, SHORT_LANES
 
 #: A node's address and the number of a lane there.
 LaneKey = tuple[str, int]
@@ -34,7 +34,7 @@ class Admission:
         taken = {n for a, n in [*self._stuck] if a == address}
         taken |= {n for (a, _), n in self._instead.items() if a == address}
         # The last ones are nobody's own; with none left, the lane waits for the thread.
-        spare = [n for n in range(len(LANES) // 2, len(LANES)) if n not in taken]
+        spare = [n for n in range(SHORT_LANES + RELAYS, len(LANES)) if n not in taken]
         if spare:
             self._instead[key] = spare[-1]
         return held

@@ -105,7 +105,6 @@ class Attempts:
                     rank=function.rank,
                     duration_s=function.expected_s,
                     certain=self._plugin.foresight.is_certain(function),
-                    next_rank=self._plugin.foresight.next_rank(function),
                     home=self._home(function),
                 )
             ]
@@ -156,8 +155,8 @@ class Attempts:
         if function.seceded:
             self._plugin.driver.gather([ReturnedElsewhere(claim=("seceded", key))])
         if finish == "memory":
-            self._plugin.driver.gather([FunctionFinished(function=key)])
             _take_times(function, facts.get("startstops"))
+            self._plugin.driver.gather([FunctionFinished(function=key, took_s=_took_s(function))])
             function.nbytes = facts.get("nbytes")
             function.status = FINISHED
             self._plugin.foresight.learn(function)
@@ -326,6 +325,12 @@ def _take_times(function: Function, startstops: Any) -> None:
     for part in startstops or ():
         if part["action"] == "compute":
             _set_times(function, part["start"], part["stop"])
+
+
+def _took_s(function: Function) -> float | None:
+    if function.start is None or function.stop is None:
+        return None
+    return function.stop - function.start
 
 
 def _set_times(function: Function, start: float, stop: float | None = None) -> None:

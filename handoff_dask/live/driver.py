@@ -18,7 +18,7 @@ from distributed.protocol import pickle
 
 from handoff_dask.errors import AllocationError
 from handoff_dask.live.calls import TRANSFER
-from handoff_dask.live.protocol import SHORT_LANES
+from handoff_dask.live.protocol import RELAYS, SHORT_LANES
 from handoff_dask.live.refusals import Refusal, refusal_of
 from handoff_dask.live.registry import HELD
 from handoff_dask.live.runs import FAILED, FINISHED, PENDING, RUNNING, WAITING, Function
@@ -40,7 +40,7 @@ class Driver:
     def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
         self._plugin = plugin
         self._scheduler = plugin.scheduler
-        self.engine = PlacementEngine(lanes_per_node=SHORT_LANES, ahead_limit=512)
+        self.engine = PlacementEngine(lanes_per_node=SHORT_LANES, ahead_limit=512, relays_per_node=RELAYS)
         self._events: list[Event] = []
         self._flushing = False
         self._timer: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import monotonic, time
@@ -87,14 +88,20 @@ class Foresight:
             return False
         return self.estimates.remembers(kind.name, run.id_of(position))
 
-    def next_rank(self, function: Function) -> float | None:
-        """The largest rank among those that take a function's result, while the DAG is whole."""
-        run = function.run
-        positions, dependents = run.dependents
-        if len(positions) != len(run.manifest):
+    def next_rank(self, key: Any) -> float | None:
+        """The largest rank among those that become ready when a function ends."""
+        functions: dict[Any, Function] = self._plugin.registry.functions
+        function, task = functions.get(key), self._plugin.scheduler.tasks.get(key)
+        if function is None or task is None:
             return None
-        after = dependents[function.position]
-        return max((run.functions[p].rank for p in after), default=0.0)
+        after = [functions.get(t.key) for t in task.dependents if len(t.waiting_on or ()) == 1]
+        ready = [f for f in after if f is not None]
+        priorities = function.run.manifest.priorities
+        if priorities:
+            own = priorities.get(function.position, 0)
+            if any(f.run.manifest.priorities.get(f.position, 0) > own for f in ready):
+                return math.inf
+        return max((f.rank for f in ready), default=0.0)
 
     # ------------------------------------------------------------------ learning
 

@@ -50,9 +50,10 @@ SECEDED = "handoff-seceded"
 
 #: Dask resources that admit functions which were sent ahead, one name for each lane of a node,
 #: and for each function of it that may be followed; the rest is to spare.
-LANES = tuple(f"{NAME}-lane-{i}" for i in range(16))
-#: So many of them are for short functions, of which several are under way.
-SHORT_LANES = 4
+LANES = tuple(f"{NAME}-lane-{i}" for i in range(48))
+#: So many of them are for short functions, of which several are under way; so many for functions
+#: that may be followed.
+SHORT_LANES, RELAYS = 4, 28
 #: How much of its resource each lane has: divisible by any small number of slots.
 LANE_UNITS = 720_720
 

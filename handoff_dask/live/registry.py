@@ -82,6 +82,7 @@ class Registry:
             allocation_timeout_s=options.allocation_timeout_s,
             groups=manifest.groups,
             permit=self._plugin.tracking.permit_of(run),
+            next_rank=self._plugin.foresight.next_rank,
         )
         self._plugin.driver.gather([opened])
 

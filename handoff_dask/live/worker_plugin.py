@@ -13,6 +13,7 @@ from distributed.metrics import time
 
 from handoff_dask.errors import ValidationError
 from handoff_dask.live.clock import Clock
+from handoff_dask.live.held_back import as_before, let_nobody_block
 from handoff_dask.live.protocol import (
     ENDED,
     LANE_UNITS,
@@ -107,6 +108,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         """Announce this worker, and listen to the scheduler's plugin."""
         self.worker = worker
         self._clock = Clock(worker)
+        let_nobody_block(worker.state)
         worker.stream_handlers[WATCH] = self.watch
         worker.stream_handlers[REPORT_STARTS] = self.report_starts
         capabilities = detect(worker)
@@ -132,6 +134,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
     async def teardown(self, worker: Worker) -> None:
         """Stop listening."""
         self._clock.close()
+        as_before(self.worker.state)
         if worker.stream_handlers.get(WATCH) == self.watch:
             # What is still on its way from the scheduler finds nobody, which is no error.
             worker.stream_handlers[WATCH] = worker.stream_handlers[REPORT_STARTS] = _ignore

@@ -67,6 +67,7 @@ class Backlog:
         else:
             scope = self.scopes.setdefault(strategy, Scope(strategy, shared=True))
         run = Run(event.run, strategy, scope, event.allocation_timeout_s)
+        run.next_rank = event.next_rank
         scope.users += 1
         for key, demand in event.groups.items():
             shape = self._shape(demand.cost, demand.cost, scope.confinement)
@@ -132,7 +133,7 @@ class Backlog:
         order = (event.priority, rank, self._arrivals)
         waiting = Waiting(event.function, run, queue, order, now, event.duration_s, event.transfer_s)
         waiting.certain = event.certain and event.duration_s is not None
-        waiting.next_rank, waiting.home = event.next_rank, event.home
+        waiting.home = event.home
         self.waiting[event.function] = waiting
         run.waiting += 1
         queue.push(waiting)

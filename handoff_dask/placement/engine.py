@@ -316,7 +316,7 @@ class PlacementEngine:
         if waiting.lane is None:
             self._reservations.learn(self._now - waiting.placed_at)
             if waiting.certain:
-                self._successors.learn(waiting, self._now)
+                self._successors.learn(waiting, event.took_s, self._now)
             if node.reservation is not None:
                 node.reservation.ended(waiting)
         elif not self._lanes.end(waiting):

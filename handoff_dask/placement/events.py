@@ -106,6 +106,9 @@ class RunOpened:
     #: Asked before each placement, and may refuse it: ``permit(function, node)``.  What is granted
     #: is placed.
     permit: Callable[[FunctionKey, str], bool] | None = None
+    #: Asked of a function that is about to end: the largest rank among those that become ready
+    #: then, 0 if none does, None if nobody knows.
+    next_rank: Callable[[FunctionKey], float | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,8 +151,6 @@ class FunctionReady:
     duration_s: float | None = None
     #: Whether that is known for sure: told by the user, or measured of this very function.
     certain: bool = False
-    #: The largest rank among those that take its result; ``rank - duration_s`` if absent.
-    next_rank: float | None = None
     #: ``{node: seconds to bring the arguments there}``; a node that is left out has them.
     transfer_s: Mapping[str, float] = field(default_factory=dict)
     #: The node that has most of its arguments, if anybody knows.
@@ -161,6 +162,8 @@ class FunctionFinished:
     """A placed function has ended, well or not: what it held is free."""
 
     function: FunctionKey
+    #: Seconds it ran, if it ended well: less than it was placed for, by the round trip.
+    took_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

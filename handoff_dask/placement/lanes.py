@@ -90,9 +90,6 @@ class Lanes:
         queue, reservation = waiting.queue, node.reservation
         if not self.is_short(waiting) or (reservation is not None and reservation.queue is not queue):
             return
-        # In a lane it would have to wait for what is held back.
-        if node.held:
-            return
         lanes = queue.lanes.get(node.name, ())
         lane = next((lane for lane in lanes if lane.booked < lane.slots), None)
         if lane is None:

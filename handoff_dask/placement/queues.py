@@ -35,7 +35,6 @@ class Waiting:
         "function",
         "home",
         "lane",
-        "next_rank",
         "node",
         "placed_at",
         "priority",
@@ -80,7 +79,6 @@ class Waiting:
         self.home: str | None = None
         #: Whether its duration is known for sure, and the largest rank of those that follow it.
         self.certain = False
-        self.next_rank: float | None = None
         #: The relay that it is part of, if any.
         self.relay: Relay | None = None
 

@@ -79,6 +79,7 @@ class Run:
         "failed",
         "groups",
         "key",
+        "next_rank",
         "private",
         "problem",
         "ranks",
@@ -96,6 +97,8 @@ class Run:
         self.private: dict[Demand, Queue] = {}
         self.timeout_s = timeout_s
         self.groups: dict[GroupKey, Group] = {}
+        #: Asked for the largest rank among those that become ready when a function ends.
+        self.next_rank: Callable[[FunctionKey], float | None] | None = None
         #: Ranks of its functions where they have been worked out anew.
         self.ranks: Mapping[FunctionKey, float] = {}
         #: What a user's ``allocate`` decided, by function.

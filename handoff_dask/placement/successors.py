@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from handoff_dask.placement.queues import Place as Standing
 
 #: How long before the expected end of a function the next one is sent.
-LEAD_S = 0.01
+LEAD_S = 0.02
 #: How far off expected ends are thought to be before any has been seen, in shares of durations.
 _DOUBT = 0.2
 #: Weight of the latest in running means.
@@ -87,25 +87,27 @@ class Successors:
 
     def book(self, waiting: Waiting, node: Node) -> None:
         """Let a function that has got room be followed, if it is known when it will end."""
-        # A node looks only at the first of those that it holds back (Dask's workers do so): what
-        # has room must be in no lane while somebody is held back.
-        held_back = node.held or node.lanes
-        if not self._lead_s or held_back or len(node.relays) >= len(self._numbers):
+        if not self._lead_s or waiting.lane is not None or len(node.relays) >= len(self._numbers):
             return
         number = next(n for n in self._numbers if n not in node.relays)
         waiting.relay = node.relays[number] = Relay(node, number, waiting)
         self._count += 1
         self._watch(waiting)
 
-    def learn(self, waiting: Waiting, now: float) -> None:
+    def learn(self, waiting: Waiting, took_s: float | None, now: float) -> None:
         """Note how good the expectation of a function was that has just ended."""
         duration_s = waiting.duration_s or 0.0
         if duration_s <= self._lanes.round_trip_s:
             return
-        late_s = now - waiting.placed_at - duration_s
-        error = abs(late_s - self._delay_s) / duration_s
+        held_s = now - waiting.placed_at
+        expected_s = duration_s
+        if took_s is None:
+            # All that is known contains the round trip.
+            took_s, expected_s = held_s, duration_s + self._delay_s
+        error = abs(took_s - expected_s) / duration_s
         self._error += _LATEST * (min(error, 1.0) - self._error)
-        self._delay_s += _LATEST * (min(max(late_s, 0.0), self._lanes.round_trip_s) - self._delay_s)
+        late_s = min(max(held_s - min(took_s, duration_s), 0.0), self._lanes.round_trip_s)
+        self._delay_s += _LATEST * (late_s - self._delay_s)
 
     def end(self, waiting: Waiting, now: float) -> None:
         """Note that a function has ended whose claim has just been returned."""
@@ -119,10 +121,6 @@ class Successors:
             relay.node.held -= 1
             if successor is not waiting:
                 self._take_over(relay, successor, now)
-        for other in relay.node.relays.values():
-            # It may have been due while this one's successor was held back.
-            if _is_open(other.runs) and self._due_s(other.runs) <= now:
-                self._watch(other.runs)
 
     def send_ahead(self, now: float, follow: Callable[[Waiting, Relay], None]) -> None:
         """Send those whose room is about to be free; ``follow`` is told of each."""
@@ -157,7 +155,7 @@ class Successors:
 
     def _successor(self, waiting: Waiting, node: Node) -> Waiting | None:
         """The function that would get the room of another if that ended now, and asks for no more."""
-        if not node.offer or node.reservation is not None or node.held:
+        if not node.offer or node.reservation is not None:
             return None
         with self._as_if_over(waiting, node):
             queue = self._first_fit(node)
@@ -166,9 +164,7 @@ class Successors:
         asked, head = waiting.queue.shape.asked, queue.key[3]
         if self._lanes.is_short(head) or any(units > asked.get(name, 0) for name, units in queue.amounts):
             return None
-        next_rank = waiting.next_rank
-        if next_rank is None:
-            next_rank = waiting.rank - (waiting.duration_s or 0.0)
+        next_rank = _next_rank(waiting)
         return head if (head.priority, head.rank) >= (waiting.priority, next_rank) else None
 
     @contextmanager
@@ -216,6 +212,13 @@ class Successors:
         # It began a round trip before one would have that was placed only now.
         successor.placed_at = now - self._delay_s
         self._watch(successor)
+
+
+def _next_rank(waiting: Waiting) -> float:
+    """The largest rank among the functions that become ready when one ends."""
+    ask = waiting.run.next_rank
+    next_rank = None if ask is None else ask(waiting.function)
+    return waiting.rank - (waiting.duration_s or 0.0) if next_rank is None else next_rank
 
 
 def _is_open(waiting: Waiting) -> bool:

@@ -69,21 +69,20 @@ class SimulatedRun:
 
 
 class _Node:
-    """Runs what it is sent, admitting of a lane only as many as its slots.
-
-    Like a worker of Dask, it looks no further than the first of those that it holds back.
-    """
+    """Runs what it is sent, admitting of a lane only as many as its slots."""
 
     def __init__(self) -> None:
         self.taken: dict[int, Fraction] = {}
-        self.held: deque[Place] = deque()
+        #: ``{lane: those that it holds back}``.
+        self.held: dict[int, deque[Place]] = {}
 
     def arrives(self, place: Place) -> list[Place]:
         """Those that start now that a function has arrived."""
         if place.lane is None:
             return [place]
-        self.held.append(place)
-        return self._admit()
+        number = place.lane[0]
+        self.held.setdefault(number, deque()).append(place)
+        return self._admit(number)
 
     def ends(self, place: Place) -> list[Place]:
         """Those that start now that a function has ended."""
@@ -91,17 +90,17 @@ class _Node:
             return []
         number, slots = place.lane
         self.taken[number] -= Fraction(1, slots)
-        return self._admit()
+        return self._admit(number)
 
-    def _admit(self) -> list[Place]:
-        started = []
-        while self.held:
-            number, slots = self.held[0].lane or (0, 1)
-            taken = self.taken.get(number, Fraction(0)) + Fraction(1, slots)
+    def _admit(self, number: int) -> list[Place]:
+        started, held = [], self.held[number]
+        while held:
+            assert held[0].lane is not None
+            taken = self.taken.get(number, Fraction(0)) + Fraction(1, held[0].lane[1])
             if taken > 1:
                 break
             self.taken[number] = taken
-            started.append(self.held.popleft())
+            started.append(held.popleft())
         return started
 
 
@@ -166,8 +165,12 @@ class _Simulation:
             duration_s=self.expected_s.get(key, function.duration_s) if self.known else None,
             certain=self.known,
             home=self.home(function),
-            next_rank=max((self.ranks.get(d, 0.0) for d in self.dependents[key]), default=0.0),
         )
+
+    def next_rank(self, key: Hashable) -> float:
+        """The largest rank among those that become ready when a function ends."""
+        after = (self.ranks.get(d, 0.0) for d in self.dependents[key] if self.missing[d] == 1)
+        return max(after, default=0.0)
 
     def home(self, function: SimulatedFunction) -> str | None:
         """The node that has most of a function's arguments, the first of them among equals."""
@@ -205,7 +208,8 @@ class _Simulation:
         return []
 
     def report(self, place: Place) -> list[Event]:
-        events: list[Event] = [FunctionFinished(function=place.function)]
+        took_s = self.functions[place.function].duration_s
+        events: list[Event] = [FunctionFinished(function=place.function, took_s=took_s)]
         for dependent in self.dependents[place.function]:
             self.missing[dependent] -= 1
             if not self.missing[dependent]:
@@ -269,7 +273,7 @@ def simulate(
     start: list[Event] = [
         NodeJoined(node=n.name, capabilities=n.capabilities, threads=n.threads) for n in nodes
     ]
-    start.append(RunOpened(run=_RUN, strategy=strategy, groups=groups or {}))
+    start.append(RunOpened(run=_RUN, strategy=strategy, groups=groups or {}, next_rank=simulation.next_rank))
     for function in functions:
         if not function.args:
             if function.release_s > 0:

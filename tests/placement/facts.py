@@ -47,7 +47,6 @@ def ready(
     rank: float = 0.0,
     duration_s: float | None = None,
     certain: bool = False,
-    next_rank: float | None = None,
     home: str | None = None,
     transfer_s: Mapping[str, float] | None = None,
     **asked: Any,
@@ -60,7 +59,6 @@ def ready(
         rank=rank,
         duration_s=duration_s,
         certain=certain,
-        next_rank=next_rank,
         home=home,
         transfer_s=transfer_s or {},
     )

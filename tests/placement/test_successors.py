@@ -10,7 +10,7 @@ from handoff_dask.placement.strategies import SelectStrategy
 from handoff_dask.resources import Capabilities
 from tests.placement.facts import changed, finished, joined, opened, placed, ready, waits
 
-LEAD_S = 0.01
+LEAD_S = 0.02
 
 
 def sure(function, duration_s=1.0, **more):
@@ -105,7 +105,6 @@ def test_round_trip_is_no_error(make_engine):
         {"certain": False},
         {"duration_s": None},
         # What takes its result goes first.
-        {"next_rank": 1.5},
         {"rank": 2.5, "duration_s": 1.0},
         {"priority": 1, "rank": 0},
     ],
@@ -118,11 +117,15 @@ def test_nobody_is_sent_behind(make_trusting, first):
     assert placed(engine.handle(finished("f"), now=101)) == {"g": "a"}
 
 
-def test_rank_of_those_that_follow_is_the_rest_of_the_path_unless_told(make_trusting):
-    engine = make_trusting(joined("a", cpu=1), joined("b", cpu=1))
-    engine.handle_all([sure("f", rank=2.0), sure("g", rank=9.0, next_rank=1.0)], now=100)
-    engine.handle_all([sure("h", rank=1.0), sure("i", rank=1.0)], now=100)
-    assert placed(engine.handle(TimePassed(), now=101)) == {"h": "a", "i": "b"}
+@pytest.mark.parametrize(
+    ("next_ranks", "sent"), [({}, {"h": "b"}), ({"f": 1.5, "g": 0.5}, {"h": "a"}), ({"f": 2, "g": 2}, {})]
+)
+def test_rank_of_those_that_follow_is_the_rest_of_the_path_unless_told(make_trusting, next_ranks, sent):
+    told = opened("told", next_rank=next_ranks.get)
+    engine = make_trusting(joined("a", cpu=1), joined("b", cpu=1), opened(), told)
+    engine.handle_all([sure("f", rank=2.0, run="told"), sure("g", rank=9.0, run="told")], now=100)
+    engine.handle(sure("h", rank=1.0), now=100)
+    assert placed(engine.handle(TimePassed(), now=101)) == sent
 
 
 def test_nobody_is_sent_if_the_room_is_for_one_who_asks_for_more(make_trusting):
@@ -141,16 +144,23 @@ def test_nobody_is_sent_past_one_who_asks_for_more_and_will_have_room(make_trust
     assert placed(engine.handle(finished("f"), now=101)) == {"wide": "a"}
 
 
-def test_one_at_a_time_is_held_back_on_a_node(make_trusting):
+def test_several_are_held_back_on_a_node(make_trusting):
     engine = make_trusting(joined("a", cpu=2))
     events = [sure("f"), sure("g"), *(sure(n) for n in range(4))]
     assert lanes(engine.handle_all(events, now=100)) == {"f": ("a", (4, 1)), "g": ("a", (5, 1))}
-    assert lanes(engine.handle(TimePassed(), now=101)) == {0: ("a", (4, 1))}
-    assert lanes(engine.handle(finished("f"), now=101)) == {1: ("a", (5, 1))}
-    # What gets room now must not queue behind the one that is held back.
-    assert lanes(engine.handle(changed("a", cpu=3), now=101)) == {2: ("a", None)}
+    assert lanes(engine.handle(TimePassed(), now=101)) == {0: ("a", (4, 1)), 1: ("a", (5, 1))}
+    # What gets room now is behind nobody; short ones form a lane of their own.
+    assert lanes(engine.handle(changed("a", cpu=3), now=101)) == {2: ("a", (6, 1))}
     events = [ready((n, "short"), memory=0, duration_s=0.001, priority=1) for n in range(9)]
-    assert set(lanes(engine.handle_all(events, now=101)).values()) == {("a", None)}
+    assert set(lanes(engine.handle_all(events, now=101)).values()) == {("a", (0, 5))}
+
+
+def test_one_who_comes_late_takes_over_too(make_trusting):
+    engine = make_trusting(joined("a", cpu=2))
+    engine.handle_all([sure("f"), sure("g", duration_s=1.005)], now=100)
+    assert engine.handle(TimePassed(), now=101 - LEAD_S / 2) == []
+    engine.handle_all([sure("h"), finished("f")], now=101)
+    assert lanes(engine.handle(sure("i"), now=101)) == {"i": ("a", (5, 1))}
 
 
 def test_so_many_functions_of_a_node_may_be_followed(make_engine):
@@ -168,7 +178,7 @@ def test_functions_in_lanes_are_not_followed(make_trusting):
         [*(sure(n, duration_s=0.01) for n in range(4)), sure("f", rank=-1)], now=100
     )
     assert {lane for _, lane in lanes(decisions).values()} == {(0, 2)}
-    assert lanes(engine.handle_all([finished(n) for n in range(3)], now=101)) == {"f": ("a", None)}
+    assert lanes(engine.handle_all([finished(n) for n in range(3)], now=101)) == {"f": ("a", (4, 1))}
 
 
 def test_short_functions_take_no_long_ones_room(make_trusting):
@@ -223,9 +233,9 @@ def test_limits_of_runs_hold(make_trusting):
     nodes = {"a": Capabilities.parse({"cpu": 1})}
     engine = make_trusting(joined("a", cpu=2), opened("one", max_concurrency=1), opened("part", nodes=nodes))
     engine.handle_all([sure((run, n), run=run) for run in ("one", "part") for n in range(3)], now=100)
-    assert lanes(engine.handle(TimePassed(), now=101)) == {("one", 1): ("a", (4, 1))}
-    assert lanes(engine.handle(finished(("one", 0)), now=101)) == {("part", 1): ("a", (5, 1))}
-    assert engine.handle(finished(("part", 0)), now=101) == []
+    follow = {("one", 1): ("a", (4, 1)), ("part", 1): ("a", (5, 1))}
+    assert lanes(engine.handle(TimePassed(), now=101)) == follow
+    assert engine.handle_all([finished(("one", 0)), finished(("part", 0))], now=101) == []
     ends = engine.handle(finished(("one", 1)), now=102)
     assert lanes(ends) == {("one", 2): ("a", (4, 1)), ("part", 2): ("a", (5, 1))}
 
