@@ -132,7 +132,7 @@ class Handoff(NodeMethods, DataMethods):
             if carried is not None:
                 carried.update(context.run(telemetry.carrier, dag.id))
 
-        return self.sync(self._submit, dag, compiled, limit, bool(progress), carry)
+        return self.sync(self._submit, dag, compiled, limit, checks.switch("progress", progress), carry)
 
     async def _submit(
         self,
