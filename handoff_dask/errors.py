@@ -18,6 +18,7 @@ __all__ = [
     "InvalidFunctionError",
     "MissingFunctionError",
     "NotFoundError",
+    "SessionEndedError",
     "ValidationError",
 ]
 
@@ -148,6 +149,18 @@ class FunctionFailedError(HandoffError):
         times = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
         why = f": {type(self.__cause__).__name__}: {self.__cause__}" if self.__cause__ else ""
         return f"function {self.function_id!r} failed on node {self.node!r} after {times}{why}"
+
+
+class SessionEndedError(HandoffError):
+    """A session is used that has been stopped, or whose client is closed."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        #: What has ended it, and what to do.
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why
 
 
 class NotFoundError(HandoffError, KeyError):

@@ -200,8 +200,8 @@ class Execution:
             there.cancel()
 
     async def _cancel(self) -> None:
-        if self._outcome is None and self._error is None:
-            await self.session.ask("cancel", token=self.compiled.manifest.token)
+        if not self.is_over:
+            await self.session.ask("cancel", token=self.token)
             await self._ended.wait()
 
     # ------------------------------------------------------------------ record
@@ -213,6 +213,8 @@ class Execution:
         -------
         ExecutionRecord
         """
+        if not self.session.asynchronous and (final := self.final_record) is not None:
+            return final
         return self.session.sync(self._record)
 
     @property
@@ -299,7 +301,9 @@ class Execution:
             await self._cancel()
 
     def has_ended(self, outcome: Outcome, exception: Any, traceback: Any) -> None:
-        """The scheduler says how it ended."""
+        """The scheduler says how it ended; of several ends the first counts."""
+        if self.is_over:
+            return
         self._outcome = outcome
         self._status = outcome.status
         if outcome.status == "failed":
@@ -310,11 +314,11 @@ class Execution:
                 self._error.__cause__ = error
         elif outcome.status == "cancelled":
             self._error = self._timed_out or ExecutionCancelledError(self.dag_id)
-        if self._timer is not None:
-            self._timer.cancel()
         self._set_ended()
 
     def _set_ended(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._follower is not None:
             # First of all: what is printed next belongs below the bar.
             self._follower.end(self._outcome, self._status)
@@ -330,7 +334,7 @@ class Execution:
 
     def is_lost(self, error: BaseException) -> None:
         """The scheduler will say nothing any more."""
-        if self._outcome is None and self._error is None:
+        if not self.is_over:
             self._status = "failed"
             self._error = error
             self._set_ended()
