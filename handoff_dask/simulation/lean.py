@@ -3,25 +3,25 @@
 To look for a good order many must be tried, and driving the engine takes 50 µs and more for each
 function.  Here functions, nodes and demands are numbers from 0 on, what is free on a node is one
 integer, and nothing is kept that only a driver needs.  Left out is what the engine does for the
-sake of fairness: reservations and the trickle (see :mod:`handoff_dask.placement.reservation`).
-Without them, and without a round trip, both make the very same schedule.
+sake of fairness: reservations and the trickle (see :mod:`handoff_dask.placement.reservation`), and
+what it does about the round trip: nothing is sent ahead.  Without these both make the very same
+schedule.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
 from handoff_dask.placement.ordering import upward_ranks
-from handoff_dask.placement.strategies import ScoredStrategy
 from handoff_dask.simulation.room import Rooms
 
 if TYPE_CHECKING:
-    from handoff_dask.simulation.planning import Problem
+    from handoff_dask.simulation.problem import Problem
 
 #: Bits for the number of a function, and for the place in the order of arrivals.
 _BITS = 24
@@ -69,6 +69,29 @@ class LeanProblem:
         """The same with time reversed: what comes of the order if each function waits for its dependents."""
         plain = [0.0] * self.count
         return _Run(self, self._keys(ranks), self.dependents, self.args, plain).run(math.inf)
+
+    def bound_s(self) -> float:
+        """No schedule is shorter: the longest path, and the use of what all nodes have together."""
+        return max(max(self.tails, default=0.0), self.rooms.bound_s(self.durations))
+
+    def blocking(self, schedule: Schedule) -> list[int]:
+        """The functions that its end waits for: each starts when the one after it in the list has ended.
+
+        Before a function comes the argument that it waited for, or whoever left it the room.
+        """
+        start_s, stop_s, node = schedule.start_s, schedule.stop_s, schedule.node
+        ended = {(node[n], stop_s[n]): n for n in range(self.count)}
+        n = max(range(self.count), key=stop_s.__getitem__)
+        chain = [n]
+        while start_s[n] > 0:
+            last = max(self.args[n], key=stop_s.__getitem__, default=-1)
+            if last < 0 or stop_s[last] < start_s[n]:
+                last = ended.get((node[n], start_s[n]), -1)
+            # A function of no length ends when it starts.
+            if last < 0 or last == n or len(chain) > self.count:
+                break
+            chain.append(n := last)
+        return chain
 
     def _keys(self, ranks: Sequence[float]) -> list[int]:
         """What functions are ordered by: an integer each, the function's number in its last bits.
@@ -169,7 +192,12 @@ class _Run:
     def _place(self, now: float, freed: Sequence[int], limit_s: float) -> bool:
         """Start what has room, in order; False if that proves that the limit will be passed."""
         queues, fresh, free, tails = self.queues, self.fresh, self.free, self.tails
-        kinds, durations, cost, guard = self.problem.kind, self.problem.durations, self.rooms.cost, self.rooms.guard
+        kinds, durations, cost, guard = (
+            self.problem.kind,
+            self.problem.durations,
+            self.rooms.cost,
+            self.rooms.guard,
+        )
         heads = []
         for kind in self.waiting:
             if kind in fresh:

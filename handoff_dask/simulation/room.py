@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 from handoff_dask.placement.ledger import THREAD, Ledger, amounts_of
 from handoff_dask.placement.shapes import Shape
 from handoff_dask.placement.strategies import Score, ScoredStrategy
-from handoff_dask.resources import Capabilities, Cost
+from handoff_dask.resources import Cost
 
 if TYPE_CHECKING:
-    from handoff_dask.simulation.planning import Problem
-    from handoff_dask.simulation.problem import SimulatedFunction
+    from handoff_dask.simulation.problem import Problem, SimulatedFunction
 
 
 class Rooms:
@@ -42,10 +41,20 @@ class Rooms:
         #: The collocation group of each kind.
         self.group = [function.group for function in firsts]
         strategy = problem.strategy
-        assert isinstance(strategy, ScoredStrategy)
         self.is_by_name = strategy.is_by_name
         #: ``score(kind, node, what is free there)``; None if names alone decide.
         self.score = None if self.is_by_name else self._scoring(strategy, [f.cost for f in firsts])
+
+    def bound_s(self, durations: Sequence[float]) -> float:
+        """The seconds that the functions take at least if all nodes were one."""
+        most = 0.0
+        for name, step, at, mask in self._fields:
+            has = sum(node.capabilities.amounts.get(name, 0) for node in self._nodes)
+            if name == THREAD or not has:
+                continue
+            asked = [(cost >> at & mask) * step for cost in self.cost]
+            most = max(most, sum(asked[k] * d for k, d in zip(self.kind, durations, strict=True)) / has)
+        return most
 
     def _packed(self, costs: Sequence[Cost]) -> tuple[list[int], list[int], int]:
         """Costs and nodes as integers."""
