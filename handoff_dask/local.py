@@ -19,6 +19,7 @@ from functools import partial
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
+from dask._task_spec import TaskRef
 from dask.sizeof import sizeof
 
 from handoff_dask import telemetry
@@ -100,7 +101,12 @@ def execute_local(
     _check_options(max_retries, timeout, progress, options)
     dag = as_dag(dag)
     expansion = expand(dag, outputs)
-    run = _Run(expansion, given_inputs(dag, expansion, inputs), max_retries, on_event)
+    values = given_inputs(dag, expansion, inputs)
+    # What refers to a result, and has it, is a future of a cluster.
+    values = {
+        i: v.result() if isinstance(v, TaskRef) and hasattr(v, "result") else v for i, v in values.items()
+    }
+    run = _Run(expansion, values, max_retries, on_event)
     if progress:
         run.row = show(dag.id)
     return run.execute() if timeout is None else _within(run, float(timeout))

@@ -118,6 +118,11 @@ def session_for(client: Client | None = None) -> Handoff:
         return known
 
 
+def known_session() -> Handoff | None:
+    """The session that the module's functions would use, if it is there already."""
+    return _defaults.current(None)
+
+
 def session_of(execution: object) -> Handoff:
     """The session that an execution belongs to; for anything else, the one by default."""
     return execution.session if isinstance(execution, Execution) else session_for()

@@ -14,6 +14,7 @@ from distributed.core import clean_exception
 from handoff_dask.errors import AllocationError, FunctionFailedError, HandoffError, NotFoundError
 from handoff_dask.live.compile import Compiled
 from handoff_dask.live.completed import Completed
+from handoff_dask.live.minding import Minder, settled
 from handoff_dask.live.options import timeout_s
 from handoff_dask.live.planner import Planner
 from handoff_dask.live.progress import Follower, follow
@@ -60,7 +61,7 @@ class Execution:
         self._planning: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timed_out: TimeoutError | None = None
-        self._minding: asyncio.Task[None] | None = None
+        self._minder: Minder | None = None
         self._follower: Follower | None = None
         #: ``{function id: distributed.Future}`` of the functions whose results were asked for.
         self.futures = futures
@@ -180,7 +181,7 @@ class Execution:
         if future is None:
             raise NotFoundError("result", function_id, f"DAG {self.dag_id!r} was not asked for it")
         ended = asyncio.ensure_future(self._ended.wait())
-        there = asyncio.ensure_future(_settled(future))
+        there = asyncio.ensure_future(settled(future))
         try:
             await asyncio.wait({ended, there}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if future.status != "finished" and self._error is not None:
@@ -276,22 +277,8 @@ class Execution:
             )
 
     def mind(self) -> None:
-        """Notice if Dask drops the graph before the scheduler's plugin sees it: nobody else would say so."""
-        self._minding = asyncio.ensure_future(self._mind())
-
-    async def _mind(self) -> None:
-        first = next(iter(self.futures.values()))
-        await _settled(first)
-        if first.status == "finished" or not await self.session.expects(self):
-            return
-        state: Any = first._state
-        cause = state.exception
-        lost = HandoffError(
-            f"the scheduler could not take the graph of DAG {self.dag_id!r} ({cause!r}); "
-            "what it needs must be installed there too, and futures in it must be alive"
-        )
-        lost.__cause__ = cause
-        self.is_lost(lost)
+        """Notice what nobody would say: that the graph never reaches the scheduler's plugin, say."""
+        self._minder = Minder(self)
 
     async def _time_out(self, timeout: float) -> None:
         if not self._ended.is_set():
@@ -325,6 +312,9 @@ class Execution:
         if self._planning is not None:
             self._planning.cancel()
         self._ended.set()
+        minder, self._minder = self._minder, None
+        if minder is not None:
+            minder.end()
 
     def release(self) -> None:
         """Let its results go."""
@@ -354,11 +344,6 @@ class Execution:
         if cause is not None and trace is not None:
             cause = cause.with_traceback(trace)
         return FunctionFailedError(function_id, outcome.nodes[position], outcome.attempts[position], cause)
-
-
-async def _settled(future: Future[Any]) -> None:
-    state: Any = future._state
-    await state.wait()
 
 
 def _settled_status(outcome: Outcome, status: str) -> str:
