@@ -41,9 +41,8 @@ class _Defaults:
 
     def made_of(self, nodes: Mapping[str, Mapping[str, Any]]) -> Handoff | None:
         """What was started on the same embedded nodes: a cell of a notebook may be run again."""
-        started = self.started
-        same = started is not None and started.is_usable and started.nodes == nodes
-        return started if same else None
+        known = (session for session in self.sessions.values() if session.is_usable)
+        return next((session for session in known if session.nodes == nodes), None)
 
 
 _defaults = _Defaults()
