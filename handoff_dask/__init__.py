@@ -24,6 +24,7 @@ from handoff_dask.errors import (
     InvalidFunctionError,
     MissingFunctionError,
     NotFoundError,
+    SessionEndedError,
     ValidationError,
 )
 from handoff_dask.functions import Argument, Collocated, Function
@@ -57,6 +58,7 @@ __all__ = [
     "NotFoundError",
     "ResourceTracker",
     "ResultStore",
+    "SessionEndedError",
     "SimpleAllocator",
     "SimpleResourceTracker",
     "Timing",

@@ -11,7 +11,6 @@ from uuid import uuid4
 from dask import config
 from dask.base import DaskMethodsMixin
 from dask.delayed import optimize as delayed_optimize
-from dask.threaded import get as threaded_get
 
 from handoff_dask.errors import (
     CyclicDependencyError,
@@ -50,7 +49,9 @@ class _AsDelayed:
 class DAG(DaskMethodsMixin):
     """Functions that take each other's results.
 
-    It is a Dask collection too: ``dask.compute(dag)`` gives the dict of results.
+    It is a Dask collection too: ``dask.compute(dag)`` gives the dict of results.  Dask's current client
+    computes it; with none, the cluster of the session that was started; with none either, threads of
+    this process, which ignore what functions cost.
 
     Parameters
     ----------
@@ -283,19 +284,22 @@ class DAG(DaskMethodsMixin):
     # so it is looked up at the moment of asking.
 
     __dask_optimize__ = _AsDelayed()
-    __dask_scheduler__ = staticmethod(threaded_get)
+
+    @property
+    def __dask_scheduler__(self) -> Any:
+        return _as_collection().scheduler_of(self)
 
     def __dask_graph__(self) -> Any:
-        return _compiler().graph_of(self)
+        return _as_collection().graph_of(self)
 
     def __dask_keys__(self) -> Any:
-        return _compiler().keys_of(self)
+        return _as_collection().keys_of(self)
 
     def __dask_postcompute__(self) -> Any:
-        return _compiler().postcompute_of(self)
+        return _as_collection().postcompute_of(self)
 
     def __dask_postpersist__(self) -> Any:
-        return _compiler().postpersist_of(self)
+        return _as_collection().postpersist_of(self)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return ("handoff-dag", self._id, tuple(self._functions.values()))
@@ -329,8 +333,8 @@ def as_dag(functions: DAG | Iterable[Function]) -> DAG:
     return dag
 
 
-def _compiler() -> Any:
-    return import_module("handoff_dask.live.compile")
+def _as_collection() -> Any:
+    return import_module("handoff_dask.live.collection")
 
 
 def _topological(functions: Mapping[FunctionId, Function]) -> tuple[FunctionId, ...]:

@@ -7,6 +7,7 @@ survives pickling between processes, and says in ``str`` what is wrong and what 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "InvalidFunctionError",
     "MissingFunctionError",
     "NotFoundError",
+    "SessionEndedError",
     "ValidationError",
 ]
 
@@ -144,10 +146,39 @@ class FunctionFailedError(HandoffError):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.function_id, self.node, self.attempts, self.__cause__)
 
+    @property
+    def inline(self) -> str | None:
+        """The inline function that raised inside it, as text: the ``repr`` of its id; else ``None``."""
+        return getattr(self.__cause__, _INLINE, None)
+
     def __str__(self) -> str:
         times = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        if self.inline is not None:
+            times += f", in its inline function {self.inline}"
         why = f": {type(self.__cause__).__name__}: {self.__cause__}" if self.__cause__ else ""
         return f"function {self.function_id!r} failed on node {self.node!r} after {times}{why}"
+
+
+#: The attribute by which an exception says in which inline function it was raised.
+_INLINE = "_handoff_inline"
+
+
+def blame_inline(error: BaseException, function: str) -> None:
+    """Note in which inline function an exception was raised; it travels with the exception."""
+    with suppress(Exception):  # a class of the user's may forbid attributes
+        setattr(error, _INLINE, function)
+
+
+class SessionEndedError(HandoffError):
+    """A session is used that has been stopped, or whose client is closed."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        #: What has ended it, and what to do.
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why
 
 
 class NotFoundError(HandoffError, KeyError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from handoff_dask.dag import DAG, as_dag
-from handoff_dask.errors import ValidationError
+from handoff_dask.errors import ValidationError, blame_inline
 from handoff_dask.functions import Argument, Collocated, Function, FunctionId, name_of, resolve_code
 from handoff_dask.resources import NOTHING, Cost
 
@@ -86,7 +86,12 @@ class Body:
         known = dict(zip(self.needs, values, strict=True))
         value: Any = None
         for function in (*self.inlined, self.function):
-            value = complete(call_function(function, [known[key] for key in function.argument_ids]))
+            try:
+                value = complete(call_function(function, [known[key] for key in function.argument_ids]))
+            except Exception as error:
+                if function.type == "inline":
+                    blame_inline(error, repr(function.id))
+                raise
             known[function.id] = value
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -53,7 +54,7 @@ def function(
             id,
             f"some of its args are pairs (id, position), but {other!r} is not; write all as pairs or none",
         )
-    positions = [position for _, position in pairs]
+    positions = [int(position) for _, position in pairs]
     if sorted(positions) != list(range(len(pairs))):
         raise InvalidFunctionError(
             id, f"its args have the positions {positions}; number them 0 to {len(pairs) - 1}, each once"
@@ -64,4 +65,4 @@ def function(
 def _is_pair(entry: object) -> TypeGuard[tuple[FunctionId, int]]:
     if not isinstance(entry, tuple) or len(entry) != 2:
         return False
-    return isinstance(entry[1], int) and not isinstance(entry[1], bool)
+    return isinstance(entry[1], numbers.Integral) and not isinstance(entry[1], bool)

@@ -19,6 +19,7 @@ from functools import partial
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
+from dask._task_spec import TaskRef
 from dask.sizeof import sizeof
 
 from handoff_dask import telemetry
@@ -97,22 +98,29 @@ def execute_local(
     >>> result.results, result.allocations
     ({'a': 20, 'b': '20'}, {'a': 'local', 'b': 'local'})
     """
-    _check_options(max_retries, timeout, options)
+    _check_options(max_retries, timeout, progress, options)
     dag = as_dag(dag)
     expansion = expand(dag, outputs)
-    run = _Run(expansion, given_inputs(dag, expansion, inputs), max_retries, on_event)
+    values = given_inputs(dag, expansion, inputs)
+    # What refers to a result, and has it, is a future of a cluster.
+    values = {
+        i: v.result() if isinstance(v, TaskRef) and hasattr(v, "result") else v for i, v in values.items()
+    }
+    run = _Run(expansion, values, max_retries, on_event)
     if progress:
         run.row = show(dag.id)
     return run.execute() if timeout is None else _within(run, float(timeout))
 
 
-def _check_options(max_retries: Any, timeout: Any, options: Mapping[str, Any]) -> None:
+def _check_options(max_retries: Any, timeout: Any, progress: Any, options: Mapping[str, Any]) -> None:
     if isinstance(max_retries, bool) or not isinstance(max_retries, Integral) or max_retries < 0:
         raise ValidationError(f"max_retries: {max_retries!r} is not an int of at least 0")
     if timeout is not None and not _is_span(timeout):
         raise ValidationError(
             f"timeout: {timeout!r} is not a number of seconds; give one, or None for no end"
         )
+    if not isinstance(progress, bool):
+        raise ValidationError(f"progress is {progress!r}; give True or False")
     for name in options.keys() - _OF_CLUSTERS:
         near = difflib.get_close_matches(name, _KNOWN, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(_KNOWN))}"

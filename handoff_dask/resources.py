@@ -198,7 +198,7 @@ class Capabilities:
         labels: dict[str, bool | frozenset[str]] = {}
         for name, value in capabilities.items():
             _check_name(name)
-            value = _plain_bool(value)
+            value = _plain(value)
             if isinstance(value, bool):
                 labels[name] = value
             elif isinstance(value, str) and name != "memory":
@@ -206,7 +206,7 @@ class Capabilities:
             elif isinstance(value, (list, tuple, set, frozenset)):
                 if not all(isinstance(v, str) for v in value):
                     raise ValidationError(f"{name}: {value!r} is not a list of strings")
-                labels[name] = frozenset(value)
+                labels[name] = frozenset(map(str.__str__, value))
             else:
                 amounts[name] = units_of(name, value)
         return cls(amounts, labels)
@@ -271,7 +271,7 @@ def _parse_cost(*flat: Any) -> Cost:
     labels: dict[str, str | bool] = {}
     for name, value in cost.items():
         _check_name(name)
-        value = _plain_bool(value)
+        value = _plain(value)
         if name == "cpu_intensive":
             if not isinstance(value, bool):
                 raise ValidationError(f"cpu_intensive: {value!r} is neither True nor False")
@@ -294,8 +294,10 @@ def _check_name(name: object) -> None:
         raise ValidationError(f"resource name {name!r} is not a string; write names such as 'cpu'")
 
 
-def _plain_bool(value: Any) -> Any:
-    """numpy's booleans are labels too."""
-    if type(value).__name__ in ("bool_", "bool") and not isinstance(value, (str, bytes)):
+def _plain(value: Any) -> Any:
+    """Labels as Python's own: numpy's booleans and strings are labels too, where there is no numpy."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if type(value).__name__ in ("bool_", "bool"):
         return bool(value)
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from handoff_dask.errors import InvalidFunctionError
@@ -20,6 +21,14 @@ def test_pairs_say_the_position():
     built = function("c", max, args=[("a", 2), (("part", 1), 0), (Argument("b", (abs,)), 1)])
 
     assert built.args == (("part", 1), Argument("b", (abs,)), "a")
+
+
+def test_positions_may_be_integers_of_numpy():
+    built = function("c", pow, args=[("a", np.int64(1)), ("b", np.uint8(0))])
+
+    assert built.args == ("b", "a")
+    with pytest.raises(InvalidFunctionError, match=r"positions \[1, 1\]"):
+        function("c", pow, args=[("a", np.int64(1)), ("b", 1)])
 
 
 def test_a_tuple_id_is_named_by_an_argument():

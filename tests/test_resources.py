@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import UserDict
 from decimal import Decimal
+from enum import Enum
 from fractions import Fraction
 
 import numpy as np
@@ -74,6 +75,7 @@ def test_units_are_told_as_they_are_read(units):
         ({"cpu": 1, "gpu": 0}, {"cpu": 1}, {}),
         ({"cuda": True, "spot": False, "zone": "eu"}, {}, {"cuda": True, "zone": "eu"}),
         ({"cuda": np.True_}, {}, {"cuda": True}),
+        ({"cpu": np.int64(2), "gpu": np.float32(0.5)}, {"cpu": 2, "gpu": 0.5}, {}),
         ({"cpu_intensive": True}, {"cpu": 1}, {}),
         ({"cpu_intensive": False}, {}, {}),
         ({"cpu_intensive": True, "cpu": 4}, {"cpu": 4}, {}),
@@ -198,6 +200,20 @@ def test_capabilities_are_told_as_written():
     assert Capabilities.parse(written).to_dict() == written
     assert Capabilities.parse(written).price == 0.25
     assert Capabilities.parse(None) == Capabilities()
+
+
+def test_strings_of_other_kinds_are_plain_labels():
+    """What is sent to the scheduler must not need numpy, or the user's enum, to be read."""
+
+    class Zone(str, Enum):
+        EU = "eu"
+
+    for zone in (np.str_("eu"), Zone.EU):
+        [(_, label)] = Cost.parse({"zone": zone}).labels
+        for offered in ({"zone": zone}, {"zone": [zone]}):
+            [has] = Capabilities.parse(offered).labels["zone"]
+            assert (type(label), label, type(has), has) == (str, "eu", str, "eu")
+    assert Capabilities.parse({"cpu": np.int64(4), "cuda": np.True_}).to_dict() == {"cpu": 4, "cuda": True}
 
 
 def test_later_capabilities_win_by_name():

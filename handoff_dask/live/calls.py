@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from distributed import get_worker
+from distributed import Future, get_client, get_worker
 
 from handoff_dask.bridges.opentelemetry import run_in_context
+from handoff_dask.errors import blame_inline
 from handoff_dask.functions import Code, Function, name_of, resolve_code
+from handoff_dask.live.sending import adopt
 from handoff_dask.local import LOCAL_NODE
 
 #: The annotation that tells a transfer its source and its target.
 TRANSFER = "handoff-transfer"
 #: Where a value comes from: its position among the results and the steps before.
 Sources = tuple[int, ...]
+#: Containers longer than this are not searched for futures: to look at each item would take too long.
+LONG = 10_000
 
 
 class Call:
@@ -61,13 +65,14 @@ class Inlined:
 
     __slots__ = ("steps",)
 
-    def __init__(self, steps: tuple[tuple[Call, Sources], ...]) -> None:
-        #: Each call with the positions of its arguments, among the results and earlier steps.
+    def __init__(self, steps: tuple[tuple[Any, Sources, str | None], ...]) -> None:
+        #: Each call with the positions of its arguments, among the results and earlier steps; and what
+        #: names it to the user if it is an inline function.
         self.steps = steps
 
     @property
     def __name__(self) -> str:
-        return self.steps[-1][0].__name__
+        return str(self.steps[-1][0].__name__)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Inlined, (self.steps,)
@@ -75,8 +80,13 @@ class Inlined:
     def __call__(self, *results: Any) -> Any:
         """Run the steps; the value of the last."""
         values = list(results)
-        for call, sources in self.steps:
-            values.append(call(*[values[i] for i in sources]))
+        for call, sources, inline in self.steps:
+            try:
+                values.append(call(*[values[i] for i in sources]))
+            except Exception as error:
+                if inline is not None:
+                    blame_inline(error, inline)
+                raise
         return values[-1]
 
 
@@ -147,15 +157,48 @@ class Carried:
         return run_in_context(self.carrier, lambda: self.call(*results))
 
 
-def call_of(function: Function) -> Call:
+class WithFutures:
+    """A call with futures among its plain values: they stay futures, but must know a client again."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    @property
+    def __name__(self) -> str:
+        return self.call.__name__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WithFutures, (self.call,)
+
+    def __call__(self, *results: Any) -> Any:
+        """Call it; to its futures the client is that of this worker."""
+        lost = [f for f in _futures_in((self.call.extra_args, self.call.kwargs)) if f.client is None]
+        if lost:
+            adopt(lost, get_client())
+        return self.call(*results)
+
+
+def _futures_in(value: Any) -> Iterator[Future[Any]]:
+    if isinstance(value, Future):
+        yield value
+    elif type(value) in (list, tuple, set, frozenset, dict) and len(value) <= LONG:
+        for item in value.values() if type(value) is dict else value:
+            yield from _futures_in(item)
+
+
+def call_of(function: Function) -> Call | WithFutures:
     """The call of one function, whatever it takes."""
     assert function.code is not None
-    return Call(
+    call = Call(
         function.code,
         tuple(function.extra_args),
         function.kwargs,
         function.argument_inclusion == "as_list",
     )
+    plain = function.extra_args or function.kwargs
+    return WithFutures(call) if plain and any(_futures_in((call.extra_args, call.kwargs))) else call
 
 
 def plain_code(function: Function) -> Callable[..., Any] | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import uuid
-import weakref
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -14,9 +13,10 @@ import cloudpickle
 from dask._task_spec import DataNode, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.sizeof import sizeof
+from distributed import Future
 
 from handoff_dask.dag import DAG, as_dag
-from handoff_dask.errors import InvalidFunctionError, ValidationError
+from handoff_dask.errors import InvalidFunctionError
 from handoff_dask.expansion import Body, Expansion, Transfer, expand, given_inputs
 from handoff_dask.functions import Code, Function, FunctionId, name_of
 from handoff_dask.live.calls import Carried, Constant, Inlined, Moved, call_of, plain_code
@@ -43,6 +43,8 @@ class Compiled:
     manifest: Manifest
     #: What an execution runs, inputs and inline functions too.
     expansion: Expansion
+    #: Inputs that are on the cluster already; they must stay there.
+    held: Mapping[FunctionId, Future[Any]] = field(default_factory=dict)
 
     @cached_property
     def args(self) -> list[tuple[int, ...]]:
@@ -108,6 +110,7 @@ def compile(  # noqa: A001
     outputs: Iterable[FunctionId] | None = None,
     options: Options | None = None,
     announced: bool = False,
+    resources: bool = True,
     carrier: Mapping[str, str] | None = None,
 ) -> Compiled:
     """Turn a DAG into a Dask graph with ``resources=`` annotations.
@@ -124,6 +127,8 @@ def compile(  # noqa: A001
         How the run is to be executed.
     announced
         The scheduler gets the manifest on its own, so the graph names the run only.
+    resources
+        Whether the graph itself says what each task costs, not the manifest alone.
     carrier
         What the functions carry to their nodes (a trace, say); it may be filled until the graph
         is sent.
@@ -143,7 +148,7 @@ def compile(  # noqa: A001
     dag = as_dag(dag)
     expansion = expand(dag, outputs)
     values = {} if inputs is None else given_inputs(dag, expansion, inputs)
-    return _Compiler(expansion, values, options or Options(), carrier).compiled(announced=announced)
+    return _Compiler(expansion, values, options or Options(), carrier).compiled(announced, resources)
 
 
 class _Compiler:
@@ -169,6 +174,9 @@ class _Compiler:
         }
         self.positions = {i: n for n, i in enumerate(bodies)}
         self.input_nodes = self._input_nodes()
+        #: ``{input: key}`` of those that Dask brings to the functions; the others travel within them.
+        self.input_keys: dict[FunctionId, Any] = {i: node.key for i, node in self.input_nodes.items()}
+        self.input_keys.update({i: v.key for i, v in inputs.items() if isinstance(v, Future)})
         self._group_keys: dict[FunctionId, str] = {}
 
     def _input_nodes(self) -> dict[FunctionId, DataNode]:
@@ -176,18 +184,19 @@ class _Compiler:
         if not self.expansion.inputs:
             return {}
         uses = Counter(i for body in self.expansion.bodies.values() for i in body.needs)
-        return {
-            i: DataNode(f"input-{self.token}-{n}", self.inputs.get(i))
-            for n, i in enumerate(self.expansion.inputs)
-            if uses[i] > 1 and sizeof(self.inputs.get(i)) > SMALL_INPUT
-        }
+        nodes = {}
+        for n, i in enumerate(self.expansion.inputs):
+            value = self.inputs.get(i)
+            if uses[i] > 1 and not isinstance(value, Future) and sizeof(value) > SMALL_INPUT:
+                nodes[i] = DataNode(f"input-{self.token}-{n}", value)
+        return nodes
 
-    def compiled(self, *, announced: bool) -> Compiled:
+    def compiled(self, announced: bool, says_costs: bool) -> Compiled:
         graph = {key: self._task(self.expansion.bodies[i], key) for i, key in self.keys.items()}
         manifest = self._manifest()
         resources = _Resources([d.cost.to_amounts() for d in manifest.demands], manifest.demand_of)
         annotations: dict[str, Any] = {ANNOTATION: manifest.token if announced else manifest}
-        if any(resources.amounts):
+        if says_costs and any(resources.amounts):
             annotations["resources"] = resources
         name, inputs = f"{ANNOTATION}-{self.token}", f"inputs-{self.token}"
         layers = {name: MaterializedLayer(graph, annotations=annotations)}
@@ -201,6 +210,7 @@ class _Compiler:
             _Annotations(resources, graph),
             manifest,
             self.expansion,
+            {i: v for i, v in self.inputs.items() if isinstance(v, Future)},
         )
 
     # ------------------------------------------------------------------ tasks
@@ -224,20 +234,23 @@ class _Compiler:
         return [
             TaskRef(self.keys[i])
             if i in self.keys
-            else TaskRef(self.input_nodes[i].key)
-            if i in self.input_nodes
+            else TaskRef(self.input_keys[i])
+            if i in self.input_keys
             else DataNode(None, self.inputs.get(i))
             for i in needs
         ]
 
     def _task_with_inlined(self, body: Body, key: str) -> Task:
         """Put the inline functions and the small inputs that it takes into it."""
-        outside = [i for i in body.needs if i in self.keys or i in self.input_nodes]
-        inside = [i for i in body.needs if i not in self.keys and i not in self.input_nodes]
+        outside = [i for i in body.needs if i in self.keys or i in self.input_keys]
+        inside = [i for i in body.needs if i not in self.keys and i not in self.input_keys]
         place = {i: n for n, i in enumerate([*outside, *inside])}
-        steps: list[tuple[Any, tuple[int, ...]]] = [(Constant(self.inputs.get(i)), ()) for i in inside]
+        steps: list[tuple[Any, tuple[int, ...], str | None]] = [
+            (Constant(self.inputs.get(i)), (), None) for i in inside
+        ]
         for step in [*body.inlined, body.function]:
-            steps.append((call_of(step), tuple(place[a] for a in step.argument_ids)))
+            told = repr(step.id) if step.type == "inline" else None
+            steps.append((call_of(step), tuple(place[a] for a in step.argument_ids), told))
             place[step.id] = len(outside) + len(steps) - 1
         return Task(key, Inlined(tuple(steps)), *self._refs(outside))
 
@@ -348,52 +361,3 @@ def _key_name(name: str) -> str:
     """A code's name as Dask's ``key_split`` can find it again at the start of a key."""
     plain = "".join(c if c.isalnum() or c == "_" else "_" for c in name).strip("_")
     return plain if plain and plain[0].isalpha() else f"f_{plain}" if plain else "function"
-
-
-# ---------------------------------------------------------------------- a DAG as a collection
-
-_collections: weakref.WeakKeyDictionary[DAG, tuple[int, Compiled]] = weakref.WeakKeyDictionary()
-
-
-def _collection(dag: DAG) -> Compiled:
-    """Compiled once, so that graph and keys agree; again when functions were added."""
-    known = _collections.get(dag)
-    if known is None or known[0] != len(dag):
-        missing = [f.id for f in dag.functions.values() if f.type == "input"]
-        if missing:
-            raise ValidationError(
-                f"input {missing[0]!r} has no value; use execute(dag, inputs={{{missing[0]!r}: …}}) instead"
-            )
-        known = _collections[dag] = (len(dag), compile(dag))
-    return known[1]
-
-
-def graph_of(dag: DAG) -> HighLevelGraph:
-    """``__dask_graph__`` of a DAG."""
-    return _collection(dag).graph
-
-
-def keys_of(dag: DAG) -> list[str]:
-    """``__dask_keys__`` of a DAG."""
-    return list(_collection(dag).keys.values())
-
-
-def _as_results(values: list[Any], ids: tuple[FunctionId, ...]) -> dict[FunctionId, Any]:
-    return dict(zip(ids, values, strict=True))
-
-
-def _persisted(graph: Mapping[str, Any], ids: tuple[FunctionId, ...], **kwargs: Any) -> dict[FunctionId, Any]:
-    """The results that were persisted, as Delayed values by id."""
-    from dask.delayed import Delayed
-
-    return {i: Delayed(key, graph) for i, key in zip(ids, graph, strict=False)}
-
-
-def postpersist_of(dag: DAG) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """``__dask_postpersist__`` of a DAG: a dict of Delayed."""
-    return _persisted, (tuple(_collection(dag).keys),)
-
-
-def postcompute_of(dag: DAG) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """``__dask_postcompute__`` of a DAG: the dict of results."""
-    return _as_results, (tuple(_collection(dag).keys),)

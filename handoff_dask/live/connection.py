@@ -19,7 +19,7 @@ from distributed.metrics import monotonic
 from distributed.protocol import pickle
 
 from handoff_dask import config
-from handoff_dask.errors import HandoffError, ValidationError
+from handoff_dask.errors import SessionEndedError, ValidationError
 from handoff_dask.live import options as checks
 from handoff_dask.live.cluster_tracker import ClusterTracker, pack_tracker
 from handoff_dask.live.embedded import EmbeddedCluster
@@ -116,6 +116,11 @@ class Connection:
         return not self._closed and self.client.status not in ("closed", "closing")
 
     @property
+    def is_watching(self) -> bool:
+        """Whether it listens to the scheduler."""
+        return self._watching is not None
+
+    @property
     def has_plugin(self) -> bool:
         """Whether the scheduler's plugin has been installed, as far as is known here."""
         return self._started
@@ -140,7 +145,7 @@ class Connection:
     def sync(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a coroutine function on the client's loop; wait for it, or return its awaitable."""
         if self.client.status == "closed" and not self.asynchronous:
-            self._refuse_if_over()  # its loop is gone with it
+            self.refuse_if_over()  # its loop is gone with it
         return self.client.sync(function, *args, **kwargs)
 
     def wait_for(self, function: Any, *args: Any) -> Any:
@@ -155,7 +160,7 @@ class Connection:
         return self.sync(self._start)
 
     async def _start(self: S) -> S:
-        self._refuse_if_over()
+        self.refuse_if_over()
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._install())
         starting = self._starting
@@ -177,11 +182,18 @@ class Connection:
         self._started = True
         await self._hearing.sync(greet=True)
 
-    def _refuse_if_over(self) -> None:
+    def refuse_if_over(self) -> None:
+        """Refuse what needs the cluster once this session has none.
+
+        Raises
+        ------
+        SessionEndedError
+            If it has been stopped, or its client is closed.
+        """
         if self._closed:
-            raise HandoffError("this session has been stopped; start another one")
+            raise SessionEndedError("this session has been stopped; start another one")
         if not self.is_usable:
-            raise HandoffError("the client of this session is closed; start a session with another one")
+            raise SessionEndedError("the client of this session is closed; start a session with another one")
 
     def stop(self) -> Any:
         """End the session: cancel what it still runs; leave the user's client and cluster alone."""
@@ -203,8 +215,10 @@ class Connection:
         if not usable:
             return
         try:
-            for execution in list(self._live.values()):
+            while self._live:  # what is just being submitted, too
+                token, execution = next(iter(self._live.items()))
                 await execution._cancel()
+                self._live.pop(token, None)
             if self._started and await self._is_reachable():
                 if self._tracker is not None:
                     await self.ask("use_tracker", tracker=None)
@@ -239,6 +253,8 @@ class Connection:
         HandoffError
             What the plugin refuses it with, or that the scheduler cannot be reached.
         """
+        if self.client.scheduler is None:
+            self.refuse_if_over()
         try:
             answer = await self._call(method, arguments)
         except (CommClosedError, OSError) as error:
@@ -268,15 +284,21 @@ class Connection:
                     self._hearing.heard += 1
         except Exception as error:
             lost = error if isinstance(error, SchedulerLostError) else SchedulerLostError(repr(error))
-            for execution in list(self._live.values()):
-                execution.is_lost(lost)
-            self._live.clear()
+            self._lose(lost)
             if lost is not error:
                 raise
         finally:
             self._watching = None
+            # Cancelled, with the session or the client's loop: nobody must wait for what nobody will say.
+            self._lose(SessionEndedError("the session has ended before its execution; submit it again"))
             if not self.is_usable:
                 self._hearing.close()
+
+    def _lose(self, error: BaseException) -> None:
+        live = list(self._live.values())
+        self._live.clear()
+        for execution in live:
+            execution.is_lost(error)
 
     async def _messages(self) -> list[Any]:
         """What the scheduler has to say next; that one connection breaks does not matter."""
@@ -313,11 +335,14 @@ class Connection:
         elif kind == "ended":
             packed, exception, traceback = content
             outcome: Outcome = pickle.loads(packed)
-            execution = self._live.pop(outcome.token, None)
+            execution = self._live.get(outcome.token)
             if execution is not None:
-                await self._hearing.catch_up()
-                execution.has_ended(outcome, exception, traceback)
-                self._retain(execution)
+                try:
+                    await self._hearing.catch_up()
+                finally:
+                    self._live.pop(outcome.token, None)
+                    execution.has_ended(outcome, exception, traceback)
+                    self._retain(execution)
 
     async def expects(self, execution: Execution) -> bool:
         """Whether the graph of an execution, which has failed, never reached the scheduler's plugin."""

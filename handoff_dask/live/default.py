@@ -41,9 +41,8 @@ class _Defaults:
 
     def made_of(self, nodes: Mapping[str, Mapping[str, Any]]) -> Handoff | None:
         """What was started on the same embedded nodes: a cell of a notebook may be run again."""
-        started = self.started
-        same = started is not None and started.is_usable and started.nodes == nodes
-        return started if same else None
+        known = (session for session in self.sessions.values() if session.is_usable)
+        return next((session for session in known if session.nodes == nodes), None)
 
 
 _defaults = _Defaults()
@@ -116,6 +115,11 @@ def session_for(client: Client | None = None) -> Handoff:
             if known.is_embedded:
                 _defaults.embedded = known
         return known
+
+
+def known_session() -> Handoff | None:
+    """The session that the module's functions would use, if it is there already."""
+    return _defaults.current(None)
 
 
 def session_of(execution: object) -> Handoff:

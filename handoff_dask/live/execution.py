@@ -14,6 +14,7 @@ from distributed.core import clean_exception
 from handoff_dask.errors import AllocationError, FunctionFailedError, HandoffError, NotFoundError
 from handoff_dask.live.compile import Compiled
 from handoff_dask.live.completed import Completed
+from handoff_dask.live.minding import Minder, settled
 from handoff_dask.live.options import timeout_s
 from handoff_dask.live.planner import Planner
 from handoff_dask.live.progress import Follower, follow
@@ -60,7 +61,7 @@ class Execution:
         self._planning: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timed_out: TimeoutError | None = None
-        self._minding: asyncio.Task[None] | None = None
+        self._minder: Minder | None = None
         self._follower: Follower | None = None
         #: ``{function id: distributed.Future}`` of the functions whose results were asked for.
         self.futures = futures
@@ -180,7 +181,7 @@ class Execution:
         if future is None:
             raise NotFoundError("result", function_id, f"DAG {self.dag_id!r} was not asked for it")
         ended = asyncio.ensure_future(self._ended.wait())
-        there = asyncio.ensure_future(_settled(future))
+        there = asyncio.ensure_future(settled(future))
         try:
             await asyncio.wait({ended, there}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if future.status != "finished" and self._error is not None:
@@ -200,8 +201,8 @@ class Execution:
             there.cancel()
 
     async def _cancel(self) -> None:
-        if self._outcome is None and self._error is None:
-            await self.session.ask("cancel", token=self.compiled.manifest.token)
+        if not self.is_over:
+            await self.session.ask("cancel", token=self.token)
             await self._ended.wait()
 
     # ------------------------------------------------------------------ record
@@ -213,6 +214,8 @@ class Execution:
         -------
         ExecutionRecord
         """
+        if not self.session.asynchronous and (final := self.final_record) is not None:
+            return final
         return self.session.sync(self._record)
 
     @property
@@ -274,22 +277,8 @@ class Execution:
             )
 
     def mind(self) -> None:
-        """Notice if Dask drops the graph before the scheduler's plugin sees it: nobody else would say so."""
-        self._minding = asyncio.ensure_future(self._mind())
-
-    async def _mind(self) -> None:
-        first = next(iter(self.futures.values()))
-        await _settled(first)
-        if first.status == "finished" or not await self.session.expects(self):
-            return
-        state: Any = first._state
-        cause = state.exception
-        lost = HandoffError(
-            f"the scheduler could not take the graph of DAG {self.dag_id!r} ({cause!r}); "
-            "what it needs must be installed there too, and futures in it must be alive"
-        )
-        lost.__cause__ = cause
-        self.is_lost(lost)
+        """Notice what nobody would say: that the graph never reaches the scheduler's plugin, say."""
+        self._minder = Minder(self)
 
     async def _time_out(self, timeout: float) -> None:
         if not self._ended.is_set():
@@ -299,7 +288,9 @@ class Execution:
             await self._cancel()
 
     def has_ended(self, outcome: Outcome, exception: Any, traceback: Any) -> None:
-        """The scheduler says how it ended."""
+        """The scheduler says how it ended; of several ends the first counts."""
+        if self.is_over:
+            return
         self._outcome = outcome
         self._status = outcome.status
         if outcome.status == "failed":
@@ -310,17 +301,20 @@ class Execution:
                 self._error.__cause__ = error
         elif outcome.status == "cancelled":
             self._error = self._timed_out or ExecutionCancelledError(self.dag_id)
-        if self._timer is not None:
-            self._timer.cancel()
         self._set_ended()
 
     def _set_ended(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._follower is not None:
             # First of all: what is printed next belongs below the bar.
             self._follower.end(self._outcome, self._status)
         if self._planning is not None:
             self._planning.cancel()
         self._ended.set()
+        minder, self._minder = self._minder, None
+        if minder is not None:
+            minder.end()
 
     def release(self) -> None:
         """Let its results go."""
@@ -330,7 +324,7 @@ class Execution:
 
     def is_lost(self, error: BaseException) -> None:
         """The scheduler will say nothing any more."""
-        if self._outcome is None and self._error is None:
+        if not self.is_over:
             self._status = "failed"
             self._error = error
             self._set_ended()
@@ -350,11 +344,6 @@ class Execution:
         if cause is not None and trace is not None:
             cause = cause.with_traceback(trace)
         return FunctionFailedError(function_id, outcome.nodes[position], outcome.attempts[position], cause)
-
-
-async def _settled(future: Future[Any]) -> None:
-    state: Any = future._state
-    await state.wait()
 
 
 def _settled_status(outcome: Outcome, status: str) -> str:

@@ -114,7 +114,7 @@ class Hearing:
         if ear is self:
             return
         total = await self._session.ask("count_of", listener=ear._session.name)
-        while ear.heard < total and ear._is_usable:
+        while ear.heard < total and ear._is_usable and ear._session.is_watching:
             await asyncio.sleep(0.005)
 
     async def take(self, packed: bytes) -> None:

@@ -49,8 +49,7 @@ class NodeMethods(Connection):
         return self.sync(self._register, node, capabilities, merge=True)
 
     async def _register(self, node: Any, capabilities: Mapping[str, Any], *, merge: bool) -> None:
-        if self._starting is None:
-            await self._start()
+        await self._start()
         await self.ask("register", node=str(node), capabilities=Capabilities.parse(capabilities), merge=merge)
 
     def resources_available(self, node: str, req: Mapping[str, Any]) -> Any:

@@ -91,6 +91,19 @@ def _count(name: str, value: Any, *, least: int) -> int | None:
     return int(value)
 
 
+def switch(name: str, value: Any) -> bool:
+    """An option that is on or off.
+
+    Raises
+    ------
+    ValidationError
+        If it is neither ``True`` nor ``False``.
+    """
+    if not isinstance(value, bool):
+        raise ValidationError(f"{name} is {value!r}; give True or False")
+    return value
+
+
 def timeout_s(value: Any) -> float | None:
     """A timeout in seconds.
 

@@ -142,7 +142,7 @@ class _Asked:
         if callable(getattr(self._own, "select", None)):
             return SelectStrategy(name=name, select=self._fenced(self._own.select), describe=self._describe)
         if callable(getattr(self._own, "allocate", None)):
-            return AllocateStrategy(name=name, assign=self._assign)
+            return AllocateStrategy(name=name, assign=self._assign, id_of=lambda key: self._describe(key).id)
         return SelectStrategy(name=name, select=self._fenced(self._own), describe=self._describe)
 
     def _describe(self, key: FunctionKey) -> Function:

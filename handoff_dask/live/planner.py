@@ -1,16 +1,15 @@
 """In the client: looks for a better order while a run goes on, and tells the scheduler.
 
 The scheduler has no time for this, the client has nothing else to do.  Each round asks how the
-run stands, simulates what is left of it under several orders (:mod:`handoff_dask.simulation.
-planning`), and sends the ranks of the best one, if it is better than the present one.
+run stands, tries orders for what is left of it (:mod:`handoff_dask.simulation.planning`), and
+sends the ranks of each that is better than what the scheduler has, as soon as it is found.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from distributed.metrics import monotonic, thread_time
@@ -19,8 +18,9 @@ from handoff_dask import config
 from handoff_dask.live.protocol import Standing
 from handoff_dask.placement.strategies import BUILT_IN
 from handoff_dask.resources import Capabilities
-from handoff_dask.simulation.planning import Plan, Problem, improve
+from handoff_dask.simulation.planning import Plan, Problem, plans
 from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode
+from handoff_dask.simulation.rest import rest_of
 from handoff_dask.simulation.running import SimulationStuck
 
 if TYPE_CHECKING:
@@ -39,13 +39,35 @@ SHARE, ROUND_S = 0.05, 0.6
 KNOWN = 0.8
 
 
-@dataclass(frozen=True, slots=True)
 class Round:
-    """What one round of planning came to."""
+    """One round of planning: plans one after the other, each better than the one before.
 
-    plan: Plan
-    #: Seconds it took.
-    took_s: float
+    It is worked at in threads, one step at a time.
+    """
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        self._plans: Iterator[Plan] = plans(problem, seed=seed, go_on=self._go_on)
+        self._limit_s = ROUND_S
+        self._spent_s = self._began_s = 0.0
+        self._is_over = False
+
+    def next(self) -> Plan | None:
+        """The next plan, the first being the present order; None at the end."""
+        # By the thread's own clock: a busy machine must not mean fewer candidates.
+        self._began_s = thread_time()
+        plan = next(self._plans, None)
+        self._spent_s += thread_time() - self._began_s
+        if plan is not None:
+            self._limit_s = min(ROUND_S, SHARE * plan.before_s)
+        return plan
+
+    def end(self) -> None:
+        """Let whatever thread works at it come to an end."""
+        self._is_over = True
+
+    def _go_on(self, tried: int) -> bool:
+        spent_s = self._spent_s + thread_time() - self._began_s
+        return spent_s * (1 + 1 / tried) < self._limit_s and not self._is_over
 
 
 class Planner:
@@ -55,6 +77,7 @@ class Planner:
         self._execution = execution
         self._compiled = execution.compiled
         self._seed = 0
+        self._functions: list[SimulatedFunction] = []
 
     @property
     def is_worth_while(self) -> bool:
@@ -82,77 +105,62 @@ class Planner:
                     break
                 problem = self._problem(standing)
                 if problem is not None:
-                    done = await asyncio.to_thread(self._round, problem)
-                    if done.plan.before_s < LEAST_S:
+                    began = monotonic()
+                    left_s = await self._plan(problem)
+                    if left_s < LEAST_S:
                         break
-                    if done.plan.is_better:
-                        await session.ask("rank", token=token, ranks=dict(done.plan.ranks))
-                    pause_s = PAUSE_S + min(done.took_s / SHARE, done.plan.before_s / 4)
+                    pause_s = PAUSE_S + min((monotonic() - began) / SHARE, left_s / 4)
                 else:
                     pause_s *= 1.5
                 await asyncio.sleep(pause_s)
         except Exception:  # the run goes on without a plan, whatever has gone wrong here
             logger.debug("planning has ended early", exc_info=True)
 
+    async def _plan(self, problem: Problem) -> float:
+        """One round; the seconds that the run was going to last when it began."""
+        session, token = self._execution.session, self._compiled.manifest.token
+        self._seed += 1
+        left_s = float("inf")
+        a_round = Round(problem, self._seed)
+        try:
+            while (plan := await asyncio.to_thread(a_round.next)) is not None:
+                left_s = plan.before_s
+                if left_s < LEAST_S:
+                    break
+                if plan.is_better:
+                    await session.ask("rank", token=token, ranks=dict(plan.ranks))
+        except SimulationStuck:  # a node has gone: the next round sees what is there then
+            logger.debug("planning: not all that is left could run now")
+        finally:
+            a_round.end()
+        return left_s
+
     def _problem(self, standing: Standing) -> Problem | None:
         """What is left of the run; None while too little is known of its durations."""
-        left = [n for n, state in enumerate(standing.states) if state != "done"]
-        known = [d for n in left if (d := standing.expected_s[n]) is not None]
-        if len(left) < LEAST or len(known) < KNOWN * len(left):
+        done = [state == "done" for state in standing.states]
+        if len(done) - sum(done) < LEAST:
             return None
-        usual_s = sum(known) / len(known)
-        manifest = self._compiled.manifest
-        present = set(left)
-        functions = []
-        for n in left:
-            expected_s = standing.expected_s[n]
-            duration_s = usual_s if expected_s is None else expected_s
-            demand = manifest.demands[manifest.demand_of[n]]
-            node = standing.running.get(n)
-            if node is not None:
-                name, elapsed_s = node
-                functions.append(
-                    SimulatedFunction(
-                        n, max(0.0, duration_s - elapsed_s), demand.cost, pin=name, priority=float("inf")
-                    )
-                )
-            else:
-                args = tuple(a for a in self._args[n] if a in present)
-                functions.append(
-                    SimulatedFunction(
-                        n,
-                        duration_s,
-                        demand.cost,
-                        args,
-                        pin=demand.pin,
-                        group=demand.group,
-                        priority=manifest.priorities.get(n, 0),
-                    )
-                )
+        functions = rest_of(self._all(), standing.expected_s, done, standing.running, KNOWN)
         nodes = [SimulatedNode(name, Capabilities.parse(c), t) for name, (c, t) in standing.nodes.items()]
         threads = sum(node.threads for node in nodes)
+        if functions is None or not threads:
+            return None
         if sum(f.duration_s for f in functions) < LEAST_S * min(threads, len(functions)) / 2:
             return None
-        ranks: dict[Hashable, float] = {n: standing.ranks[n] for n in left}
+        manifest = self._compiled.manifest
+        ranks: dict[Hashable, float] = dict(enumerate(standing.ranks))
         assert isinstance(manifest.options.strategy, str)
         return Problem(functions, nodes, BUILT_IN[manifest.options.strategy], ranks, manifest.groups)
 
-    @property
-    def _args(self) -> list[tuple[int, ...]]:
-        return self._compiled.args
-
-    def _round(self, problem: Problem) -> Round:
-        """One round, in a thread of its own."""
-        began, used = monotonic(), thread_time()
-        self._seed += 1
-
-        def go_on(tried: int) -> bool:
-            # By the thread's own clock: a busy machine must not mean fewer candidates.
-            spent_s = thread_time() - used
-            return spent_s * (1 + 1 / tried) < ROUND_S and not self._execution.is_over
-
-        try:
-            plan = improve(problem, seed=self._seed, go_on=go_on)
-        except SimulationStuck:  # a node has gone: the next round sees what is there then
-            plan = Plan(problem.ranks, float("inf"), float("inf"), 0)
-        return Round(plan, monotonic() - began)
+    def _all(self) -> list[SimulatedFunction]:
+        """The functions of the run as they are simulated, but for their durations."""
+        if not self._functions:
+            manifest = self._compiled.manifest
+            for n, args in enumerate(self._compiled.args):
+                demand, priority = manifest.demands[manifest.demand_of[n]], manifest.priorities.get(n, 0)
+                self._functions.append(
+                    SimulatedFunction(
+                        n, 0.0, demand.cost, args, pin=demand.pin, group=demand.group, priority=priority
+                    )
+                )
+        return self._functions

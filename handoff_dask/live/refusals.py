@@ -42,7 +42,8 @@ def refusal_of(
     hints = []
     if group is not None and group.cost != demand.cost:
         hints.append(f"with those that share its node it needs {group.cost.to_dict()}")
-    if asked.pin is not None and "://" not in asked.pin and asked.pin not in offers:
+    # A pin may be an address, which offers do not know; on the node that it means something else is wrong.
+    if asked.pin is not None and all(o.cause == "pin" for o in obstacles.values()):
         hints.append(pin_hint(asked.pin, offers))
     hint = unknown_names_hint(asked.cost, offers)
     if hint:

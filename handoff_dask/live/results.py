@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping
 from pickle import PickleError
 from typing import TYPE_CHECKING, Any
 
-from distributed import Future
+from distributed import CancelledError, Future
 from distributed.core import clean_exception
 from distributed.protocol import pickle
 from distributed.utils_comm import gather_from_workers
@@ -226,6 +226,10 @@ class Results:
             direct = await self._directly(None) or None
         try:
             return dict(await client.gather(dict(futures), direct=direct, asynchronous=True))
+        except CancelledError:
+            if client.status != "running":  # what it held went with it
+                self._session.refuse_if_over()
+            raise
         except (TypeError, AttributeError, ImportError, PickleError) as error:
             if len(futures) > 1:  # whose it is, Dask does not say
                 for one, future in futures.items():

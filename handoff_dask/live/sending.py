@@ -8,7 +8,7 @@ uses ``Client._graph_to_futures``; ``tests/live/test_sending.py`` tells when it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dask._expr import HLGExpr
@@ -37,3 +37,13 @@ def send(client: Client, graph: HighLevelGraph, keys: Sequence[str]) -> list[Fut
         internal_priority={key: n for layer in graph.layers.values() for n, key in enumerate(layer)},
     )
     return [futures[key] for key in keys]
+
+
+def adopt(futures: Iterable[Future[Any]], client: Client) -> None:
+    """Let a client follow what others have computed, as it does with published data sets.
+
+    A future that has been unpickled belongs to no client, and would never hear how it ends.
+    """
+    for future in futures:
+        future.bind_client(client)
+    client._inform_scheduler_of_futures()

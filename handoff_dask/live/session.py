@@ -132,7 +132,7 @@ class Handoff(NodeMethods, DataMethods):
             if carried is not None:
                 carried.update(context.run(telemetry.carrier, dag.id))
 
-        return self.sync(self._submit, dag, compiled, limit, bool(progress), carry)
+        return self.sync(self._submit, dag, compiled, limit, checks.switch("progress", progress), carry)
 
     async def _submit(
         self,
@@ -142,7 +142,7 @@ class Handoff(NodeMethods, DataMethods):
         progress: bool,
         carry: Callable[[], None],
     ) -> Execution:
-        self._refuse_if_over()
+        self.refuse_if_over()
         if not self._started:
             await self._start()
         compiled.manifest.listener = self.name
@@ -162,6 +162,7 @@ class Handoff(NodeMethods, DataMethods):
             raise AllocationError(function_id, cost, reasons, problem)
         carry()
         try:
+            self.refuse_if_over()  # stopped meanwhile: nobody would cancel it
             futures = send(self.client, compiled.graph, keys)
         except Exception as error:  # whatever pickling the user's values raises
             await self.ask("withdraw", token=compiled.manifest.token)

@@ -79,5 +79,6 @@ def ask_allocate(strategy: AllocateStrategy, ledger: Ledger) -> Mapping[Function
         )
     for function, name in answer.items():
         if not isinstance(name, str) or ledger.find(name) is None:
-            raise StrategyFailed(f"the strategy puts {function!r} on {name!r}, which is not a node")
+            shown = strategy.id_of(function)
+            raise StrategyFailed(f"the strategy puts {shown!r} on {name!r}, which is not a node")
     return dict(answer)

@@ -175,3 +175,5 @@ class AllocateStrategy(Strategy):
     name: str = "allocate"
     #: ``assign({node: capabilities as users write them})``: ``{function: node}``.
     assign: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[FunctionKey, str]] = field(kw_only=True)
+    #: Turns the engine's key of a function into the id by which the user knows it.
+    id_of: Callable[[FunctionKey], Any] = field(default=lambda key: key, kw_only=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from handoff_dask.placement.events import Demand, GroupKey
 from handoff_dask.placement.ordering import upward_ranks
+from handoff_dask.placement.strategies import ScoredStrategy
 from handoff_dask.resources import NOTHING, Capabilities, Cost
 
 
@@ -45,6 +46,23 @@ class SimulatedNode:
     capabilities: Capabilities
     #: Functions that run at once, whatever they cost.
     threads: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is left of a run.
+
+    A function that runs already takes what is left of it, is pinned to its node, and has an
+    infinite priority, so that it starts at once.
+    """
+
+    #: In topological order, all released.
+    functions: Sequence[SimulatedFunction]
+    nodes: Sequence[SimulatedNode]
+    strategy: ScoredStrategy
+    #: ``{function: rank}``, by which it is ordered now.
+    ranks: Mapping[Hashable, float]
+    groups: Mapping[GroupKey, Demand] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

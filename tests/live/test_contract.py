@@ -213,6 +213,33 @@ def test_embedded_clusters_are_neither_doubled_nor_used_when_over():
             session_is_over()
 
 
+def test_embedded_clusters_end_one_by_one():
+    one_node, two_nodes = {"a": {"cpu": 1}}, {"b": {"cpu": 2}, "c": {"cpu": 3}}
+    first, second = handoff.start(nodes=one_node), handoff.start(nodes=two_nodes)
+    with handoff.Handoff(nodes=one_node) as own:
+        assert own is not first
+
+        def nodes_of(session):
+            return {name: {"cpu": has["cpu"]} for name, has in session.discover_nodes().items()}
+
+        assert nodes_of(handoff) == nodes_of(second) == two_nodes
+        assert nodes_of(first) == nodes_of(own) == one_node
+        assert handoff.start(nodes=dict(one_node)) is first
+        assert handoff.start(nodes=two_nodes) is second
+        handoff.stop()
+        with pytest.raises(handoff.SessionEndedError):
+            second.discover_nodes()
+        first.register_local_node({"cpu": 4})
+        assert [nodes_of(s) for s in (first, own)] == [{"a": {"cpu": 4}}, one_node]
+        assert [s.execute(one()).allocations for s in (first, own)] == [{"a": "a"}] * 2
+        first.stop()
+        assert own.execute(one()).allocations == {"a": "a"}
+        again = handoff.start(nodes=one_node)
+        assert again is not first
+        assert nodes_of(again) == one_node
+        handoff.stop()
+
+
 def test_a_session_that_could_not_start_may_start_later(session, monkeypatch):
     async def refuse(*args, **kwargs):
         raise OSError("not now")

@@ -160,6 +160,32 @@ async def test_a_result_that_cannot_be_pickled_fails_its_reader_and_nobody_hangs
 
 
 @live(1)
+async def test_an_inline_function_that_fails_is_named(c, s, a):
+    dag = [
+        Function(("part", 1), [], int, extra_args=["none"], type="inline"),
+        Function("after", [("part", 1)], abs, type="inline"),
+        Function("f", ["after"], abs),
+    ]
+    async with handoff.Handoff(c) as session:
+        with pytest.raises(handoff.FunctionFailedError) as caught:
+            await session.execute(dag, max_retries=0)
+        with pytest.raises(handoff.FunctionFailedError) as caught_outside:
+            await session.execute(
+                [Function("i", [], int, type="inline"), Function("f", ["i"], len)], max_retries=0
+            )
+    with pytest.raises(handoff.FunctionFailedError) as caught_here:
+        handoff.execute_local(dag, max_retries=0)
+    for error, node in ((caught.value, "0"), (caught_here.value, "local")):
+        assert (error.function_id, error.inline, type(error.__cause__)) == ("f", "('part', 1)", ValueError)
+        said = (
+            f"function 'f' failed on node '{node}' after 1 attempt, in its inline function ('part', 1): Val"
+        )
+        for told in (error, pickle.loads(pickle.dumps(error))):
+            assert str(told).startswith(said)
+    assert caught_outside.value.inline is None
+
+
+@live(1)
 async def test_a_code_that_cannot_be_imported_fails_by_name(c, s, a):
     async with handoff.Handoff(c) as session:
         with pytest.raises(handoff.FunctionFailedError) as caught:

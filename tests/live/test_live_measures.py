@@ -83,6 +83,19 @@ def test_a_refusal_says_what_may_be_meant(case):
 
 
 @live(4)
+async def test_a_pin_to_an_address_that_is_not_there_says_so(c, s, a):
+    async with handoff.Handoff(c) as session:
+        with pytest.raises(handoff.AllocationError) as raised:
+            await session.submit([Function("f", [], same, node="tcp://127.0.0.1:1")])
+        assert "it is pinned to node 'tcp://127.0.0.1:1', which is not there" in str(raised.value)
+        with pytest.raises(handoff.AllocationError) as raised:
+            await session.submit([Function("f", [], same, node=a.address, cost={"cpu": 5})])
+    assert str(raised.value).startswith(
+        "function 'f' (cost {'cpu': 5}) cannot be placed; 0: needs cpu 5, has 4"
+    )
+
+
+@live(4)
 async def test_a_group_is_refused_as_one(c, s, a):
     dag = [
         Function("f", [], same, cost={"cpu": 3}),

@@ -292,3 +292,17 @@ def test_local_failure_and_timeout_end_the_line(plain_terminal):
     assert re.fullmatch(r".*: 0/1 failed in .*, 1 failed", failed)
     assert re.fullmatch(r".*: 0/1 cancelled in .*", plain_terminal.lines()[-1])
     assert plain_terminal.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize("progress", ["yes", 1, None])
+def test_progress_is_shown_or_not(progress):
+    with pytest.raises(handoff.ValidationError, match="give True or False"):
+        handoff.execute_local([handoff.Function("f", [], int)], progress=progress)
+
+    @gen_cluster(client=True)
+    async def run(c, s, a, b):
+        async with handoff.Handoff(c) as session:
+            with pytest.raises(handoff.ValidationError, match="give True or False"):
+                await session.submit([handoff.Function("f", [], int)], progress=progress)
+
+    run()

@@ -184,7 +184,7 @@ WRONG = {
     "small node": (to_second, "chose '1', which could never hold it"),
     "no mapping": (Nonsense, "give a mapping from id to node name"),
     "unknown id": (UnknownId, "gives a node to 'who', which is not in the DAG"),
-    "allocates unknown": (UnknownNode, "on 'nowhere', which is not a node"),
+    "allocates unknown": (UnknownNode, "puts [01] on 'nowhere', which is not a node"),
     "allocates small": (Tiny, "gave it to '1', which could never hold it"),
     "unreadable": (Unreadable(), "cannot be used on the scheduler: ZeroDivisionError"),
 }

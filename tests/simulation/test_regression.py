@@ -34,7 +34,7 @@ class Expected(NamedTuple):
     paths: float
     #: The same with a round trip.
     with_round_trip: float
-    #: The order that a large run starts with, and what 24 candidates make of it.
+    #: The order that a large run starts with, and what the planner makes of it.
     weighted: float
     planned: float
     #: Calls of the engine's own functions for one function of the DAG, its life through; with a
@@ -47,9 +47,12 @@ EXPECTED = {
     "gpu-scarce": Expected(1.005, 1.031, 1.005, 1.001, 58, 94),
     "memory-packing": Expected(1.281, 1.292, 1.108, 1.066, 69, 103),
     "mixed-width": Expected(1.030, 1.060, 1.003, 1.003, 57, 95),
-    "nf-airrflow": Expected(1.481, 1.560, 1.460, 1.415, 81, 117),
+    "nf-airrflow": Expected(1.481, 1.560, 1.460, 1.390, 81, 117),
     "srasearch": Expected(1.010, 1.027, 1.009, 1.009, 71, 99),
 }
+
+#: Orders that the planner may try: as many as it does in half a second.
+TRIES = 200
 
 #: Decisions may be others, if they are as good; work may vary a little more.
 MARGIN, MARGIN_CALLS = 1.02, 1.10
@@ -98,9 +101,9 @@ def test_planning_stays_as_good(scenario, expected):
     plain = Problem(scenario.functions, scenario.nodes, FIRST_AVAILABLE, scenario.ranks())
     problem = Problem(scenario.functions, scenario.nodes, FIRST_AVAILABLE, weighted_ranks(plain, 0.5))
 
-    plan = improve(problem, seed=1, go_on=lambda tried: tried < 25)
+    plan = improve(problem, seed=1, go_on=lambda tried: tried < TRIES)
 
-    assert plan.tried == 25
+    assert plan.tried <= TRIES
     assert plan.before_s <= expected.weighted * BOUND_S * MARGIN
     assert plan.makespan_s <= expected.planned * BOUND_S * MARGIN
 
