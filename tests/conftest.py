@@ -9,6 +9,8 @@ import dask
 import pytest
 from hypothesis import settings
 
+from handoff_dask.telemetry import Registry
+
 # How long one example takes depends on the machine; pytest-timeout ends what hangs.
 settings.register_profile("explore", deadline=None)
 # CI tries the same examples each time, so that it fails only for what has changed.
@@ -21,3 +23,8 @@ def strict_dask() -> Iterator[None]:
     """Let Dask's scheduler check itself after every transition."""
     with dask.config.set({"distributed.scheduler.validate": True}):
         yield
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry()

@@ -2,118 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import urllib.request
-from dataclasses import replace
-from functools import partial
-from html.parser import HTMLParser
 
 import dask
 import pytest
-from distributed import Client, Event
-from distributed.utils_test import gen_cluster
+from distributed import Client
+from pages import (
+    HTTP,
+    Waiting,
+    boom,
+    clustered,
+    document,
+    fetch,
+    fetch_json,
+)
 from tornado import web
-from tornado.httpclient import AsyncHTTPClient
 
 import handoff_dask as handoff
-from handoff_dask.live import page, views
-
-HTTP = {"dashboard_address": "127.0.0.1:0"}
-clustered = partial(
-    gen_cluster, client=True, scheduler_kwargs=HTTP, config={"distributed.scheduler.validate": True}
-)
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "\"'><img src=x onerror=alert(1)>",
-    "line\nbreak\r\ttab\x00\x1b[31m\u202e\ud800",
-    "</style><style>* { display: none }",
-    "{{ 7 * 7 }} {% raw %} &lt;b&gt;",
-    "x" * 10_000,
-]
-
-
-async def fetch(scheduler, path, **options):
-    """The answer of the scheduler's HTTP server, errors too."""
-    url = f"http://127.0.0.1:{scheduler.http_server.port}{path}"
-    return await AsyncHTTPClient(force_instance=True).fetch(url, raise_error=False, **options)
-
-
-async def fetch_json(scheduler, path):
-    answer = await fetch(scheduler, path)
-    assert answer.code == 200
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
-    return json.loads(answer.body)
-
-
-class Document(HTMLParser):
-    """What a browser would find in a page: elements with their attributes, and texts."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.elements, self.texts = [], []
-        self.feed(html)
-        self.text = " ".join(" ".join(self.texts).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-    def attributes(self, tag, name):
-        return [
-            attributes[name] for found, attributes in self.elements if found == tag and name in attributes
-        ]
-
-
-async def document(scheduler, path="/handoff"):
-    answer = await fetch(scheduler, path)
-    assert answer.code == 200
-    return Document(answer.body.decode())
-
-
-def wait_for(name, *args):
-    Event(name).wait()
-    return name
-
-
-def boom(*args):
-    raise ValueError("<b>boom</b>")
-
-
-class Rude:
-    """An id that cannot be shown."""
-
-    def __repr__(self):
-        raise RuntimeError("no")
-
-
-class Waiting:
-    """One function runs on node 1, two wait for room there, one for its arguments."""
-
-    def __init__(self, session):
-        self.session = session
-
-    async def __aenter__(self):
-        dag = handoff.DAG("busy")
-        dag.add_function(handoff.Function("holds", [], wait_for, extra_args=["go"], cost={"cpu": 2}))
-        for i in (1, 2):
-            dag.add_function(handoff.Function(("next", i), [], int, cost={"cpu": 2}, priority=-i))
-        dag.add_function(handoff.Function("last", ["holds"], str))
-        self.execution = await self.session.submit(dag)
-        while self.execution.status != "running":
-            await self.session.ask("ping")
-        return self.execution
-
-    async def __aexit__(self, *exc_info):
-        await Event("go").set()
-        await self.execution
-
+from handoff_dask.live import page
 
 # ---------------------------------------------------------------------- where it is served
 
@@ -326,7 +237,7 @@ async def test_failed_function_has_its_traceback_in_the_report(c, s, a, b):
             await execution
         found = await document(s, f"/handoff/runs/{execution.compiled.manifest.token}")
 
-    assert re.search(r"test_page\.py.* in boom .*ValueError\('<b>boom</b>'\)", found.text)
+    assert re.search(r"pages\.py.* in boom .*ValueError\('<b>boom</b>'\)", found.text)
     assert ("b", {}) not in found.elements
 
 
@@ -340,159 +251,3 @@ async def test_unplaceable_function_says_why(c, s, a, b):
 
     assert run["status"] == "failed"
     assert "0: needs cpu 9, has 1" in run["error"]
-
-
-# ---------------------------------------------------------------------- safety
-
-
-@clustered()
-async def test_hostile_texts_are_shown_and_not_obeyed(c, s, a, b):
-    async with handoff.Handoff(c) as session:
-        clean = await document(s)
-        s.http_application.applications[-1].forget()
-        await session.register_node(str(b.name), {"cpu": 2, HOSTILE[0]: 3, "zone": HOSTILE[1]})
-        dag = handoff.DAG(HOSTILE[0])
-        dag.add_function(handoff.Function("holds", [], wait_for, extra_args=["go"], cost={"cpu": 2}))
-        for i, text in enumerate(HOSTILE):
-            dag.add_function(handoff.Function(text, [], int, cost={"cpu": 2, HOSTILE[0]: i / 8}))
-        execution = await session.submit(dag)
-        while execution.status != "running":
-            await session.ask("ping")
-        answer = await fetch(s, "/handoff")
-        report = await document(s, f"/handoff/runs/{execution.compiled.manifest.token}")
-        kinds = (await fetch_json(s, "/handoff/api/waiting"))["waiting"]
-        await Event("go").set()
-        await execution
-
-    found = Document(answer.body.decode())
-    added = {tag for tag, _ in found.elements} - {tag for tag, _ in clean.elements}
-    assert added == {"code", "li", "ul"}
-    assert [tag for tag, _ in found.elements].count("script") == 1
-    assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
-    assert "<script>alert(1)</script>" in found.text
-    assert "line\\nbreak\\r\\ttab\\x00\\x1b[31m\\u202e\\ud800" in found.text
-    assert "{{ 7 * 7 }} {% raw %} &lt;b&gt;" in found.text
-    assert len(answer.body) < 40_000
-    assert "img" not in {tag for tag, _ in report.elements}
-    assert {kind["function_id"] for kind in kinds} == set(HOSTILE)
-
-
-@clustered()
-async def test_browser_may_run_the_pages_script_and_ask_nobody_else(c, s, a, b):
-    async with handoff.Handoff(c):
-        answer = await fetch(s, "/handoff")
-
-    policy = answer.headers["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'; ")
-    assert re.search(r"script-src 'sha256-[A-Za-z0-9+/]{43}='$", policy)
-    assert "connect-src 'self'" in policy
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert b"http" not in re.sub(rb"http-equiv|https?://127\.0\.0\.1", b"", answer.body)
-
-
-@clustered()
-async def test_page_is_for_reading(c, s, a, b):
-    async with handoff.Handoff(c):
-        codes = [
-            (await fetch(s, f"/handoff{path}", method=method, allow_nonstandard_methods=True)).code
-            for method in ("POST", "PUT", "DELETE")
-            for path in ("", "/api/nodes", "/api/runs/0a", "/runs/0a")
-        ]
-
-    assert set(codes) == {405}
-
-
-@pytest.mark.parametrize("path", ["/handoff/runs/0a", "/handoff/api/runs/0a"])
-def test_unknown_run_is_not_found(path):
-    @clustered()
-    async def test(c, s, a, b):
-        async with handoff.Handoff(c):
-            answer = await fetch(s, path)
-
-        assert (answer.code, answer.reason) == (404, "This execution is not known here any more")
-
-    test()
-
-
-@clustered()
-async def test_id_that_cannot_be_shown_appears_by_its_key(c, s, a, b):
-    async with handoff.Handoff(c) as session:
-        execution = await session.submit(handoff.DAG("rude").add_function(handoff.Function(Rude(), [], int)))
-        await execution
-        token = execution.compiled.manifest.token
-        run = await fetch_json(s, f"/handoff/api/runs/{token}")
-
-    assert [f["id"] for f in run["functions"]] == [f"int-{token}-0"]
-
-
-# ---------------------------------------------------------------------- cost
-
-
-@clustered()
-async def test_nothing_is_put_together_when_nobody_looks(c, s, a, b):
-    async with handoff.Handoff(c) as session:
-        looks = []
-        seen = s.plugins["handoff"].views
-        seen.overview = lambda: looks.append(1) or views.Views.overview(seen)
-        await session.execute([handoff.Function("a", [], int)])
-        unseen = len(looks)
-        for _ in range(5):
-            await fetch(s, "/handoff")
-
-    assert (unseen, len(looks)) == (0, 1)
-
-
-@clustered()
-async def test_last_runs_are_kept_whatever_dask_forgets(c, s, a, b):
-    async with handoff.Handoff(c) as session:
-        for number in range(views.KEPT_RUNS + 2):
-            await session.execute(handoff.DAG(number).add_function(handoff.Function("a", [], int)))
-            await session.forget(number)
-        runs = (await fetch_json(s, "/handoff/api/runs"))["runs"]
-        last = await fetch_json(s, f"/handoff/api/runs/{runs[-1]['token']}")
-
-    assert [run["dag_id"] for run in runs] == [str(i) for i in range(views.KEPT_RUNS + 1, 1, -1)]
-    assert (last["status"], [f["status"] for f in last["functions"]]) == ("finished", ["finished"])
-
-
-@clustered()
-async def test_large_runs_push_out_older_ones(c, s, a, b):
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(views, "KEPT_FUNCTIONS", 5)
-        async with handoff.Handoff(c) as session:
-            for name, size in (("small", 1), ("middle", 3), ("large", 4)):
-                dag = handoff.DAG(name)
-                for i in range(size):
-                    dag.add_function(handoff.Function(i, [], int))
-                await session.execute(dag)
-                await session.forget(name)
-            runs = (await fetch_json(s, "/handoff/api/runs"))["runs"]
-
-    assert [run["dag_id"] for run in runs] == ["large"]
-
-
-# ---------------------------------------------------------------------- the client's record
-
-
-@clustered()
-async def test_clients_record_is_that_of_the_scheduler(c, s, a, b):
-    """Reports written by the client and by the scheduler say the same."""
-    async with handoff.Handoff(c) as session:
-        execution = await session.submit(
-            handoff.DAG("both")
-            .add_function(handoff.Function("a", [], int, cost={"cpu": 1}))
-            .add_function(handoff.Function("b", ["a"], boom, max_retries=0))
-            .add_function(handoff.Function("c", ["a", "b"], max))
-        )
-        with pytest.raises(handoff.FunctionFailedError):
-            await execution
-        here = await execution.record()
-        there = s.plugins["handoff"].views.record(execution.compiled.manifest.token)
-
-    assert [f.status for f in here.functions] == ["finished", "failed", "cancelled"]
-    assert "ValueError: <b>boom</b>" in here.functions[1].error
-    without_errors = [[replace(f, error=None) for f in record.functions] for record in (here, there)]
-    assert without_errors[0] == without_errors[1]
-    assert replace(here, functions=()) == replace(there, functions=())
-    assert {name: node["threads"] for name, node in here.nodes.items()} == {"0": 1, "1": 2}
