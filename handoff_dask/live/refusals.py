@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from handoff_dask.check import nearest_node, pin_hint, unknown_names_hint
 from handoff_dask.placement.events import Demand
@@ -19,6 +19,7 @@ def refusal_of(
     obstacles: Mapping[str, Obstacle],
     offers: Mapping[str, Capabilities],
     problem: str | None = None,
+    confined: Iterable[str] | None = None,
 ) -> Refusal:
     """Why no node can hold a function, the nearest node first, and what may be meant instead.
 
@@ -34,6 +35,8 @@ def refusal_of(
         ``{node: capabilities}``.
     problem
         What a strategy did wrong, if that is why.
+    confined
+        The nodes that the execution may use, if it names any.
     """
     reasons = {node: str(obstacle) for node, obstacle in obstacles.items()}
     if problem is not None:
@@ -45,6 +48,9 @@ def refusal_of(
     # A pin may be an address, which offers do not know; on the node that it means something else is wrong.
     if asked.pin is not None and all(o.cause == "pin" for o in obstacles.values()):
         hints.append(pin_hint(asked.pin, offers))
+    absent = [repr(name) for name in confined or () if name not in offers]
+    if absent:
+        hints.append(f"the execution's resources name {', '.join(absent)}, which is not there")
     hint = unknown_names_hint(asked.cost, offers)
     if hint:
         hints.append(hint)

@@ -163,7 +163,8 @@ class Requests:
             asked = envelope or demand
             if not engine.could_hold(asked, confined):
                 obstacles = engine.obstacles(asked, confined)
-                return position, *refusal_of(demand, envelope, obstacles, self._plugin.nodes.offers())
+                offers = self._plugin.nodes.offers()
+                return position, *refusal_of(demand, envelope, obstacles, offers, confined=confined)
         return None
 
     def cancel(self, client: str, token: str) -> bool:

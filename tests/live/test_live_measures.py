@@ -83,6 +83,14 @@ def test_a_refusal_says_what_may_be_meant(case):
 
 
 @live(4)
+async def test_a_confinement_to_a_node_that_is_not_there_says_so(c, s, a):
+    async with handoff.Handoff(c) as session:
+        with pytest.raises(handoff.AllocationError) as raised:
+            await session.submit([Function("f", [], same)], resources=[{"node": "here"}])
+    assert "the execution's resources name 'here', which is not there" in str(raised.value)
+
+
+@live(4)
 async def test_a_pin_to_an_address_that_is_not_there_says_so(c, s, a):
     async with handoff.Handoff(c) as session:
         with pytest.raises(handoff.AllocationError) as raised:
