@@ -1,15 +1,18 @@
 """In the client: looks for a better order while a run goes on, and tells the scheduler.
 
 The scheduler has no time for this, the client has nothing else to do.  Each round asks how the
-run stands, tries orders for what is left of it (:mod:`handoff_dask.simulation.planning`), and
-sends the ranks of each that is better than what the scheduler has, as soon as it is found.
+run stands, foresees what will be left of it when the round is over, tries orders for that
+(:mod:`handoff_dask.simulation.planning`), and sends the ranks of the best, if it is better than the
+present one, at the time for which it was made.  The first rounds are short: what has started by a
+poor order cannot be taken back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Hashable, Iterator
+import math
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from distributed.metrics import monotonic, thread_time
@@ -18,7 +21,8 @@ from handoff_dask import config
 from handoff_dask.live.protocol import Standing
 from handoff_dask.placement.strategies import BUILT_IN
 from handoff_dask.resources import Capabilities
-from handoff_dask.simulation.planning import Plan, Problem, plans
+from handoff_dask.simulation.forecast import Forecast
+from handoff_dask.simulation.planning import Plan, Problem, improve
 from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode
 from handoff_dask.simulation.rest import rest_of
 from handoff_dask.simulation.running import SimulationStuck
@@ -33,41 +37,68 @@ logger = logging.getLogger(__name__)
 LEAST, LEAST_S, MOST = 20, 1.0, 20_000
 #: Seconds between two looks at a run that cannot be planned yet, at first.
 PAUSE_S = 0.5
-#: Planning takes at most this share of what the run still lasts, and so many seconds a round.
-SHARE, ROUND_S = 0.05, 0.6
+#: Seconds until the scheduler is asked again that knows nothing of the run.
+SOON_S = 0.02
+#: Planning takes at most this share of what the run still lasts.
+SHARE = 0.05
+#: Seconds that the first rounds take, and all that follow: at first a plan soon, then a good one.
+ROUNDS_S = (0.1, 0.2, 0.4)
+#: A large run needs longer: so many times what one simulation takes, up to so many seconds.
+TIMES, MOST_S = 12, 0.6
+#: How long it takes until the scheduler has heard of a plan.
+AHEAD_S = 0.005
 #: Share of the functions whose durations must be known.
 KNOWN = 0.8
 
 
 class Round:
-    """One round of planning: plans one after the other, each better than the one before.
+    """One round of planning: a plan for what will be left when the round is over."""
 
-    It is worked at in threads, one step at a time.
-    """
-
-    def __init__(self, problem: Problem, seed: int) -> None:
-        self._plans: Iterator[Plan] = plans(problem, seed=seed, go_on=self._go_on)
-        self._limit_s = ROUND_S
-        self._spent_s = self._began_s = 0.0
+    def __init__(self, problem: Problem, seed: int, limit_s: float) -> None:
+        self._problem = problem
+        self._seed = seed
+        self._began = monotonic()
+        self._used_s = 0.0
         self._is_over = False
+        #: How long it takes at most.
+        self.limit_s = limit_s
+        #: Seconds that the run will last, from the beginning of this round.
+        self.left_s = math.inf
 
-    def next(self) -> Plan | None:
-        """The next plan, the first being the present order; None at the end."""
-        # By the thread's own clock: a busy machine must not mean fewer candidates.
-        self._began_s = thread_time()
-        plan = next(self._plans, None)
-        self._spent_s += thread_time() - self._began_s
-        if plan is not None:
-            self._limit_s = min(ROUND_S, SHARE * plan.before_s)
-        return plan
+    def work(self) -> Plan | None:
+        """The best plan that was found; None if too little is left.  In a thread of its own.
+
+        Raises
+        ------
+        SimulationStuck
+            If some function could never run.
+        """
+        self._used_s = thread_time()
+        forecast = Forecast(self._problem)
+        self.left_s = forecast.makespan_s
+        if self.left_s < LEAST_S:
+            return None
+        at_least_s = min(TIMES * (thread_time() - self._used_s), MOST_S)
+        self.limit_s = min(max(self.limit_s, at_least_s), SHARE * self.left_s)
+        rest = forecast.after(self.limit_s + AHEAD_S)
+        if len(rest.functions) < LEAST:
+            return None
+        return improve(rest, seed=self._seed, go_on=self._go_on)
+
+    def wait_s(self) -> float:
+        """Seconds until the time for which the plan was made."""
+        return max(0.0, self._began + self.limit_s - monotonic())
 
     def end(self) -> None:
-        """Let whatever thread works at it come to an end."""
+        """Let the thread that works at it come to an end."""
         self._is_over = True
 
     def _go_on(self, tried: int) -> bool:
-        spent_s = self._spent_s + thread_time() - self._began_s
-        return spent_s * (1 + 1 / tried) < self._limit_s and not self._is_over
+        # By the thread's own clock: a busy machine must not mean fewer candidates.  But what is
+        # planned for a certain time must be there in time, or nearly so.
+        used_s = thread_time() - self._used_s
+        is_late = monotonic() - self._began > 2 * self.limit_s
+        return used_s * (1 + 1 / tried) < self.limit_s and not is_late and not self._is_over
 
 
 class Planner:
@@ -76,7 +107,7 @@ class Planner:
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
         self._compiled = execution.compiled
-        self._seed = 0
+        self._rounds = 0
         self._functions: list[SimulatedFunction] = []
 
     @property
@@ -102,38 +133,39 @@ class Planner:
             while not self._execution.is_over:
                 standing: Standing | None = await session.ask("standing", token=token)
                 if standing is None:
-                    break
+                    # The graph is on its way, or the news of the end is.
+                    await asyncio.sleep(SOON_S)
+                    continue
                 problem = self._problem(standing)
                 if problem is not None:
-                    began = monotonic()
-                    left_s = await self._plan(problem)
-                    if left_s < LEAST_S:
+                    done = await self._plan(problem)
+                    if done.left_s < LEAST_S:
                         break
-                    pause_s = PAUSE_S + min((monotonic() - began) / SHARE, left_s / 4)
+                    pause_s = 0.0
+                    if self._rounds >= len(ROUNDS_S):
+                        pause_s = PAUSE_S + min(done.limit_s / SHARE, done.left_s / 4)
                 else:
-                    pause_s *= 1.5
+                    pause_s = max(PAUSE_S, 1.5 * pause_s)
                 await asyncio.sleep(pause_s)
         except Exception:  # the run goes on without a plan, whatever has gone wrong here
             logger.debug("planning has ended early", exc_info=True)
 
-    async def _plan(self, problem: Problem) -> float:
-        """One round; the seconds that the run was going to last when it began."""
+    async def _plan(self, problem: Problem) -> Round:
+        """One round; tells the scheduler of what it came to."""
         session, token = self._execution.session, self._compiled.manifest.token
-        self._seed += 1
-        left_s = float("inf")
-        a_round = Round(problem, self._seed)
+        limit_s = ROUNDS_S[min(self._rounds, len(ROUNDS_S) - 1)]
+        self._rounds += 1
+        a_round = Round(problem, self._rounds, limit_s)
         try:
-            while (plan := await asyncio.to_thread(a_round.next)) is not None:
-                left_s = plan.before_s
-                if left_s < LEAST_S:
-                    break
-                if plan.is_better:
-                    await session.ask("rank", token=token, ranks=dict(plan.ranks))
+            plan = await asyncio.to_thread(a_round.work)
+            if plan is not None and plan.is_better:
+                await asyncio.sleep(a_round.wait_s())
+                await session.ask("rank", token=token, ranks=dict(plan.ranks))
         except SimulationStuck:  # a node has gone: the next round sees what is there then
             logger.debug("planning: not all that is left could run now")
         finally:
             a_round.end()
-        return left_s
+        return a_round
 
     def _problem(self, standing: Standing) -> Problem | None:
         """What is left of the run; None while too little is known of its durations."""

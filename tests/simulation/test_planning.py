@@ -126,3 +126,15 @@ def test_what_runs_already_starts_at_once():
 def test_hard_to_place_functions_weigh_more():
     functions = [SimulatedFunction("narrow", 1.0, NARROW), SimulatedFunction("wide", 1.0, WIDE)]
     assert weighted_ranks(problem_of(functions), 0.5) == {"narrow": 0.75, "wide": 1.5}
+
+
+def test_very_large_problems_are_not_driven_through_the_engine(monkeypatch):
+    """That would take too long; they are planned all the same."""
+    monkeypatch.setattr("handoff_dask.simulation.planning.JUDGED", 5)
+    monkeypatch.setattr("handoff_dask.simulation.planning.simulate", None)
+    functions = [SimulatedFunction(n, 1.0, NARROW) for n in range(8)]
+    functions += [SimulatedFunction(8, 3.0, NARROW)]
+    plan = improve(
+        problem_of(functions, {n: float(-n) for n in range(9)}), seed=1, go_on=lambda tried: tried < 9
+    )
+    assert (plan.before_s, plan.makespan_s) == (5.0, 3.0)
