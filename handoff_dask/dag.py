@@ -292,6 +292,9 @@ class DAG(DaskMethodsMixin):
     def __dask_graph__(self) -> Any:
         return _as_collection().graph_of(self)
 
+    def __dask_layers__(self) -> Any:
+        return _as_collection().layers_of(self)
+
     def __dask_keys__(self) -> Any:
         return _as_collection().keys_of(self)
 

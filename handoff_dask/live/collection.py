@@ -40,6 +40,11 @@ def graph_of(dag: DAG) -> HighLevelGraph:
     return _collection(dag).graph
 
 
+def layers_of(dag: DAG) -> tuple[str, ...]:
+    """``__dask_layers__`` of a DAG: the layer that its functions make up."""
+    return (next(iter(_collection(dag).graph.layers)),)
+
+
 def keys_of(dag: DAG) -> list[str]:
     """``__dask_keys__`` of a DAG."""
     return list(_collection(dag).keys.values())
@@ -99,6 +104,10 @@ class PersistedDAG(DAG):
     def __dask_graph__(self) -> Any:
         return self._graph
 
+    @property
+    def __dask_layers__(self) -> NoReturn:
+        raise AttributeError("a persisted DAG has no layers: its graph is plain")
+
     def __dask_keys__(self) -> list[Any]:
         return list(self._keys.values())
 
@@ -115,7 +124,10 @@ class PersistedDAG(DAG):
 def _persisted(
     graph: Any, dag: DAG, keys: Mapping[FunctionId, Any], *, rename: Mapping[Any, Any] | None = None
 ) -> PersistedDAG:
-    keys = {i: (rename or {}).get(key, key) for i, key in keys.items()}
+    if rename:  # the keys say which function is which, to the scheduler too
+        raise ValidationError(
+            f"DAG {dag.id!r} cannot be given other keys, as dask.graph_manipulation does; build another DAG"
+        )
     if isinstance(graph, dict):
         graph = dict(_data(graph.items()))
     return PersistedDAG(dag, graph, keys)

@@ -10,6 +10,7 @@ import dask
 import pytest
 from clusters import live, settled
 from codes import Adder, pipeline, same
+from dask import graph_manipulation
 from dask.utils import key_split
 from distributed import Future, wait
 from distributed.utils_test import slowinc
@@ -59,6 +60,16 @@ def test_results_of_mixed_collections_stay_in_their_order():
     expected = pipeline().compute()
     assert dask.compute(pipeline(), lazy, pipeline()) == (expected, 3, expected)
     assert dask.compute(lazy, {"a": [pipeline(cpu=2)]}, other) == (3, {"a": [expected]}, 12)
+
+
+def test_a_dag_takes_part_in_other_collections():
+    results = {"source": 42, "transform": 84, "sink": "The final answer is: 84"}
+    assert dask.delayed(same)(pipeline()).compute() == results
+    assert dask.delayed(same)(pipeline().persist()).compute() == results
+    assert dask.optimize(pipeline())[0].compute() == results
+    assert graph_manipulation.checkpoint(pipeline()).compute() is None
+    with pytest.raises(handoff.ValidationError, match="build another DAG"):
+        graph_manipulation.clone(pipeline())
 
 
 def test_a_dag_is_drawn_by_dask(tmp_path):
