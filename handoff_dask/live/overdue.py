@@ -72,6 +72,9 @@ class Overdue:
         function = self._plugin.registry.functions.get(key)
         if state not in GIVEN or function is None or function.status != RUNNING or function.address != worker:
             return
+        if not function.told:
+            # Whatever its turn was, by our account: it had not begun.
+            function.behind = True
         # Wherever it goes next, it goes when there is room.
         function.expected_s = max(function.expected_s or 0.0, PATIENCE_S)
         self.given_up.add(key)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from clusters import live, nothing_claimed, settled
+from told import FUNCTION
 
 import handoff_dask as handoff
+from handoff_dask.testing import capture_telemetry
 
 
 async def learn(session, stage):
@@ -44,6 +46,32 @@ async def test_with_no_other_node_they_wait_for_room(c, s, a, stage):
         result = await execution
         await nothing_claimed(s)
     assert len(stage.started) == 10
+    assert {t.attempts for t in result.timings.values()} == {1}
+
+
+@live(1)
+async def test_those_whose_turn_had_come_by_our_account_have_not_begun_either(c, s, a, stage):
+    """The one before may end between the question and the worker's answer."""
+    async with handoff.Handoff(c) as session:
+        await learn(session, stage)
+        plugin = s.plugins["handoff"]
+        answered = plugin.overdue._answered
+
+        def meanwhile(key, state, worker):
+            plugin.registry.functions[key].behind = False
+            answered(key, state, worker)
+
+        plugin.overdue._answered = meanwhile
+        dag = [stage.function("long", duration=None, cost={"cpu": 1})]
+        dag += [stage.quick(str(n), duration=None, cost={"cpu": 1}) for n in range(9)]
+        with capture_telemetry() as captured:
+            execution = await session.submit(dag)
+            await stage.sees("long")
+            await settled(s, room=9)
+            stage.cue("long")
+            result = await execution
+    captured.balance()
+    assert len(captured.of((*FUNCTION, "start"))) == 10
     assert {t.attempts for t in result.timings.values()} == {1}
 
 

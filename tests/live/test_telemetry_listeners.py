@@ -41,7 +41,9 @@ async def test_functions_sent_ahead(c, s, a, b):
     assert ahead is not None
     captured.balance()
     check_amounts(captured)
-    assert len(captured.of(ALLOCATION)) == len(captured.of((*FUNCTION, "start"))) == 602
+    assert len(captured.of((*FUNCTION, "start"))) == 602
+    # On a busy machine some are taken back before they begin, and sent again.
+    assert len(captured.of(ALLOCATION)) >= 602
     assert len(captured.of(CLAIM)) == 600
     assert {t.attempts for t in (*result.timings.values(), *again.timings.values())} == {1}
 
