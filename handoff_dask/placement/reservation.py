@@ -16,7 +16,7 @@ A function of a strictly higher user priority is never held back.
 
 Apart from fairness, a node is *kept* for the first in order of those that have no room, at once, if
 it is known when it will have: filling gaps must not delay what the order says is urgent.  Who
-stands before it in the order is not held back.  While one run alone waits whose durations are known for
+stands before it in the order is not held back.  While there is one run alone whose durations are known for
 sure, that is all: among its own functions it is order that counts, not fairness.
 """
 
@@ -213,14 +213,12 @@ class Reservations:
                 room -= 1
 
     def _is_foreseen(self) -> bool:
-        """Whether one run alone waits, of which it is known how long functions take.
+        """Whether there is one run alone, of which it is known how long functions take.
 
         Nobody is treated unfairly then: the run's order says what is urgent, to its own good.
         """
         longest = next(iter(self._backlog.waiting.values()), None)
-        if longest is None or not longest.certain:
-            return False
-        return sum(1 for run in self._backlog.runs.values() if run.waiting) == 1
+        return len(self._backlog.runs) == 1 and longest is not None and longest.certain
 
     def _passed_over(self, now: float) -> Iterator[Queue]:
         reserved = {reservation.queue for reservation in self.active.values()}

@@ -120,8 +120,8 @@ class LeanRun:
             self.waiting[kind] = None
         elif self.kept is not None:
             durations = self.problem.durations
-            if durations[n] < durations[queue[0] & _NUMBER]:
-                # It may be let in before another.
+            if self.keys[n] < queue[0] or durations[n] < durations[queue[0] & _NUMBER]:
+                # It may be let in where the first is not.
                 self.fresh.add(kind)
         heappush(queue, self.keys[n] | self.arrivals << BITS)
 
