@@ -44,11 +44,11 @@ class Expected(NamedTuple):
 
 
 EXPECTED = {
-    "gpu-scarce": Expected(1.005, 1.031, 1.005, 1.001, 58, 94),
-    "memory-packing": Expected(1.281, 1.292, 1.108, 1.066, 69, 103),
-    "mixed-width": Expected(1.030, 1.060, 1.003, 1.003, 57, 95),
-    "nf-airrflow": Expected(1.481, 1.560, 1.460, 1.390, 81, 117),
-    "srasearch": Expected(1.010, 1.027, 1.009, 1.009, 71, 99),
+    "gpu-scarce": Expected(1.000, 1.008, 1.000, 1.000, 118, 126),
+    "memory-packing": Expected(1.097, 1.117, 1.046, 1.041, 145, 170),
+    "mixed-width": Expected(1.006, 1.027, 1.006, 1.003, 97, 95),
+    "nf-airrflow": Expected(1.430, 1.509, 1.367, 1.298, 118, 139),
+    "srasearch": Expected(1.009, 1.022, 1.008, 1.006, 132, 134),
 }
 
 #: Orders that the planner may try: as many as it does in half a second.
