@@ -8,11 +8,8 @@ from dataclasses import dataclass, replace
 from benchmarks.scenarios import Scenario
 from handoff_dask.placement.strategies import BUILT_IN, FIRST_AVAILABLE
 from handoff_dask.simulation import simulate
-from handoff_dask.simulation.planning import Problem, improve, weighted_ranks
+from handoff_dask.simulation.planning import Problem, first_ranks, improve
 from handoff_dask.simulation.problem import ranks_of
-
-#: As in the live part: what an easy function counts beside how hard it is to place, in a large run.
-PLAIN, LARGE = 0.5, 64
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,7 @@ def problem(scenario: Scenario, strategy: str = "first_available") -> Problem:
     """A scenario as the planner sees it before anything has run."""
     functions, nodes = scenario.simulated()
     start = Problem(functions, nodes, BUILT_IN[strategy], ranks_of(functions))
-    if len(functions) < LARGE or len({f.cost for f in functions}) < 2:
-        return start
-    return Problem(functions, nodes, BUILT_IN[strategy], weighted_ranks(start, PLAIN))
+    return replace(start, ranks=first_ranks(start))
 
 
 def outcome(scenario: Scenario, tries: int, overhead_s: float = 0.0) -> Outcome:

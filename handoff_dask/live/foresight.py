@@ -11,15 +11,13 @@ from handoff_dask.live.protocol import Standing
 from handoff_dask.live.runs import PENDING, RUNNING, WAITING, Function, Run, RunKind
 from handoff_dask.placement.estimates import SHORT_S, Estimates
 from handoff_dask.placement.events import DurationsLearned, RunRanked
-from handoff_dask.placement.ordering import scarcities, upward_ranks
+from handoff_dask.placement.ordering import starting_ranks
 
 if TYPE_CHECKING:
     from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
 
 #: A run is ordered anew when the mean of some kind has changed by this factor, and this many seconds.
 CHANGE, CHANGE_S = 1.4, 0.003
-#: Functions from which on a run is large: a rule of thumb for its order beats plain paths.
-LARGE = 64
 #: Ordering anew may take this share of the scheduler's time.
 SHARE = 0.02
 
@@ -43,22 +41,20 @@ class Foresight:
         known = [f.expected_s for f in functions if f.expected_s is not None]
         usual = sum(known) / len(known) if known else 1.0
         durations = [usual if f.expected_s is None else f.expected_s for f in functions]
-        weights = self._weights(run, functions)
         if len(run.dependents[0]) != len(functions):
             run.dependents = ([f.position for f in functions], self._dependents(functions))
-        ranks = upward_ranks(range(len(functions)), run.dependents[1], durations, weights)
+        nodes = self._plugin.nodes
+        ranks = starting_ranks(
+            range(len(functions)),
+            run.dependents[1],
+            durations,
+            [run.manifest.demand_of[f.position] for f in functions],
+            [demand.cost for demand in run.manifest.demands],
+            [nodes.capabilities(node) for node in nodes.by_name.values()],
+        )
         for function, rank in zip(functions, ranks, strict=True):
             function.rank = rank
         self._not_before[run.token] = began + (monotonic() - began) / SHARE
-
-    def _weights(self, run: Run, functions: list[Function]) -> list[float] | None:
-        """In a large run what is hard to place goes earlier; a small one has plain paths."""
-        if len(functions) < LARGE or len(run.manifest.demands) < 2:
-            return None
-        nodes = self._plugin.nodes
-        offers = [nodes.capabilities(node) for node in nodes.by_name.values()]
-        hard = scarcities([d.cost for d in run.manifest.demands], offers)
-        return [0.5 + hard[run.manifest.demand_of[f.position]] for f in functions]
 
     def _dependents(self, functions: list[Function]) -> list[list[int]]:
         tasks: dict[Any, Any] = self._plugin.scheduler.tasks

@@ -208,6 +208,12 @@ class Backlog:
         assert other.key is not None
         return found if found.key < other.key else other
 
+    def first_blocked(self) -> Queue | None:
+        """The queue that stands first of those whose heads have no room."""
+        firsts = [next(iter(agenda), None) for agenda in (self.anywhere, *self.at.values())]
+        found = [(q.key, q) for q in firsts if q is not None and q.key is not None]
+        return min(found, key=lambda pair: pair[0], default=(None, None))[1]
+
     def target(self, queue: Queue) -> Node | None:
         """The only node that will do, if there is such a one and it is there."""
         if queue.pin is not None:

@@ -17,7 +17,7 @@ from handoff_dask.placement.strategies import ScoredStrategy
 #: How many nodes are looked at to tell a lack of threads from a lack of room.
 _SAMPLE = 8
 #: How many of a queue are looked at for one that may start on a reserved node.
-_BEHIND = 16
+BEHIND = 16
 
 
 class Chooser:
@@ -45,7 +45,7 @@ class Chooser:
         """The first of those that a node which is kept for another admits, of a few behind the head."""
         if node.reservation is None or node.name not in self.able(queue) or not queue.shape.fits(node):
             return None
-        admitted = [w for w in queue.first_few(_BEHIND) if self.admits(queue, w, node)]
+        admitted = [w for w in queue.first_few(BEHIND) if self.admits(queue, w, node)]
         return min(admitted, key=lambda w: w.place()[:3], default=None)
 
     def choose(self, queue: Queue, head: Waiting) -> tuple[Node | None, int]:

@@ -74,6 +74,7 @@ class Decider:
             freed = self._gather()
             while self._offers:
                 standing, _, queue, node = heappop(self._offers)
+                self._reservations.keep_for_first(queue, standing)
                 if node is not None:
                     self._fill(node, queue, standing, freed, now, decisions)
                 elif queue.fresh:

@@ -36,7 +36,7 @@ from handoff_dask.placement.lanes import Lanes
 from handoff_dask.placement.ledger import Ledger, Node, amounts_of
 from handoff_dask.placement.orphans import Orphans, reject
 from handoff_dask.placement.queues import Waiting
-from handoff_dask.placement.reservation import FLOOR_S, Reservations
+from handoff_dask.placement.reservation import FLOOR_S, KEEP_FROM_S, Reservations
 from handoff_dask.placement.runs import Run
 from handoff_dask.placement.strategies import AllocateStrategy
 from handoff_dask.placement.successors import LEAD_S, Successors
@@ -63,6 +63,8 @@ class PlacementEngine:
         over its room (see :mod:`handoff_dask.placement.successors`); 0 for never.
     relays_per_node
         The most functions of a node that may be followed so.
+    keep_from_s
+        The first in order that has no room gets a node kept for it, if it takes so long.
 
     Examples
     --------
@@ -88,10 +90,11 @@ class PlacementEngine:
         patience_floor_s: float = FLOOR_S,
         lead_s: float = LEAD_S,
         relays_per_node: int = 4,
+        keep_from_s: float = KEEP_FROM_S,
     ) -> None:
         self._ledger = Ledger()
         self._backlog = Backlog(self._ledger)
-        self._reservations = Reservations(self._backlog, patience_floor_s)
+        self._reservations = Reservations(self._backlog, patience_floor_s, keep_from_s)
         self._chooser = Chooser(self._backlog, self._reservations)
         self._lanes = Lanes(self._backlog, round_trip_s, ahead_limit, lanes_per_node)
         numbers = range(lanes_per_node, lanes_per_node + relays_per_node)

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 
 from handoff_dask.resources import Capabilities, Cost
 
-__all__ = ["hops", "scarcities", "upward_ranks"]
+__all__ = ["hops", "scarcities", "starting_ranks", "upward_ranks", "widths"]
+
+#: Functions from which on a run is large: a rule of thumb for its order beats plain paths.
+LARGE = 64
+#: How much a duration counts beside how hard the function is to place, and a path beside the width
+#: of the function that it starts with.
+PLAIN, NARROW = 0.25, 0.25
 
 
 def upward_ranks(
@@ -52,6 +58,39 @@ def upward_ranks(
         own = durations[function] if weights is None else durations[function] * weights[function]
         ranks[function] = own + longest
     return ranks
+
+
+def starting_ranks(
+    order: Sequence[int],
+    dependents: Sequence[Sequence[int]],
+    durations: Sequence[float],
+    kinds: Sequence[int],
+    costs: Sequence[Cost],
+    nodes: Sequence[Capabilities],
+) -> list[float]:
+    """The order that a run starts with.
+
+    In a small run, or one in which all cost the same, the longest remaining path.  In a large one
+    what is hard to place goes earlier: durations are weighed by :func:`scarcities`, and the path
+    counts the more, the wider the function is that it starts with (:func:`widths`).
+
+    Parameters
+    ----------
+    order, dependents, durations
+        As in :func:`upward_ranks`.
+    kinds
+        For each function the number of its cost.
+    costs
+        The different costs.
+    nodes
+        What each node has.
+    """
+    if len(kinds) < LARGE or len(costs) < 2:
+        return upward_ranks(order, dependents, durations)
+    hard = [PLAIN + scarcity for scarcity in scarcities(costs, nodes)]
+    ranks = upward_ranks(order, dependents, durations, [hard[kind] for kind in kinds])
+    wide = [NARROW + width for width in widths(costs, nodes)]
+    return [rank * wide[kind] for rank, kind in zip(ranks, kinds, strict=True)]
 
 
 def hops(order: Sequence[int], dependents: Sequence[Sequence[int]]) -> list[int]:
@@ -101,3 +140,19 @@ def scarcities(costs: Sequence[Cost], nodes: Sequence[Capabilities]) -> list[flo
         shares.append(share)
     most = max(shares, default=0.0) or 1.0
     return [share / most for share in shares]
+
+
+def widths(costs: Sequence[Cost], nodes: Sequence[Capabilities]) -> list[float]:
+    """The share that functions of some costs take of the largest node, of what they take most of.
+
+    Examples
+    --------
+    >>> nodes = [Capabilities.parse({"cpu": 4, "memory": 100}), Capabilities.parse({"cpu": 8})]
+    >>> widths([Cost.parse({"cpu": 2, "memory": 50}), Cost.parse({"cpu": 8}), Cost.parse({})], nodes)
+    [0.5, 1.0, 0.0]
+    """
+    most: dict[str, int] = {}
+    for node in nodes:
+        for name, units in node.amounts.items():
+            most[name] = max(most.get(name, 0), units)
+    return [max((units / (most.get(name) or units) for name, units in c.amounts), default=0.0) for c in costs]

@@ -88,7 +88,7 @@ class Waiting:
 
     def may_slip_in_before(self, other: Waiting) -> bool:
         """Whether it may be admitted to a reserved node that does not admit another of its queue."""
-        if self.priority > other.priority:
+        if self.place() < other.place():
             return True
         own_s, other_s = self.duration_s, other.duration_s
         return own_s is not None and (other_s is None or own_s < other_s)

@@ -13,6 +13,11 @@ least :data:`FLOOR_S`.
    it is but for a trickle.
 
 A function of a strictly higher user priority is never held back.
+
+Apart from fairness, a node is *kept* for the first in order of those that have no room, at once, if
+it is known when it will have: filling gaps must not delay what the order says is urgent.  Who
+stands before it in the order is not held back.  While there is one run alone whose durations are known for
+sure, that is all: among its own functions it is order that counts, not fairness.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from typing import NamedTuple
 from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.events import FunctionKey
 from handoff_dask.placement.ledger import Amounts, Node
+from handoff_dask.placement.queues import Place as Standing
 from handoff_dask.placement.queues import Queue, Waiting
 from handoff_dask.placement.shapes import Shape
 
@@ -34,6 +40,10 @@ FLOOR_S = 1.0
 PATIENCE = 4.0
 #: How many patiences the function that waits longest waits before it goes first.
 TRICKLE = 4.0
+#: No node is kept for functions that take less: to look for one takes longer than it would gain.
+KEEP_FROM_S = 0.05
+#: Nodes are kept if there are no more than so many that could hold the function.
+_KEPT_OF = 64
 #: One node in so many may be reserved at a time (but always one).
 _SHARE = 8
 #: Of the nodes that could hold it, so many with least missing are looked at closely.
@@ -53,10 +63,14 @@ class _Plan(NamedTuple):
 class Reservation:
     """A node that is being cleared for the head of a queue, whoever that will be then."""
 
-    __slots__ = ("_beside", "_clock", "_spare", "node", "priority", "queue", "start_s")
+    __slots__ = ("_beside", "_clock", "_spare", "is_kept", "node", "priority", "queue", "start_s")
 
-    def __init__(self, clock: Reservations, queue: Queue, priority: float, plan: _Plan) -> None:
+    def __init__(
+        self, clock: Reservations, queue: Queue, priority: float, plan: _Plan, is_kept: bool
+    ) -> None:
         self.queue = queue
+        #: Whether it is for the first in order, not for one that has waited too long.
+        self.is_kept = is_kept
         #: The user priority of the head when it had waited too long.
         self.priority = priority
         self.node = plan.node
@@ -71,7 +85,14 @@ class Reservation:
         """Whether a function may start here without delaying the one that has waited."""
         if other.queue is self.queue or other.priority > self.priority or self._ends_before(other):
             return True
+        if self.is_kept and self.is_behind(other):
+            return True
         return all(self._spare.get(name, 0) >= units for name, units in other.queue.shape.amounts)
+
+    def is_behind(self, other: Waiting) -> bool:
+        """Whether the one it is for stands behind another in the order."""
+        standing = self.queue.head()
+        return standing is None or other.place() < standing
 
     def function(self) -> FunctionKey:
         """The function that has waited too long."""
@@ -97,9 +118,13 @@ class Reservation:
 class Reservations:
     """Who has waited too long, and which nodes are being cleared for them."""
 
-    def __init__(self, backlog: Backlog, floor_s: float = FLOOR_S) -> None:
+    def __init__(self, backlog: Backlog, floor_s: float = FLOOR_S, keep_from_s: float = KEEP_FROM_S) -> None:
         self._backlog = backlog
         self._floor_s = floor_s
+        self._keep_from_s = keep_from_s
+        #: The node that is kept for the first in order, and the head for which there is none.
+        self._kept: Reservation | None = None
+        self._hopeless: Waiting | None = None
         #: ``{node name: its reservation}``.
         self.active = backlog.reserved
         self.now = -math.inf
@@ -127,13 +152,19 @@ class Reservations:
         """Let anybody use a node again."""
         if node.reservation is not None:
             del self.active[node.name]
+            if node.reservation is self._kept:
+                self._kept = None
             node.reservation = None
             self._backlog.ledger.freed[node.name] = node
 
     def settled(self, waiting: Waiting, node: Node) -> None:
         """Note that a function has been placed."""
-        if node.reservation is not None:
-            node.reservation.started(waiting)
+        reservation = node.reservation
+        if reservation is not None and reservation.queue is not waiting.queue:
+            if reservation.is_kept and reservation.is_behind(waiting):
+                self.drop(node)
+            else:
+                reservation.started(waiting)
         self.let_go(waiting.queue)
 
     def let_go(self, queue: Queue) -> None:
@@ -142,6 +173,21 @@ class Reservations:
             for reservation in list(self.active.values()):
                 if reservation.queue is queue:
                     self.drop(reservation.node)
+
+    def keep_for_first(self, queue: Queue, standing: Standing) -> None:
+        """Before a queue is offered room: keep a node for the first that has none, if it stands before."""
+        first = self._backlog.first_blocked()
+        if first is None or first is queue or first.key is None or not first.key < standing:
+            return
+        kept, head = self._kept, first.key[3]
+        if kept is not None:
+            if kept.queue is first:
+                return
+            self.drop(kept.node)
+        if head is self._hopeless or head.duration_s is None or head.duration_s < self._keep_from_s:
+            return
+        if len(first.shape.holders) > _KEPT_OF or not self._reserve(first, self.now, is_kept=True):
+            self._hopeless = head
 
     def look_again(self, waiting: Waiting) -> None:
         """Note that it has become known how long a function takes: it may fit in before another."""
@@ -156,6 +202,8 @@ class Reservations:
         if now < self._next_review:
             return
         self._next_review = now + self._floor_s / 4
+        if self._is_foreseen():
+            return
         self._let_longest_go_first(now)
         room = max(1, len(self._backlog.ledger.nodes) // _SHARE) - len(self.active)
         for queue in self._passed_over(now):
@@ -163,6 +211,14 @@ class Reservations:
                 break
             if self._reserve(queue, now):
                 room -= 1
+
+    def _is_foreseen(self) -> bool:
+        """Whether there is one run alone, of which it is known how long functions take.
+
+        Nobody is treated unfairly then: the run's order says what is urgent, to its own good.
+        """
+        longest = next(iter(self._backlog.waiting.values()), None)
+        return len(self._backlog.runs) == 1 and longest is not None and longest.certain
 
     def _passed_over(self, now: float) -> Iterator[Queue]:
         reserved = {reservation.queue for reservation in self.active.values()}
@@ -182,7 +238,7 @@ class Reservations:
             longest.queue.advance(longest, math.inf)
             self._backlog.reposition(longest.queue)
 
-    def _reserve(self, queue: Queue, now: float) -> bool:
+    def _reserve(self, queue: Queue, now: float, is_kept: bool = False) -> bool:
         """Reserve a node for the head of a queue; False if there is none to reserve."""
         standing = queue.head()
         assert standing is not None
@@ -196,11 +252,13 @@ class Reservations:
         usable = [n for n in nodes if n.offer and n.reservation is None and n.name in shape.holders]
         near = nsmallest(_CLOSELY, usable, key=lambda n: _missing(n, shape))
         plans = [plan for node in near if (plan := _plan(node, shape, now)) is not None]
-        if not plans:
+        best = min(plans, key=lambda p: p[:3], default=None)
+        if best is None or (is_kept and best.start_s == math.inf):
             return False
-        reservation = Reservation(self, queue, standing[3].priority, min(plans, key=lambda p: p[:3]))
-        node = reservation.node
-        node.reservation = self.active[node.name] = reservation
+        reservation = Reservation(self, queue, standing[3].priority, best, is_kept)
+        if is_kept:
+            self._kept = reservation
+        best.node.reservation = self.active[best.name] = reservation
         return True
 
 

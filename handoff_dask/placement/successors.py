@@ -155,7 +155,7 @@ class Successors:
 
     def _successor(self, waiting: Waiting, node: Node) -> Waiting | None:
         """The function that would get the room of another if that ended now, and asks for no more."""
-        if not node.offer or node.reservation is not None:
+        if not node.offer or (node.reservation is not None and not node.reservation.is_kept):
             return None
         with self._as_if_over(waiting, node):
             queue = self._first_fit(node)

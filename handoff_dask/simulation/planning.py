@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
+from handoff_dask.placement.ordering import starting_ranks
 from handoff_dask.simulation.lean import LeanProblem
 from handoff_dask.simulation.problem import Problem
-from handoff_dask.simulation.rules import Rules
 from handoff_dask.simulation.running import simulate
 from handoff_dask.simulation.searching import Search
 
-__all__ = ["Plan", "Problem", "improve", "plans", "weighted_ranks"]
+__all__ = ["Plan", "Problem", "first_ranks", "improve", "plans"]
 
 #: A plan must be better by this share to be worth telling.
 GAIN = 0.002
@@ -103,18 +103,20 @@ def improve(problem: Problem, *, seed: int, go_on: Callable[[int], bool]) -> Pla
     return Plan(best.ranks, best.makespan_s, best.before_s, tried)
 
 
-def weighted_ranks(problem: Problem, plain: float) -> dict[Hashable, float]:
-    """The longest remaining path, each function weighed by how hard it is to place.
-
-    Parameters
-    ----------
-    problem
-        What is left of the run.
-    plain
-        What a function counts that is no trouble at all; the hardest counts 1 more.
-    """
+def first_ranks(problem: Problem) -> dict[Hashable, float]:
+    """The ranks that a run starts with (see :func:`handoff_dask.placement.ordering.starting_ranks`)."""
     lean = LeanProblem(problem)
-    return dict(zip(lean.ids, Rules(problem, lean).weighted(plain), strict=True))
+    costs = list(dict.fromkeys(function.cost for function in problem.functions))
+    number = {cost: n for n, cost in enumerate(costs)}
+    ranks = starting_ranks(
+        range(lean.count),
+        lean.dependents,
+        lean.durations,
+        [number[function.cost] for function in problem.functions],
+        costs,
+        [node.capabilities for node in problem.nodes],
+    )
+    return dict(zip(lean.ids, ranks, strict=True))
 
 
 def _judged_s(problem: Problem, ranks: Mapping[Hashable, float], search: Search) -> float:

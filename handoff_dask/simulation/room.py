@@ -56,6 +56,15 @@ class Rooms:
             most = max(most, sum(asked[k] * d for k, d in zip(self.kind, durations, strict=True)) / has)
         return most
 
+    def lacking(self, kind: int, where: int, free: int) -> float:
+        """How much of a node has yet to be freed for a kind, in shares of what it has."""
+        missing, asked, total = 0.0, self.cost[kind], self.total[where]
+        for _, _, at, mask in self._fields:
+            short = (asked >> at & mask) - (free >> at & mask)
+            if short > 0:
+                missing += short / (total >> at & mask)
+        return missing
+
     def _packed(self, costs: Sequence[Cost]) -> tuple[list[int], list[int], int]:
         """Costs and nodes as integers."""
         asked = [dict(amounts_of(cost)) for cost in costs]

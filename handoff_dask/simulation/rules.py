@@ -10,8 +10,7 @@ import random  # noqa: TID251  # seeded: the same seed gives the same plan
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from handoff_dask.placement.ordering import scarcities, upward_ranks
-from handoff_dask.resources import Capabilities
+from handoff_dask.placement.ordering import NARROW, scarcities, upward_ranks, widths
 
 if TYPE_CHECKING:
     from handoff_dask.simulation.lean import LeanProblem
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 #: How much a function's own duration counts beside how hard it is to place.
 PLAIN = (0.25, 0.5, 0.1, 1.0, 2.0)
-#: How much a path counts beside the width of the function that it starts with.
-NARROW = 0.25
 
 
 class Rules:
@@ -31,10 +28,7 @@ class Rules:
         costs = list(dict.fromkeys(function.cost for function in problem.functions))
         offers = [node.capabilities for node in problem.nodes]
         hard = dict(zip(costs, scarcities(costs, offers), strict=True))
-        wide = {
-            cost: max((_width(name, units, offers) for name, units in cost.amounts), default=0.0)
-            for cost in costs
-        }
+        wide = dict(zip(costs, widths(costs, offers), strict=True))
         #: How hard each function is to place, and the share that it takes of the largest node.
         self.scarcity = [hard[function.cost] for function in problem.functions]
         self.width = [wide[function.cost] for function in problem.functions]
@@ -55,7 +49,7 @@ class Rules:
         weighted = [self.weighted(plain) for plain in PLAIN]
         if len(set(self.scarcity)) < 2:
             return [paths, self.widened(paths)] if len(set(self.width)) > 1 else [paths]
-        return [self.widened(weighted[1]), weighted[0], self.widened(paths), paths, *weighted[1:]]
+        return [self.widened(weighted[0]), weighted[0], self.widened(paths), paths, *weighted[1:]]
 
     def drawn(self, chance: random.Random) -> list[float]:
         """Some rule in between, with every rank a little off."""
@@ -73,7 +67,3 @@ def shaken(ranks: Sequence[float], chance: random.Random, by: float) -> list[flo
     """The same ranks, each off by up to this share."""
     draw = chance.random
     return [rank * (1 + by * (2 * draw() - 1)) for rank in ranks]
-
-
-def _width(name: str, units: int, offers: Sequence[Capabilities]) -> float:
-    return units / (max(offer.amounts.get(name, 0) for offer in offers) or units)

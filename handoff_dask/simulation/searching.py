@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from handoff_dask.simulation.lean import LeanProblem, Schedule
+from handoff_dask.simulation.lean import LeanProblem
+from handoff_dask.simulation.leanrun import Schedule
 from handoff_dask.simulation.rules import Rules, shaken
 
 if TYPE_CHECKING:

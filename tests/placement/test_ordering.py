@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from handoff_dask.placement.ordering import hops, upward_ranks
+from handoff_dask.placement.ordering import hops, starting_ranks, upward_ranks, widths
+from handoff_dask.resources import Capabilities, Cost
 
 # 0 -> 1 -> 3, 0 -> 2 -> 3, and 4 alone
 ORDER, DEPENDENTS = [4, 0, 2, 1, 3], [[1, 2], [3], [3], [], []]
@@ -23,3 +24,21 @@ def test_without_durations_functions_are_counted():
 
 def test_nothing_has_no_ranks():
     assert (upward_ranks([], [], []), hops([], [])) == ([], [])
+
+
+def test_width_is_a_share_of_the_largest_node():
+    nodes = [Capabilities.parse({"cpu": 2}), Capabilities.parse({"cpu": 8, "gpu": 1})]
+    costs = [
+        Cost.parse({"cpu": 2}),
+        Cost.parse({"cpu": 1, "gpu": 0.5}),
+        Cost.parse({"tape": 1}),
+        Cost.parse({}),
+    ]
+    assert widths(costs, nodes) == [0.25, 0.5, 1.0, 0.0]
+
+
+def test_without_nodes_all_are_as_hard_to_place():
+    """A run may be there before any node is."""
+    costs = [Cost.parse({"cpu": 2}), Cost.parse({"gpu": 1})]
+    ranks = starting_ranks(range(64), [[] for _ in range(64)], [2.0] * 64, [0, 1] * 32, costs, [])
+    assert ranks == [2.0 * 1.25 * 1.25] * 64

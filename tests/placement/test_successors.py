@@ -197,7 +197,9 @@ def test_end_that_has_long_been_due_is_no_longer_expected(make_trusting):
 
 def test_nobody_is_sent_to_a_node_that_is_being_cleared_or_overdrawn(make_trusting):
     engine = make_trusting(joined("a", cpu=2), joined("s", disk=1))
-    engine.handle_all([sure("f", duration_s=9.0), ready("e", cpu=1), sure("wide", cpu=2, rank=-1)], now=100)
+    # One that is not known for sure: it may lose its patience.
+    wide = ready("wide", cpu=2, rank=-1, duration_s=1.0)
+    engine.handle_all([sure("f", duration_s=9.0), ready("e", cpu=1), wide], now=100)
     engine.handle_all([finished("e"), ready("g", cpu=1, duration_s=9)], now=108.5)
     assert engine.nodes()["a"].reserved_for == "wide"
     assert engine.handle(TimePassed(), now=109) == []

@@ -16,7 +16,7 @@ from handoff_dask.simulation import (
     load_scenario,
     simulate,
 )
-from handoff_dask.simulation.planning import Problem, improve, plans, weighted_ranks
+from handoff_dask.simulation.planning import Problem, first_ranks, improve, plans
 
 PROBLEMS = Path(__file__).parent / "problems"
 NARROW, WIDE = Cost.parse({"cpu": 1}), Cost.parse({"cpu": 4})
@@ -123,9 +123,16 @@ def test_what_runs_already_starts_at_once():
     assert plan.makespan_s == 1.5
 
 
-def test_hard_to_place_functions_weigh_more():
-    functions = [SimulatedFunction("narrow", 1.0, NARROW), SimulatedFunction("wide", 1.0, WIDE)]
-    assert weighted_ranks(problem_of(functions), 0.5) == {"narrow": 0.75, "wide": 1.5}
+def test_a_run_starts_with_what_is_hard_to_place_and_wide():
+    """If it is large, and not all cost the same; else with the longest path."""
+    functions = [SimulatedFunction(n, 1.0, NARROW if n % 2 else WIDE) for n in range(64)]
+    ranks = first_ranks(problem_of(functions))
+    # Of a node of 4: a quarter, and all of it; scarcity is in shares of the scarcest.
+    assert {n: ranks[n] for n in (0, 1)} == {0: 1.25 * 1.25, 1: 0.5 * 0.5}
+    assert len(set(ranks.values())) == 2
+    assert set(first_ranks(problem_of(functions[:63])).values()) == {1.0}
+    alike = [SimulatedFunction(n, 1.0, WIDE) for n in range(64)]
+    assert set(first_ranks(problem_of(alike)).values()) == {1.0}
 
 
 def test_very_large_problems_are_not_driven_through_the_engine(monkeypatch):
