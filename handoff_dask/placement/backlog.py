@@ -52,6 +52,8 @@ class Backlog:
         self.asking: dict[Queue, None] = {}
         #: ``{node name: for whom it is being cleared}``.
         self.reserved: dict[str, Reservation] = {}
+        #: The longest time that a function was expected to take since nobody waited, as far as known.
+        self.longest_s = 0.0
         self._arrivals = 0
 
     # Runs
@@ -134,6 +136,7 @@ class Backlog:
         waiting = Waiting(event.function, run, queue, order, now, event.duration_s, event.transfer_s)
         waiting.certain = event.certain and event.duration_s is not None
         waiting.home = event.home
+        self.expect(waiting, event.duration_s)
         self.waiting[event.function] = waiting
         run.waiting += 1
         queue.push(waiting)
@@ -145,6 +148,12 @@ class Backlog:
         elif not queue.fresh:
             self.refresh(queue)
         return waiting
+
+    def expect(self, waiting: Waiting, duration_s: float | None) -> None:
+        """Note how long a function is expected to take."""
+        waiting.duration_s = duration_s
+        if duration_s is not None and duration_s > self.longest_s:
+            self.longest_s = duration_s
 
     def withdraw(self, waiting: Waiting) -> None:
         """Let a function wait no longer."""
@@ -201,18 +210,14 @@ class Backlog:
     def first_fit(self, node: Node, after: Place | None) -> Queue | None:
         """The first queue, behind a place in the order, for whose head a node has room."""
         found, agenda = self.anywhere.first_fit(node, after), self.at.get(node.name)
-        other = None if agenda is None else agenda.first_fit(node, after)
-        if found is None or other is None:
-            return found or other
-        assert found.key is not None
-        assert other.key is not None
-        return found if found.key < other.key else other
+        return found if agenda is None else _earlier(found, agenda.first_fit(node, after))
 
     def first_blocked(self) -> Queue | None:
         """The queue that stands first of those whose heads have no room."""
-        firsts = [next(iter(agenda), None) for agenda in (self.anywhere, *self.at.values())]
-        found = [(q.key, q) for q in firsts if q is not None and q.key is not None]
-        return min(found, key=lambda pair: pair[0], default=(None, None))[1]
+        first = self.anywhere.first()
+        for agenda in self.at.values():
+            first = _earlier(first, agenda.first())
+        return first
 
     def target(self, queue: Queue) -> Node | None:
         """The only node that will do, if there is such a one and it is there."""
@@ -312,3 +317,12 @@ class Backlog:
             agenda.remove(queue)
             if agenda.name is not None and not agenda:
                 del self.at[agenda.name]
+
+
+def _earlier(one: Queue | None, other: Queue | None) -> Queue | None:
+    """The one of two that stands first."""
+    if one is None or other is None:
+        return one or other
+    assert one.key is not None
+    assert other.key is not None
+    return one if one.key < other.key else other

@@ -152,6 +152,7 @@ class PlacementEngine:
         if not self._backlog.shapes:
             self._ledger.forget_changes()
             self._chooser.forget()
+            self._backlog.longest_s = 0.0
         return decisions
 
     def next_deadline(self) -> float | None:
@@ -267,7 +268,7 @@ class PlacementEngine:
         for function, duration_s in event.durations.items():
             waiting = self._backlog.waiting.get(function)
             if waiting is not None and waiting.run.key == event.run:
-                waiting.duration_s = duration_s
+                self._backlog.expect(waiting, duration_s)
                 self._lanes.touch(waiting.queue)
                 self._reservations.look_again(waiting)
 

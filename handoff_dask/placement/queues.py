@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Place: TypeAlias = "tuple[float, float, int, Waiting]"
 
 #: Queues in one block of an agenda, at most.
-_BLOCK = 64
+_BLOCK = 16
 
 
 class Waiting:
@@ -301,6 +301,10 @@ class Agenda:
 
     def __bool__(self) -> bool:
         return bool(self._blocks)
+
+    def first(self) -> Queue | None:
+        """The queue that stands first."""
+        return self._blocks[0].queues[0] if self._blocks else None
 
     def add(self, queue: Queue, key: Place) -> None:
         """Let a queue stand here, by the place of its head."""

@@ -176,6 +176,8 @@ class Reservations:
 
     def keep_for_first(self, queue: Queue, standing: Standing) -> None:
         """Before a queue is offered room: keep a node for the first that has none, if it stands before."""
+        if self._backlog.longest_s < self._keep_from_s and self._kept is None:
+            return
         first = self._backlog.first_blocked()
         if first is None or first is queue or first.key is None or not first.key < standing:
             return
