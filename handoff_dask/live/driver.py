@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Functions that take less are sent ahead: on a busy machine some milliseconds become many.
+ROUND_TRIP_S = 0.04
+
 
 class Driver:
     """The engine's hands."""
@@ -40,7 +43,12 @@ class Driver:
     def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
         self._plugin = plugin
         self._scheduler = plugin.scheduler
-        self.engine = PlacementEngine(lanes_per_node=SHORT_LANES, ahead_limit=512, relays_per_node=RELAYS)
+        self.engine = PlacementEngine(
+            round_trip_s=ROUND_TRIP_S,
+            lanes_per_node=SHORT_LANES,
+            ahead_limit=512,
+            relays_per_node=RELAYS,
+        )
         self._events: list[Event] = []
         self._flushing = False
         self._timer: Any = None
