@@ -157,7 +157,8 @@ class PlacementEngine:
 
     def next_deadline(self) -> float | None:
         """When a :class:`TimePassed` is due at the latest, if nothing else happens before."""
-        deadlines = (self._orphans.deadline(), self._successors.deadline())
+        parts = (self._orphans, self._successors, self._reservations)
+        deadlines = [part.deadline() for part in parts]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _give_up(self, decisions: list[Decision]) -> None:

@@ -44,6 +44,10 @@ TRICKLE = 4.0
 KEEP_FROM_S = 0.05
 #: Nodes are kept if there are no more than so many that could hold the function.
 _KEPT_OF = 64
+#: A function may delay the one that a node is kept for by so much, and this share of its own time.
+GRACE_S, GRACE = 0.02, 0.1
+#: A node is kept no longer when the one it is for is so late, and by this share of what it waited.
+_LATE_S, _LATE = 0.1, 0.5
 #: One node in so many may be reserved at a time (but always one).
 _SHARE = 8
 #: Of the nodes that could hold it, so many with least missing are looked at closely.
@@ -63,7 +67,7 @@ class _Plan(NamedTuple):
 class Reservation:
     """A node that is being cleared for the head of a queue, whoever that will be then."""
 
-    __slots__ = ("_beside", "_clock", "_spare", "is_kept", "node", "priority", "queue", "start_s")
+    __slots__ = ("_beside", "_clock", "_spare", "is_kept", "lapses_s", "node", "priority", "queue", "start_s")
 
     def __init__(
         self, clock: Reservations, queue: Queue, priority: float, plan: _Plan, is_kept: bool
@@ -76,6 +80,8 @@ class Reservation:
         self.node = plan.node
         #: When it is expected to start; infinity if nobody knows.
         self.start_s = plan.start_s
+        #: When expectations have proved wrong if it has not started.
+        self.lapses_s = plan.start_s + max(_LATE_S, _LATE * (plan.start_s - clock.now))
         self._clock = clock
         self._spare = plan.free
         _take(self._spare, queue.amounts)
@@ -105,6 +111,8 @@ class Reservation:
         if not self._ends_before(other):
             self._beside[other.function] = other.queue.shape.amounts
             _take(self._spare, other.queue.shape.amounts)
+        elif other.duration_s is not None:
+            self.lapses_s = max(self.lapses_s, self._clock.now + other.duration_s + _LATE_S)
 
     def ended(self, other: Waiting) -> None:
         """Note that another function has ended here."""
@@ -112,7 +120,15 @@ class Reservation:
             self._spare[name] += units
 
     def _ends_before(self, other: Waiting) -> bool:
-        return other.duration_s is not None and self._clock.now + other.duration_s <= self.start_s < math.inf
+        if other.duration_s is None or self.start_s == math.inf:
+            return False
+        limit_s = latest_end_s(self.start_s, other.duration_s) if self.is_kept else self.start_s
+        return self._clock.now + other.duration_s <= limit_s
+
+
+def latest_end_s(start_s: float, duration_s: float) -> float:
+    """When a function must have ended that runs where a node is kept for one that could start then."""
+    return start_s + GRACE_S + GRACE * duration_s
 
 
 class Reservations:
@@ -196,8 +212,19 @@ class Reservations:
         if self.active and waiting.queue.key is not None:
             self._backlog.refresh(waiting.queue)
 
+    def deadline(self) -> float | None:
+        """When it is time to see whether a node is kept in vain."""
+        return None if self._kept is None else self._kept.lapses_s
+
     def review(self, now: float) -> None:
         """End reservations for which nobody waits; look for those who have waited too long."""
+        kept = self._kept
+        if kept is not None and kept.lapses_s <= now and kept.queue.count:
+            # Those that run there take longer than was thought: nobody knows when they end.
+            standing = kept.queue.head()
+            assert standing is not None
+            self._hopeless = standing[3]
+            self.drop(kept.node)
         for reservation in list(self.active.values()):
             if not reservation.queue.count:
                 self.drop(reservation.node)

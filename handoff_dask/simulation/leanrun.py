@@ -9,6 +9,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
 from handoff_dask.placement.choosing import BEHIND
+from handoff_dask.placement.reservation import latest_end_s
 
 if TYPE_CHECKING:
     from handoff_dask.simulation.lean import LeanProblem
@@ -296,7 +297,10 @@ class LeanRun:
     def _barred(self, n: int, kind: int, key: int, now: float) -> int:
         """The node on which a function must not start because it is kept, or -1."""
         kept = self.kept
-        if kept is None or kind == kept.kind or now + self.problem.durations[n] <= kept.start_s:
+        if kept is None or kind == kept.kind:
+            return -1
+        duration_s = self.problem.durations[n]
+        if now + duration_s <= latest_end_s(kept.start_s, duration_s):
             return -1
         if (kept.spare - self.rooms.cost[kind]) & self.rooms.guard == self.rooms.guard:
             return -1
@@ -308,7 +312,7 @@ class LeanRun:
         assert kept is not None
         if kind == kept.kind or (where == kept.where and key < self.queues[kept.kind][0]):
             self._give_up()
-        elif where == kept.where and stop_s > kept.start_s:
+        elif where == kept.where and stop_s > latest_end_s(kept.start_s, self.problem.durations[n]):
             kept.spare -= self.rooms.cost[kind]
             kept.beside.add(n)
 

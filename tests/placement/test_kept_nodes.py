@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from handoff_dask.placement.events import TimePassed
 from tests.placement.facts import finished, joined, opened, placed, ready, waits
 
 
@@ -22,7 +23,7 @@ def engine(make_engine):
 
 
 def test_those_behind_it_fill_gaps_only_if_they_do_not_delay_it(engine):
-    facts = [ready("brief", cpu=1, duration_s=9, rank=4), ready("long", cpu=1, duration_s=11, rank=3)]
+    facts = [ready("brief", cpu=1, duration_s=9, rank=4), ready("long", cpu=1, duration_s=12, rank=3)]
     decisions = engine.handle_all(facts, now=0)
     assert placed(decisions) == {"brief": "a"}
     assert waits(decisions) == {"long": "reservation"}
@@ -32,15 +33,42 @@ def test_those_behind_it_fill_gaps_only_if_they_do_not_delay_it(engine):
     assert placed(engine.handle(finished("wide"), now=11)) == {"long": "a"}
 
 
+@pytest.mark.parametrize(("duration_s", "starts"), [(11.1, True), (11.2, False)])
+def test_a_tenth_of_its_own_time_is_no_delay(engine, duration_s, starts):
+    decisions = engine.handle(ready("other", cpu=1, duration_s=duration_s), now=0)
+    assert placed(decisions) == ({"other": "a"} if starts else {})
+
+
+def test_node_is_kept_no_longer_when_it_turns_out_that_nobody_knows(engine):
+    engine.handle(ready("long", cpu=1, duration_s=20, rank=3), now=0)
+    assert engine.next_deadline() == 15
+    assert placed(engine.handle(TimePassed(), now=14.9)) == {}
+    assert placed(engine.handle(TimePassed(), now=15)) == {"long": "a"}
+    assert engine.next_deadline() is None
+    assert placed(engine.handle(ready("longer", cpu=1, duration_s=30, rank=2), now=15)) == {"longer": "a"}
+    assert reserved_for(engine) == {}
+
+
+def test_it_is_not_late_while_one_runs_that_was_let_in(make_engine):
+    engine = make_engine(joined("a", cpu=4))
+    engine.handle(ready("f", cpu=2, duration_s=1), now=0)
+    engine.handle(ready("wide", cpu=4, duration_s=1, rank=5), now=0)
+    # It is kept from now on.
+    engine.handle(ready("long", cpu=1, duration_s=9), now=0.99)
+    assert engine.next_deadline() == pytest.approx(1.1)
+    engine.handle(ready("let in", cpu=1, duration_s=0.03, rank=3), now=0.99)
+    assert engine.next_deadline() == pytest.approx(1.12)
+
+
 def test_those_before_it_are_not_held_back(engine):
-    engine.handle(ready("long", cpu=1, duration_s=11, rank=3), now=0)
+    engine.handle(ready("long", cpu=1, duration_s=12, rank=3), now=0)
     decisions = engine.handle(ready("urgent", cpu=1, duration_s=20, rank=6), now=1)
     # The first cannot start before 21 s now: there is time for the other, too.
     assert placed(decisions) == {"urgent": "a", "long": "a"}
 
 
 def test_whoever_comes_first_gets_the_node(engine):
-    engine.handle(ready("long", cpu=1, duration_s=11, rank=3), now=0)
+    engine.handle(ready("long", cpu=1, duration_s=12, rank=3), now=0)
     assert reserved_for(engine) == {"a": "wide"}
     engine.handle(ready("wider", cpu=3, duration_s=1, rank=9), now=1)
     engine.handle(ready("other", cpu=2, duration_s=30, rank=2), now=2)
