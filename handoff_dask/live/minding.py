@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Future
 
-from handoff_dask.errors import HandoffError
+from handoff_dask.errors import HandoffError, ValidationError
 from handoff_dask.live.protocol import SchedulerLostError
 from handoff_dask.live.sending import adopt
 
@@ -71,6 +71,21 @@ class Minder:
         error = HandoffError(problem)
         error.__cause__ = cause
         self._execution.is_lost(error)
+
+
+def refuse_cancelled(held: Mapping[Hashable, Future[Any]]) -> None:
+    """Refuse futures, given as inputs, of which it is known already that they come to nothing.
+
+    Raises
+    ------
+    ValidationError
+        If one has been cancelled.
+    """
+    for input_id, future in held.items():
+        if future.cancelled():
+            raise ValidationError(
+                f"the future given as input {input_id!r} has been cancelled; give one that has a result"
+            )
 
 
 async def settled(future: Future[Any]) -> None:

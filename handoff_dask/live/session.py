@@ -17,6 +17,7 @@ from handoff_dask.live.compile import compile as compile_dag
 from handoff_dask.live.data_methods import DataMethods
 from handoff_dask.live.execution import Execution
 from handoff_dask.live.inquiries import explain
+from handoff_dask.live.minding import refuse_cancelled
 from handoff_dask.live.node_methods import NodeMethods
 from handoff_dask.live.protocol import Outcome
 from handoff_dask.live.sending import send
@@ -145,6 +146,7 @@ class Handoff(NodeMethods, DataMethods):
         self.refuse_if_over()
         if not self._started:
             await self._start()
+        refuse_cancelled(compiled.held)
         compiled.manifest.listener = self.name
         ids = compiled.expansion.outputs
         keys = [compiled.keys[i] for i in ids]
