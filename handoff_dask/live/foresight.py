@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import monotonic, time
 
-from handoff_dask.live.protocol import Standing
+from handoff_dask.live.protocol import LEAST_PLANNED_S, Standing
 from handoff_dask.live.runs import PENDING, RUNNING, WAITING, Function, Run, RunKind
 from handoff_dask.placement.estimates import SHORT_S, Estimates
 from handoff_dask.placement.events import DurationsLearned, RunRanked
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: A run is ordered anew when the mean of some kind has changed by this factor, and this many seconds.
 CHANGE, CHANGE_S = 1.4, 0.003
+UNFINISHED = (PENDING, WAITING, RUNNING)
 #: Ordering anew may take this share of the scheduler's time.
 SHARE = 0.02
 
@@ -181,10 +182,14 @@ class Foresight:
     # ------------------------------------------------------------------ the client's planner
 
     def standing(self, client: str, token: str) -> Standing | None:
-        """How a run stands; None if it is over."""
+        """How a run stands; None if it is over, with no functions if too little is left to plan."""
         run = self._plugin.registry.runs.get(token)
         if run is None or run.over:
             return None
+        left = [f.expected_s or 0.0 for f in run.functions.values() if f.status in UNFINISHED]
+        threads = sum(node.threads for node in self._plugin.nodes.by_name.values())
+        if sum(left) < LEAST_PLANNED_S * min(threads, len(left)) / 2:
+            return Standing((), (), (), {}, {})
         now = time()
         count = len(run.manifest)
         states, ranks = ["done"] * count, [0.0] * count

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from distributed.metrics import monotonic, thread_time
 
 from handoff_dask import config
-from handoff_dask.live.protocol import Standing
+from handoff_dask.live.protocol import LEAST_PLANNED_S, Standing
 from handoff_dask.placement.strategies import BUILT_IN
 from handoff_dask.resources import Capabilities
 from handoff_dask.simulation.forecast import Forecast
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: Fewer functions than this are not worth planning, nor is a run that ends within so many seconds;
 #: more take too long to simulate.
-LEAST, LEAST_S, MOST = 20, 1.0, 20_000
+LEAST, LEAST_S, MOST = 20, LEAST_PLANNED_S, 20_000
 #: Seconds between two looks at a run that cannot be planned yet, at first.
 PAUSE_S = 0.5
 #: Seconds until the scheduler is asked again that knows nothing of the run.
@@ -179,8 +179,6 @@ class Planner:
         nodes = [SimulatedNode(name, Capabilities.parse(c), t) for name, (c, t) in standing.nodes.items()]
         threads = sum(node.threads for node in nodes)
         if functions is None or not threads:
-            return None
-        if sum(f.duration_s for f in functions) < LEAST_S * min(threads, len(functions)) / 2:
             return None
         manifest = self._compiled.manifest
         ranks: dict[Hashable, float] = dict(enumerate(standing.ranks))

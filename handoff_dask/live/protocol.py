@@ -155,6 +155,10 @@ def position_of(key: str) -> int:
     return int(key[key.rindex("-") + 1 :])
 
 
+#: A run that ends within so many seconds is not worth planning.
+LEAST_PLANNED_S = 1.0
+
+
 @dataclass(slots=True)
 class Standing:
     """How a run stands, for the client's planner; lists are by position."""

@@ -113,3 +113,19 @@ def test_what_is_planned(planning, functions, options, expected):
     compiled = SimpleNamespace(keys=range(functions), manifest=SimpleNamespace(options=options))
     with dask.config.set({"handoff.planning": planning}):
         assert Planner(SimpleNamespace(compiled=compiled)).is_worth_while is expected
+
+
+@live(2)
+async def test_nobody_is_told_how_a_run_stands_of_which_little_is_left(c, s, a, stage):
+    async with handoff.Handoff(c) as session:
+        counts = {}
+        for duration_s in (0.001, 5.0):
+            names = [f"{duration_s} {n}" for n in range(50)]
+            dag = [stage.function(name, duration=duration_s, cost={"cpu": 1}) for name in names]
+            execution = await session.submit(dag)
+            foresight = s.plugins["handoff"].foresight
+            await until(lambda token=execution.token: foresight.standing(c.id, token))
+            counts[duration_s] = len(foresight.standing(c.id, execution.token).states)
+            await execution.cancel()
+        stage.close()
+    assert counts == {0.001: 0, 5.0: 50}
