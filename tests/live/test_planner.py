@@ -124,7 +124,7 @@ async def test_nobody_is_told_how_a_run_stands_of_which_little_is_left(c, s, a, 
             dag = [stage.function(name, duration=duration_s, cost={"cpu": 1}) for name in names]
             execution = await session.submit(dag)
             foresight = s.plugins["handoff"].foresight
-            await until(lambda token=execution.token: foresight.standing(c.id, token))
+            await until(lambda f=foresight, token=execution.token: f.standing(c.id, token))
             counts[duration_s] = len(foresight.standing(c.id, execution.token).states)
             await execution.cancel()
         stage.close()
