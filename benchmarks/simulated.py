@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from benchmarks.scenarios import Scenario
@@ -42,24 +42,9 @@ def best_known(scenario: Scenario, tries: int) -> float:
     """The shortest makespan that turns up under several strategies and many orders."""
     found = [scenario.best_s] if scenario.best_s else []
     for strategy in ("first_available", "cost_optimized", "load_balanced"):
-        start = problem(scenario, strategy)
-        for ranks in (start.ranks, by_width(start)):
-            plan = improve(replace(start, ranks=ranks), seed=7, go_on=lambda tried: tried < tries)
-            found.append(plan.makespan_s)
+        plan = improve(problem(scenario, strategy), seed=7, go_on=lambda tried: tried < tries)
+        found.append(plan.makespan_s)
     return min(found)
-
-
-def by_width(of: Problem) -> dict[Hashable, float]:
-    """The longest remaining path, times how much of a node a function takes."""
-    most: dict[str, int] = {}
-    for node in of.nodes:
-        for name, units in node.capabilities.amounts.items():
-            most[name] = max(most.get(name, 0), units)
-    paths = ranks_of(of.functions)
-    widths = {
-        f.id: max((units / most[name] for name, units in f.cost.amounts), default=0.0) for f in of.functions
-    }
-    return {key: path * (0.25 + widths[key]) for key, path in paths.items()}
 
 
 def table(scenarios: Iterable[Scenario], tries: int) -> str:

@@ -134,20 +134,16 @@ class Foresight:
         if kind.known.longest_s >= elapsed_s or position in run.manifest.durations:
             return
         kind.known.longest_s = elapsed_s
-        durations: dict[Any, float] = {}
-        for other in run.functions.values():
-            if other.status == WAITING and run.kind_of(other.position) is kind:
-                other.expected_s = self.expected(other)
-                if other.expected_s is not None:
-                    durations[other.key] = other.expected_s
-        if durations:
-            self._plugin.driver.gather([DurationsLearned(run=run.token, durations=durations)])
+        self._tell(run, kind, again=True)
 
-    def _tell(self, run: Run, kind: RunKind) -> None:
-        """Tell the engine how long those of a kind will take that wait already."""
+    def _tell(self, run: Run, kind: RunKind, *, again: bool = False) -> None:
+        """Tell the engine how long those of a kind will take that wait already.
+
+        Without ``again`` only those of which nothing was known.
+        """
         durations: dict[Any, float] = {}
         for function in run.functions.values():
-            if function.status != WAITING or function.expected_s is not None:
+            if function.status != WAITING or (function.expected_s is not None and not again):
                 continue
             if run.kind_of(function.position) is kind:
                 function.expected_s = self.expected(function)

@@ -48,7 +48,7 @@ TIMES, MOST_S = 12, 0.6
 #: How long it takes until the scheduler has heard of a plan.
 AHEAD_S = 0.005
 #: A function holds its room about so much longer than it runs.
-ROUND_TRIP_S = 0.01
+HELD_S = 0.01
 #: Share of the functions whose durations must be known.
 KNOWN = 0.8
 
@@ -174,7 +174,7 @@ class Planner:
         done = [state == "done" for state in standing.states]
         if len(done) - sum(done) < LEAST:
             return None
-        held_s = [None if s is None else s + ROUND_TRIP_S for s in standing.expected_s]
+        held_s = [None if s is None else s + HELD_S for s in standing.expected_s]
         functions = rest_of(self._all(), held_s, done, standing.running, KNOWN)
         nodes = [SimulatedNode(name, Capabilities.parse(c), t) for name, (c, t) in standing.nodes.items()]
         threads = sum(node.threads for node in nodes)

@@ -7,6 +7,7 @@ score is taken, the first in name order among equals.  A user's strategy is aske
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -30,7 +31,7 @@ class Strategy:
 
 
 @dataclass(frozen=True)
-class ScoredStrategy(Strategy):
+class ScoredStrategy(Strategy, ABC):
     """A strategy that compares nodes by a number or tuple, lower first."""
 
     #: Whether a node's score can fall when something is placed there.
@@ -42,9 +43,9 @@ class ScoredStrategy(Strategy):
     #: Whether names alone decide between equal nodes; else the one that has the arguments wins.
     is_by_name: ClassVar[bool] = False
 
+    @abstractmethod
     def score(self, node: Node, shape: Shape) -> Score:
         """How bad it would be to place a function of this shape on the node."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 
 from handoff_dask.simulation.lean import LeanProblem
-from handoff_dask.simulation.problem import Problem, SimulatedFunction
+from handoff_dask.simulation.problem import Problem
 
 
 class Forecast:
@@ -20,7 +20,7 @@ class Forecast:
     --------
     >>> from handoff_dask.placement.strategies import FIRST_AVAILABLE
     >>> from handoff_dask.resources import Capabilities, Cost
-    >>> from handoff_dask.simulation.problem import SimulatedNode
+    >>> from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode
     >>> cpu = Cost.parse({"cpu": 1})
     >>> chain = [SimulatedFunction(n, 2.0, cpu, (n - 1,) if n else ()) for n in range(3)]
     >>> nodes = [SimulatedNode("n", Capabilities.parse({"cpu": 1}))]
@@ -51,15 +51,8 @@ class Forecast:
             if function.id not in present:
                 continue
             if schedule.start_s[n] < seconds:
-                left.append(
-                    SimulatedFunction(
-                        function.id,
-                        schedule.stop_s[n] - seconds,
-                        function.cost,
-                        pin=self._names[schedule.node[n]],
-                        priority=math.inf,
-                    )
-                )
+                node = self._names[schedule.node[n]]
+                left.append(function.running(node, schedule.stop_s[n] - seconds))
             else:
                 args = tuple(arg for arg in function.args if arg in present)
                 left.append(replace(function, args=args))

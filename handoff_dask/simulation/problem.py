@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,10 @@ class SimulatedFunction:
     priority: float = 0
     #: When it may start at the earliest.
     release_s: float = 0.0
+
+    def running(self, node: str, left_s: float) -> SimulatedFunction:
+        """The same while it runs: what is left of it starts at once, on its node."""
+        return SimulatedFunction(self.id, left_s, self.cost, pin=node, priority=math.inf)
 
     @property
     def demand(self) -> Demand:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -55,8 +54,7 @@ def rest_of(
         function = functions[n]
         if n in running:
             node, elapsed_s = running[n]
-            duration_s = max(0.0, duration_s - elapsed_s)
-            rest.append(SimulatedFunction(n, duration_s, function.cost, pin=node, priority=math.inf))
+            rest.append(function.running(node, max(0.0, duration_s - elapsed_s)))
         else:
             args = tuple(arg for arg in function.args if arg in present)
             rest.append(replace(function, duration_s=duration_s, args=args))

@@ -220,8 +220,8 @@ def test_users_strategies_see_what_changes(make_engine):
 
 
 def test_a_scored_strategy_has_a_score():
-    with pytest.raises(NotImplementedError):
-        ScoredStrategy("mine").score(Ledger().join("a", None, Capabilities(), 1), Shape(Cost()))
+    with pytest.raises(TypeError, match="abstract"):
+        ScoredStrategy("mine")
 
 
 def test_function_that_no_node_is_wanted_for_waits_once_however_long(make_engine):
