@@ -52,7 +52,7 @@ unit: $(VENV)/.test ## Tests, doctests, and the code in the documentation
 	$(BIN)/python -m pytest
 
 browser: $(VENV)/.test ## Try reports and the scheduler's page in Chromium, which must be there
-	$(BIN)/python -m pytest tests/visualization/browser_report.py tests/live/browser_page.py
+	$(BIN)/python -m pytest tests/visualization/browser_report.py tests/cluster/browser_page.py
 
 bench: $(VENV)/.test ## Compare with stock Dask, side by side (minutes)
 	$(BIN)/python -m benchmarks

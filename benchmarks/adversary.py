@@ -19,8 +19,8 @@ from benchmarks.scenarios import Scenario, Task, write
 from benchmarks.simulated import problem
 from handoff_dask.placement.strategies import BUILT_IN
 from handoff_dask.simulation import SimulatedFunction, simulate
-from handoff_dask.simulation.planning import Problem, improve
-from handoff_dask.simulation.problem import ranks_of
+from handoff_dask.simulation.planning import improve
+from handoff_dask.simulation.problem import Problem, ranks_of
 
 #: Functions of a scenario: as many as a reader can follow, and fewer than a run that is large.
 SIZE = 24

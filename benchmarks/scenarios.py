@@ -24,9 +24,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from handoff_dask.bounds import longest_path, resource_bounds
-from handoff_dask.expansion import expand
-from handoff_dask.functions import Function
+from handoff_dask.graph.bounds import longest_path, resource_bounds
+from handoff_dask.graph.expansion import expand
+from handoff_dask.graph.functions import Function
 from handoff_dask.resources import Capabilities, Cost
 from handoff_dask.simulation import SimulatedFunction, SimulatedNode
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from benchmarks.scenarios import Scenario
 from handoff_dask.placement.strategies import BUILT_IN, FIRST_AVAILABLE
 from handoff_dask.simulation import simulate
-from handoff_dask.simulation.planning import Problem, first_ranks, improve
-from handoff_dask.simulation.problem import ranks_of
+from handoff_dask.simulation.planning import first_ranks, improve
+from handoff_dask.simulation.problem import Problem, ranks_of
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,16 @@ from typing import Any
 
 from handoff_dask import telemetry, visualization
 from handoff_dask.allocators import SimpleAllocator
-from handoff_dask.dag import DAG, new
+from handoff_dask.client.collection import make_collection
+from handoff_dask.client.compile import Compiled, compile  # noqa: A004
+from handoff_dask.client.default import session_for, session_of, start, stop
+from handoff_dask.client.execution import Execution
+from handoff_dask.client.session import Handoff
 from handoff_dask.errors import (
     AllocationError,
     CyclicDependencyError,
     DuplicateFunctionError,
+    ExecutionCancelledError,
     FunctionFailedError,
     HandoffError,
     InvalidFunctionError,
@@ -27,14 +32,12 @@ from handoff_dask.errors import (
     SessionEndedError,
     ValidationError,
 )
-from handoff_dask.functions import Argument, Collocated, Function
-from handoff_dask.handout import function
-from handoff_dask.live.compile import Compiled, compile  # noqa: A004
-from handoff_dask.live.default import session_for, session_of, start, stop
-from handoff_dask.live.execution import Execution, ExecutionCancelledError
-from handoff_dask.live.session import Handoff
+from handoff_dask.graph.dag import DAG, new
+from handoff_dask.graph.functions import Argument, Collocated, Function
+from handoff_dask.graph.handout import function
 from handoff_dask.local import execute_local
-from handoff_dask.records import ExecutionResult, Timing
+from handoff_dask.record.execution import Timing
+from handoff_dask.record.result import ExecutionResult
 from handoff_dask.stores import ResultStore
 from handoff_dask.trackers import ResourceTracker, SimpleResourceTracker
 
@@ -90,6 +93,9 @@ __all__ = [
     "update_node_resources",
     "visualization",
 ]
+
+
+make_collection()
 
 
 def execute(dag: Any, *, client: Any = None, **options: Any) -> Any:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from handoff_dask.check import explain_unplaceable
-from handoff_dask.dag import DAG, as_dag
 from handoff_dask.errors import ValidationError
-from handoff_dask.functions import Function, FunctionId
+from handoff_dask.graph.check import explain_unplaceable
+from handoff_dask.graph.dag import DAG, as_dag
+from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.shapes import Shape
 from handoff_dask.placement.strategies import BUILT_IN

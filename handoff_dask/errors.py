@@ -7,6 +7,7 @@ survives pickling between processes, and says in ``str`` what is wrong and what 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any
 
@@ -14,11 +15,13 @@ __all__ = [
     "AllocationError",
     "CyclicDependencyError",
     "DuplicateFunctionError",
+    "ExecutionCancelledError",
     "FunctionFailedError",
     "HandoffError",
     "InvalidFunctionError",
     "MissingFunctionError",
     "NotFoundError",
+    "SchedulerLostError",
     "SessionEndedError",
     "ValidationError",
 ]
@@ -195,3 +198,27 @@ class NotFoundError(HandoffError, KeyError):
 
     def __str__(self) -> str:
         return f"no {self.what} {self.name!r}" + (f"; {self.hint}" if self.hint else "")
+
+
+class SchedulerLostError(HandoffError):
+    """The scheduler cannot be reached any more."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        #: How that shows itself.
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"the scheduler cannot be reached ({self.why}); connect a new client and submit again"
+
+
+class ExecutionCancelledError(HandoffError, CancelledError):
+    """The execution was cancelled; there is no result."""
+
+    def __init__(self, dag_id: Hashable) -> None:
+        super().__init__(dag_id)
+        #: The DAG that was being executed.
+        self.dag_id = dag_id
+
+    def __str__(self) -> str:
+        return f"the execution of DAG {self.dag_id!r} was cancelled; submit it again to have its results"

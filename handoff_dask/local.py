@@ -24,17 +24,17 @@ from dask.sizeof import sizeof
 
 from handoff_dask import telemetry
 from handoff_dask.bridges.opentelemetry import run_in_context
-from handoff_dask.dag import DAG, as_dag
 from handoff_dask.errors import FunctionFailedError, ValidationError
-from handoff_dask.expansion import Body, Expansion, expand, given_inputs
-from handoff_dask.functions import Function, FunctionId
+from handoff_dask.graph.dag import DAG, as_dag
+from handoff_dask.graph.expansion import Body, Expansion, expand, given_inputs
+from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.progress import Counts, Row, show
-from handoff_dask.records import ExecutionRecord, ExecutionResult, FunctionRecord, Timing
+from handoff_dask.record.execution import ExecutionRecord, FunctionRecord, Timing
+from handoff_dask.record.result import ExecutionResult
+from handoff_dask.record.status import LOCAL_NODE
 
-__all__ = ["LOCAL_NODE", "OnEvent", "execute_local"]
+__all__ = ["OnEvent", "execute_local"]
 
-#: The name of the only node there is.
-LOCAL_NODE = "local"
 #: Called with an event's name, measurements and metadata.
 OnEvent: TypeAlias = Callable[[tuple[str, ...], dict[str, Any], dict[str, Any]], object]
 

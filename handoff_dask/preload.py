@@ -6,16 +6,18 @@ With it on both sides, a client need install nothing.
 from __future__ import annotations
 
 from distributed import Scheduler, Worker
+from distributed.protocol import pickle
 
-from handoff_dask.live.protocol import NAME
-from handoff_dask.live.scheduler_plugin import HandoffSchedulerPlugin
-from handoff_dask.live.worker_plugin import HandoffWorkerPlugin
+from handoff_dask.protocol.names import NAME
+from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
+from handoff_dask.worker.plugin import HandoffWorkerPlugin
 
 
 async def dask_setup(server: Scheduler | Worker) -> None:
     """Install the plugin that belongs on a scheduler, or on a worker."""
     if isinstance(server, Scheduler):
         # The scheduler starts it once its preloads are done.
-        server.add_plugin(HandoffSchedulerPlugin(), name=NAME)
+        plugin = HandoffSchedulerPlugin(bytes(pickle.dumps(HandoffWorkerPlugin())))
+        server.add_plugin(plugin, name=NAME)
     elif isinstance(server, Worker):
         await server.plugin_add(HandoffWorkerPlugin(), name=NAME)

@@ -32,7 +32,7 @@ class Counts:
 
     #: All of them.
     total: int
-    #: ``{status: how many}``; statuses as in :class:`handoff_dask.records.FunctionRecord`.
+    #: ``{status: how many}``; statuses as in :class:`handoff_dask.record.execution.FunctionRecord`.
     states: Mapping[str, int] = field(default_factory=dict)
     #: ``{cause: how many wait because of it}``.
     causes: Mapping[str, int] = field(default_factory=dict)

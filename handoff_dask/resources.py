@@ -22,6 +22,8 @@ __all__ = ["Capabilities", "Cost", "amount_of", "units_of"]
 
 #: Units in an amount of one.
 UNITS = 1_000_000
+#: Bytes in one amount of ``memory``.
+MEGABYTE = 1_000_000
 
 #: Digits of a float that are trusted; what lies behind them is the noise of binary fractions.
 _TRUSTED = Decimal(1).scaleb(-12)

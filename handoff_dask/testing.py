@@ -21,7 +21,7 @@ from handoff_dask.telemetry.events import event_name, starts_with
 if TYPE_CHECKING:
     from distributed import Client
 
-    from handoff_dask.live.session import Handoff
+    from handoff_dask.client.session import Handoff
 
 __all__ = ["Capture", "Captured", "capture_telemetry", "check_strategy", "small_cluster"]
 
@@ -183,13 +183,13 @@ def small_cluster(nodes: Mapping[str, Mapping[str, Any]] | None = None, **option
 
     Examples
     --------
-    >>> from handoff_dask.functions import Function
+    >>> from handoff_dask.graph.functions import Function
     >>> with small_cluster({"big": {"cpu": 8}, "small": {"cpu": 1}}) as session:
     ...     result = session.execute([Function("f", [], sum, extra_args=[[1, 2]], cost={"cpu": 3})])
     >>> result.results, result.allocations
     ({'f': 3}, {'f': 'big'})
     """
-    from handoff_dask.live.session import Handoff
+    from handoff_dask.client.session import Handoff
 
     nodes = {"a": {"cpu": 2}, "b": {"cpu": 2}} if nodes is None else dict(nodes)
     threads = {

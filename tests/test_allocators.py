@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handoff_dask.allocators import Allocator, SimpleAllocator
-from handoff_dask.dag import as_dag
 from handoff_dask.errors import AllocationError, DuplicateFunctionError, MissingFunctionError, ValidationError
-from handoff_dask.functions import Collocated, Function
+from handoff_dask.graph.dag import as_dag
+from handoff_dask.graph.functions import Collocated, Function
 from handoff_dask.resources import Capabilities
 
 STRATEGIES = ["first_available", "load_balanced", "cost_optimized", "fastest"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handoff_dask.bounds import Bound, longest_path, resource_bounds
-from handoff_dask.check import check
-from handoff_dask.dag import as_dag
-from handoff_dask.expansion import expand
-from handoff_dask.functions import Argument, Function
+from handoff_dask.graph.bounds import Bound, longest_path, resource_bounds
+from handoff_dask.graph.check import check
+from handoff_dask.graph.dag import as_dag
+from handoff_dask.graph.expansion import expand
+from handoff_dask.graph.functions import Argument, Function
 from handoff_dask.resources import Capabilities
 
 

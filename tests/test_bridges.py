@@ -17,7 +17,7 @@ from telling import T0, dag, function, tell
 from handoff_dask import telemetry
 from handoff_dask.bridges import opentelemetry as bridge
 from handoff_dask.errors import FunctionFailedError, ValidationError
-from handoff_dask.functions import Function
+from handoff_dask.graph.functions import Function
 from handoff_dask.testing import small_cluster
 
 

@@ -6,10 +6,10 @@ import pickle
 
 import pytest
 
-from handoff_dask.check import CheckReport, check, explain_unplaceable, shortfalls
-from handoff_dask.dag import as_dag
 from handoff_dask.errors import AllocationError, MissingFunctionError, ValidationError
-from handoff_dask.functions import Collocated, Function
+from handoff_dask.graph.check import CheckReport, check, explain_unplaceable, shortfalls
+from handoff_dask.graph.dag import as_dag
+from handoff_dask.graph.functions import Collocated, Function
 from handoff_dask.resources import Capabilities, Cost
 
 NODES = {

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handoff_dask.dag import DAG, as_dag, new
 from handoff_dask.errors import (
     CyclicDependencyError,
     DuplicateFunctionError,
@@ -17,7 +16,8 @@ from handoff_dask.errors import (
     MissingFunctionError,
     ValidationError,
 )
-from handoff_dask.functions import Argument, Collocated, Function
+from handoff_dask.graph.dag import DAG, as_dag, new
+from handoff_dask.graph.functions import Argument, Collocated, Function
 
 
 def f(key, *args, **fields):

@@ -8,10 +8,10 @@ import cloudpickle
 import pytest
 from dask.utils import funcname
 
-from handoff_dask.dag import as_dag
 from handoff_dask.errors import ValidationError
-from handoff_dask.expansion import Transfer, call_function, expand, given_inputs
-from handoff_dask.functions import Argument, Collocated, Function
+from handoff_dask.graph.dag import as_dag
+from handoff_dask.graph.expansion import Transfer, call_function, expand, given_inputs
+from handoff_dask.graph.functions import Argument, Collocated, Function
 from handoff_dask.resources import Cost
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from handoff_dask.errors import InvalidFunctionError
-from handoff_dask.functions import Argument, Collocated, Function, name_of, resolve_code
+from handoff_dask.graph.functions import Argument, Collocated, Function, name_of, resolve_code
 from handoff_dask.resources import NOTHING, Cost
 
 

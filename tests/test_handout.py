@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from handoff_dask.errors import InvalidFunctionError
-from handoff_dask.functions import Argument, Function
-from handoff_dask.handout import function
+from handoff_dask.graph.functions import Argument, Function
+from handoff_dask.graph.handout import function
 
 
 def test_plain_ids_and_fields_go_through():

@@ -31,7 +31,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
-#: What only the live layer may use: Dask's cluster, the clock, chance.
+#: What only the rooms of processes may use: Dask's cluster, the clock, chance.
 IMPURE = {"distributed", "time", "random", "asyncio"}
 
 #: What a decision may not depend on either.
@@ -48,14 +48,81 @@ EXCEPTIONS = {
 #: Modules of the top level that stand above placement: plain functions around it.
 ABOVE_PLACEMENT = {"allocators.py"}
 
-#: What a layer may not import, for it comes later; what is not listed is the vocabulary.
+#: The rooms of processes.  Each knows ``protocol``, and none knows another.
+PROCESSES = {"scheduler", "worker", "client"}
+#: The one file that may: it sends the plugins of the others.
+INSTALLERS = {"client/install.py"}
+
+#: What a room may not import; a room that is not listed is the vocabulary.
 LATER = {
-    "": {"placement", "simulation", "live"},
-    "placement": {"simulation", "live"},
-    "simulation": {"live"},
-    # The planner of live simulates what is left of a run.
-    "live": set(),
+    "": {"placement", "simulation", "protocol", *PROCESSES},
+    "placement": {"simulation", "protocol", *PROCESSES},
+    "simulation": {"protocol", *PROCESSES},
+    "protocol": {"simulation", *PROCESSES},
+    # The planner in the client simulates what is left of a run.
+    "client": {"scheduler", "worker"},
+    "scheduler": {"simulation", "worker", "client"},
+    "worker": {"placement", "simulation", "scheduler", "client"},
 }
+
+#: What stands above all rooms.
+ABOVE = ("__init__.py", "preload.py", "cli", "testing.py")
+
+#: Files that import each other in a circle, since they are halves of one thing; better none.
+CIRCLES: list[list[str]] = [
+    [
+        "handoff_dask.client.cluster_tracker",
+        "handoff_dask.client.completed",
+        "handoff_dask.client.connection",
+        "handoff_dask.client.data",
+        "handoff_dask.client.execution",
+        "handoff_dask.client.explain",
+        "handoff_dask.client.input_checks",
+        "handoff_dask.client.nodes",
+        "handoff_dask.client.planner",
+        "handoff_dask.client.progress",
+        "handoff_dask.client.results",
+        "handoff_dask.client.session",
+        "handoff_dask.client.telemetry",
+    ],
+    [
+        "handoff_dask.placement.backlog",
+        "handoff_dask.placement.choosing",
+        "handoff_dask.placement.collocation",
+        "handoff_dask.placement.events",
+        "handoff_dask.placement.lanes",
+        "handoff_dask.placement.ledger",
+        "handoff_dask.placement.queues",
+        "handoff_dask.placement.reservation",
+        "handoff_dask.placement.runs",
+        "handoff_dask.placement.searching",
+        "handoff_dask.placement.shapes",
+        "handoff_dask.placement.strategies",
+        "handoff_dask.placement.successors",
+    ],
+    [
+        "handoff_dask.scheduler.attempts",
+        "handoff_dask.scheduler.dask_tasks",
+        "handoff_dask.scheduler.engine_driver",
+        "handoff_dask.scheduler.explain",
+        "handoff_dask.scheduler.metrics_source",
+        "handoff_dask.scheduler.no_workers_timeout",
+        "handoff_dask.scheduler.page",
+        "handoff_dask.scheduler.plugin",
+        "handoff_dask.scheduler.ranks",
+        "handoff_dask.scheduler.recall",
+        "handoff_dask.scheduler.registry",
+        "handoff_dask.scheduler.requests",
+        "handoff_dask.scheduler.runs",
+        "handoff_dask.scheduler.stored_values",
+        "handoff_dask.scheduler.suspicion",
+        "handoff_dask.scheduler.telemetry",
+        "handoff_dask.scheduler.user_trackers",
+        "handoff_dask.scheduler.views",
+    ],
+    ["handoff_dask.simulation.idleness", "handoff_dask.simulation.running"],
+    ["handoff_dask.simulation.lean", "handoff_dask.simulation.leanrun"],
+]
 
 
 def name_of(path: Path) -> str:
@@ -122,22 +189,66 @@ def test_every_module_says_what_it_is():
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_point_one_way(path):
-    """Vocabulary <- placement <- simulation <- live: nobody imports from further right."""
+    """A room imports only from those that come before it, also for types; see ``docs/architecture.md``."""
     inside = path.relative_to(PACKAGE)
-    layer = inside.parts[0] if inside.parts[0] in LATER else ""
-    outside = inside.parts[0] in ("__init__.py", "preload.py", "cli", "testing.py")
-    later = LATER[layer] - ({"placement"} if str(inside) in ABOVE_PLACEMENT else set())
+    room = inside.parts[0] if inside.parts[0] in LATER else ""
+    outside = inside.parts[0] in ABOVE
+    later = LATER[room] - ({"placement"} if str(inside) in ABOVE_PLACEMENT else set())
+    if inside.as_posix() in INSTALLERS:
+        later -= PROCESSES
     wrong = set()
     for name in imports_of(path):
         top, _, rest = name.partition(".")
         if top == "handoff_dask" and not outside and rest.partition(".")[0] in later:
             wrong.add(name)
-        if layer != "live" and not outside and top in IMPURE - EXCEPTIONS.get(inside.parts[0], set()):
+        is_pure = room not in {"protocol", *PROCESSES} and not outside
+        if is_pure and top in IMPURE - EXCEPTIONS.get(inside.parts[0], set()):
             wrong.add(name)
-        if layer == "placement" and top in ENVIRONMENT:
+        if room == "placement" and top in ENVIRONMENT:
             wrong.add(name)
 
     assert wrong == set()
+
+
+def test_no_file_imports_itself_in_a_circle():
+    """No two files need each other, not even for types: one of them can be read first."""
+    names = {module_of(path): path for path in MODULES}
+    needs = {name: {n for n in imported_modules(path, names) if n != name} for name, path in names.items()}
+
+    assert circles_of(needs) == CIRCLES
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """Modules of the package that a file imports; a package's own ``__init__`` does not count."""
+    here = module_of(path)
+    for name in imports_of(path):
+        module = name if name in known else name.rpartition(".")[0]
+        own_package = known.get(module, path).name == "__init__.py" and here.startswith(f"{module}.")
+        if module in known and not own_package:
+            yield module
+
+
+def circles_of(needs: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of files each of which needs all the others, directly or not."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        left = [start]
+        while left:
+            new = needs[left.pop()] - found
+            found |= new
+            left.extend(new)
+        return found
+
+    all_reached = {name: reached(name) for name in needs}
+    circles = {
+        frozenset(n for n in r if name in all_reached[n]) for name, r in all_reached.items() if name in r
+    }
+    return sorted(sorted(circle) for circle in circles)
 
 
 def test_placement_runs_without_dask_cluster():
@@ -275,7 +386,7 @@ def test_links_resolve(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_documents_name_files_that_exist(document):
-    """A path in backquotes, such as ``handoff_dask/dag.py``, is a file of this repository."""
+    """A path in backquotes, such as ``handoff_dask/graph/dag.py``, is a file of this repository."""
     named = re.findall(
         r"`((?:handoff_dask|tests|examples|docs|benchmarks|\.ci)/[\w./]*)`", document.read_text("utf-8")
     )

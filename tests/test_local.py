@@ -10,9 +10,9 @@ import weakref
 import pytest
 
 from handoff_dask import telemetry
-from handoff_dask.dag import as_dag
 from handoff_dask.errors import FunctionFailedError, InvalidFunctionError, ValidationError
-from handoff_dask.functions import Argument, Collocated, Function
+from handoff_dask.graph.dag import as_dag
+from handoff_dask.graph.functions import Argument, Collocated, Function
 from handoff_dask.local import execute_local
 
 

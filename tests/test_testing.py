@@ -12,10 +12,11 @@ import pytest
 import handoff_dask
 from handoff_dask import telemetry
 from handoff_dask.errors import FunctionFailedError, ValidationError
-from handoff_dask.functions import Function
+from handoff_dask.graph.functions import Function
 from handoff_dask.local import execute_local
+from handoff_dask.placement.strategy_check import check_strategy
 from handoff_dask.telemetry import EVENTS, HANDLER_FAILURE
-from handoff_dask.testing import Captured, capture_telemetry, check_strategy, small_cluster
+from handoff_dask.testing import Captured, capture_telemetry, small_cluster
 
 FUNCTION = ("handoff", "execution", "function")
 DAG = ("handoff", "execution", "dag")

@@ -11,8 +11,8 @@ from typing import Any
 import dask
 from distributed import Client
 
+from handoff_dask.client.session import Handoff
 from handoff_dask.errors import ValidationError
-from handoff_dask.live.session import Handoff
 
 #: Seconds until a scheduler that does not answer is given up.
 CONNECT_S = 5.0

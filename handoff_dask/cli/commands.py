@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from handoff_dask.check import CheckReport
 from handoff_dask.cli import top as view
 from handoff_dask.cli.cluster import address_of, ask, overview_of, running_cluster, session_on
 from handoff_dask.cli.errors import UNPLACEABLE, Commands, Stop
@@ -17,9 +16,10 @@ from handoff_dask.cli.loading import load_dag
 from handoff_dask.cli.parsing import ends_of, ids_from, inputs_from, parse_nodes
 from handoff_dask.cli.running import Run
 from handoff_dask.cli.tables import amounts, labels, number, table
-from handoff_dask.dag import DAG
+from handoff_dask.client.embedded import this_machine
 from handoff_dask.errors import ValidationError
-from handoff_dask.live.embedded import this_machine
+from handoff_dask.graph.check import CheckReport
+from handoff_dask.graph.dag import DAG
 from handoff_dask.placement.strategies import BUILT_IN
 from handoff_dask.visualization import dag_graph
 from handoff_dask.visualization.page_data import cost_text

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from handoff_dask.dag import DAG, as_dag
 from handoff_dask.errors import HandoffError, ValidationError
-from handoff_dask.functions import Function
+from handoff_dask.graph.dag import DAG, as_dag
+from handoff_dask.graph.functions import Function
 
 #: What is taken where no name is given.
 DEFAULT = "dag"

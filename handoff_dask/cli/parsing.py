@@ -6,8 +6,8 @@ import json
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from handoff_dask.dag import DAG
 from handoff_dask.errors import ValidationError
+from handoff_dask.graph.dag import DAG
 from handoff_dask.resources import Capabilities
 from handoff_dask.visualization.texts import id_texts
 

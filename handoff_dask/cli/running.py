@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from handoff_dask.cli.errors import line_of
-from handoff_dask.dag import DAG
-from handoff_dask.live.page import page_link
-from handoff_dask.live.session import Handoff
-from handoff_dask.records import ExecutionRecord, ExecutionResult
+from handoff_dask.client.page_link import page_link
+from handoff_dask.client.session import Handoff
+from handoff_dask.graph.dag import DAG
+from handoff_dask.record.execution import ExecutionRecord
+from handoff_dask.record.result import ExecutionResult
 from handoff_dask.visualization import report
 from handoff_dask.visualization.dot import seconds_text
 from handoff_dask.visualization.texts import id_texts, shortened, visible

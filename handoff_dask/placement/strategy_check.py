@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handoff_dask.functions import Function
+from handoff_dask.graph.functions import Function
 from handoff_dask.placement.decisions import Decision, Place, Reject
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (

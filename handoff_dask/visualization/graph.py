@@ -6,11 +6,11 @@ from collections.abc import Hashable, Iterable
 from os import PathLike
 from typing import Any
 
-from handoff_dask.dag import as_dag
 from handoff_dask.errors import HandoffError, ValidationError
-from handoff_dask.expansion import expand
-from handoff_dask.functions import Function, name_of
-from handoff_dask.records import ExecutionRecord, FunctionRecord
+from handoff_dask.graph.dag import as_dag
+from handoff_dask.graph.expansion import expand
+from handoff_dask.graph.functions import Function, name_of
+from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.visualization import dot, rendering
 from handoff_dask.visualization.grouping import grouped
 from handoff_dask.visualization.texts import id_texts, plain, shortened, visible

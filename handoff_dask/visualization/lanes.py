@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable, Mapping
 
-from handoff_dask.records import ExecutionRecord, FunctionRecord
-from handoff_dask.time_split import RUNNING, STARTING, span_of, waiting_for
+from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
+from handoff_dask.record.time_split import RUNNING, STARTING, span_of, waiting_for
 
 __all__ = ["activity", "lanes_of"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 
 from handoff_dask.errors import HandoffError
-from handoff_dask.records import ExecutionRecord
+from handoff_dask.record.execution import ExecutionRecord
 from handoff_dask.visualization import rendering
 from handoff_dask.visualization.dot import seconds_text
 from handoff_dask.visualization.graph import ExecutionGraph, record_of

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from handoff_dask.bounds import Bound
-from handoff_dask.lower_bound import lower_bounds
-from handoff_dask.records import ExecutionRecord, FunctionRecord
+from handoff_dask.graph.bounds import Bound
+from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
+from handoff_dask.record.lower_bound import lower_bounds
+from handoff_dask.record.time_split import ARGUMENTS, span_of, time_split
 from handoff_dask.resources import Capabilities
-from handoff_dask.time_split import ARGUMENTS, span_of, time_split
 from handoff_dask.visualization.graph import ExecutionGraph
 from handoff_dask.visualization.grouping import grouped, levels_of
 from handoff_dask.visualization.lanes import activity, lanes_of

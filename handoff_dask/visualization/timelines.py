@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from handoff_dask.records import ExecutionRecord
+from handoff_dask.record.execution import ExecutionRecord
 from handoff_dask.visualization.graph import record_of
 from handoff_dask.visualization.lanes import lanes_of
 from handoff_dask.visualization.page import page
@@ -81,7 +81,7 @@ def timeline(result: Any) -> Timeline:
 
     Examples
     --------
-    >>> from handoff_dask.records import FunctionRecord
+    >>> from handoff_dask.record.execution import FunctionRecord
     >>> fit = FunctionRecord(id="fit", name="fit", node="a", status="finished", start=1.0, stop=3.0)
     >>> timeline(ExecutionRecord(dag_id="d", status="finished", functions=(fit,))).rows
     [{'id': 'fit', 'node': 'a', 'lane': 0, 'ready': None, 'placed': None, 'start': 1.0, 'stop': 3.0,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from handoff_dask.record.time_split import span_of
 from handoff_dask.resources import Cost, amount_of
-from handoff_dask.time_split import span_of
 from handoff_dask.visualization.graph import record_of
 
 __all__ = ["Steps", "resource_utilization"]
@@ -33,7 +33,7 @@ def resource_utilization(result: Any) -> dict[str, dict[str, Steps]]:
 
     Examples
     --------
-    >>> from handoff_dask.records import ExecutionRecord, FunctionRecord
+    >>> from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
     >>> fit = FunctionRecord(id="fit", name="fit", node="a", cost={"cpu": 2}, start=1.0, stop=3.0)
     >>> resource_utilization(ExecutionRecord(dag_id="d", status="finished", functions=(fit,), submitted=0.0))
     {'a': {'cpu': [(0.0, 0), (1.0, 2), (3.0, 0)]}}

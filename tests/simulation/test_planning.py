@@ -16,7 +16,8 @@ from handoff_dask.simulation import (
     load_scenario,
     simulate,
 )
-from handoff_dask.simulation.planning import Problem, first_ranks, improve, plans
+from handoff_dask.simulation.planning import first_ranks, improve, plans
+from handoff_dask.simulation.problem import Problem
 
 PROBLEMS = Path(__file__).parent / "problems"
 NARROW, WIDE = Cost.parse({"cpu": 1}), Cost.parse({"cpu": 4})

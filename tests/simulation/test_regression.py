@@ -16,7 +16,8 @@ import pytest
 import handoff_dask.placement
 from handoff_dask.placement.strategies import FIRST_AVAILABLE
 from handoff_dask.simulation import load_scenario, simulate
-from handoff_dask.simulation.planning import Problem, first_ranks, improve
+from handoff_dask.simulation.planning import first_ranks, improve
+from handoff_dask.simulation.problem import Problem
 
 PROBLEMS = Path(__file__).parent / "problems"
 

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import replace
 from functools import cache
 
-from handoff_dask.records import ExecutionRecord, FunctionRecord
+from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 
 #: Seconds since the epoch at which the executions are submitted.
 SUBMITTED = 1_700_000_000.0

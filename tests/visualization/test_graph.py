@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 from sample_records import HOSTILE, function, hostile, record, sample
 
-from handoff_dask.dag import DAG
 from handoff_dask.errors import HandoffError, ValidationError
-from handoff_dask.functions import Argument, Collocated, Function
-from handoff_dask.records import ExecutionResult
+from handoff_dask.graph.dag import DAG
+from handoff_dask.graph.functions import Argument, Collocated, Function
+from handoff_dask.record.result import ExecutionResult
 from handoff_dask.visualization import dag_graph, execution_graph
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NODES, SUBMITTED, function, record, sample
 
-from handoff_dask.lower_bound import lower_bounds
-from handoff_dask.time_split import time_split
+from handoff_dask.record.lower_bound import lower_bounds
+from handoff_dask.record.time_split import time_split
 from handoff_dask.visualization import resource_utilization, timeline
 from handoff_dask.visualization.lanes import activity, lanes_of
 

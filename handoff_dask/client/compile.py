@@ -1,0 +1,364 @@
+"""From a DAG to what Dask is sent: a graph, its keys, its annotations, and the run's manifest."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, cast
+
+import cloudpickle
+from dask._task_spec import DataNode, Task, TaskRef
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.sizeof import sizeof
+from distributed import Future
+
+from handoff_dask.client.user_strategies import pack_functions
+from handoff_dask.errors import InvalidFunctionError
+from handoff_dask.graph.dag import DAG, as_dag
+from handoff_dask.graph.expansion import Body, Expansion, Transfer, expand, given_inputs
+from handoff_dask.graph.functions import Code, Function, FunctionId, name_of
+from handoff_dask.placement.events import Demand
+from handoff_dask.protocol.calls import Carried, Constant, Inlined, Moved, call_of, plain_code
+from handoff_dask.protocol.manifest import Manifest, Options, position_of, token_of
+from handoff_dask.protocol.names import ANNOTATION
+from handoff_dask.resources import Cost
+
+#: Inputs of at most this many bytes are embedded in the functions that take them.
+SMALL_INPUT = 10_000
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What will be sent to Dask for a DAG."""
+
+    #: A Dask graph: ``{key: task}`` in one layer that carries the annotations.
+    graph: HighLevelGraph
+    #: ``{function id: Dask key}`` of the functions that are scheduled.
+    keys: Mapping[FunctionId, str]
+    #: ``{key: {"resources": {name: amount}, …}}``: what each task costs, for Dask to see.
+    annotations: Mapping[str, Mapping[str, Any]]
+    #: What the scheduler plugin is told.
+    manifest: Manifest
+    #: What an execution runs, inputs and inline functions too.
+    expansion: Expansion
+    #: Inputs that are on the cluster already; they must stay there.
+    held: Mapping[FunctionId, Future[Any]] = field(default_factory=dict)
+
+    @cached_property
+    def args(self) -> list[tuple[int, ...]]:
+        """By position: the positions of the functions that each one waits for."""
+        place = {i: n for n, i in enumerate(self.keys)}
+        bodies = self.expansion.bodies.values()
+        return [tuple(place[a] for a in body.needs if a in place) for body in bodies]
+
+    def refuse_what_cannot_travel(self, error: Exception) -> None:
+        """Name the first function that cannot be pickled, if there is one.
+
+        Raises
+        ------
+        InvalidFunctionError
+            With the error that sending the whole graph raised as its cause.
+        """
+        for function_id, key in self.keys.items():
+            try:
+                cloudpickle.dumps(self.graph[key])
+            except Exception as why:  # whatever the user's __reduce__ raises
+                problem = f"its code and its plain arguments cannot be sent to a worker: {why!r}"
+                raise InvalidFunctionError(function_id, f"{problem}; make them picklable") from error
+
+
+class _Resources:
+    """The ``resources=`` annotation: called with a key, it gives what the task costs."""
+
+    def __init__(self, amounts: list[dict[str, int | float]], demand_of: list[int]) -> None:
+        self.amounts = amounts
+        self.demand_of = demand_of
+
+    def __call__(self, key: str) -> dict[str, int | float]:
+        return self.amounts[self.demand_of[position_of(key)]]
+
+
+class _Annotations(Mapping[str, Mapping[str, Any]]):
+    """``{key: annotations}``, worked out for the keys that somebody looks at."""
+
+    def __init__(self, resources: _Resources, graph: Mapping[str, Any]) -> None:
+        self._resources = resources
+        self._graph = graph
+
+    def __getitem__(self, key: str) -> Mapping[str, Any]:
+        if key not in self._graph:
+            raise KeyError(key)
+        amounts = self._resources(key)
+        return {"resources": amounts} if amounts else {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._graph)
+
+    def __len__(self) -> int:
+        return len(self._graph)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def compile(  # noqa: A001
+    dag: DAG | Iterable[Function],
+    *,
+    inputs: Mapping[FunctionId, Any] | None = None,
+    outputs: Iterable[FunctionId] | None = None,
+    options: Options | None = None,
+    announced: bool = False,
+    resources: bool = True,
+    carrier: Mapping[str, str] | None = None,
+) -> Compiled:
+    """Turn a DAG into a Dask graph with ``resources=`` annotations.
+
+    Parameters
+    ----------
+    dag
+        A DAG, or a list of functions.
+    inputs
+        ``{id: value}`` of its inputs; ``None`` to look at the graph without them.
+    outputs
+        Ids of the functions that are wanted; all if ``None``.
+    options
+        How the run is to be executed.
+    announced
+        The scheduler gets the manifest on its own, so the graph names the run only.
+    resources
+        Whether the graph itself says what each task costs, not the manifest alone.
+    carrier
+        What the functions carry to their nodes (a trace, say); it may be filled until the graph
+        is sent.
+
+    Raises
+    ------
+    ValidationError
+        If the DAG is not valid, an output is unknown, or a value is missing or has no input.
+
+    Examples
+    --------
+    >>> compiled = compile([Function("two", [], int, extra_args=["2"], cost={"cpu": 1})])
+    >>> key = compiled.keys["two"]
+    >>> key.split("-")[0], compiled.annotations[key]["resources"]
+    ('int', {'cpu': 1})
+    """
+    dag = as_dag(dag)
+    expansion = expand(dag, outputs)
+    values = {} if inputs is None else given_inputs(dag, expansion, inputs)
+    return _Compiler(expansion, values, options or Options(), carrier).compiled(announced, resources)
+
+
+class _Compiler:
+    """One compilation."""
+
+    def __init__(
+        self,
+        expansion: Expansion,
+        inputs: Mapping[FunctionId, Any],
+        options: Options,
+        carrier: Mapping[str, str] | None,
+    ) -> None:
+        self.expansion = expansion
+        self.carrier = carrier
+        self.inputs = inputs
+        self.options = options
+        bodies = expansion.bodies
+        # A digit first, so that Dask's key_split takes only the name before it.
+        self.token = f"0{uuid.uuid4().hex[:15]}"
+        self.names = _key_names(body.function.code for body in bodies.values())
+        self.keys = {
+            i: f"{name}-{self.token}-{n}" for n, (i, name) in enumerate(zip(bodies, self.names, strict=True))
+        }
+        self.positions = {i: n for n, i in enumerate(bodies)}
+        self.input_nodes = self._input_nodes()
+        #: ``{input: key}`` of those that Dask brings to the functions; the others travel within them.
+        self.input_keys: dict[FunctionId, Any] = {i: node.key for i, node in self.input_nodes.items()}
+        self.input_keys.update({i: v.key for i, v in inputs.items() if isinstance(v, Future)})
+        self._group_keys: dict[FunctionId, str] = {}
+
+    def _input_nodes(self) -> dict[FunctionId, DataNode]:
+        """Large inputs that several functions take, as nodes of the graph; others are embedded."""
+        if not self.expansion.inputs:
+            return {}
+        uses = Counter(i for body in self.expansion.bodies.values() for i in body.needs)
+        nodes = {}
+        for n, i in enumerate(self.expansion.inputs):
+            value = self.inputs.get(i)
+            if uses[i] > 1 and not isinstance(value, Future) and sizeof(value) > SMALL_INPUT:
+                nodes[i] = DataNode(f"input-{self.token}-{n}", value)
+        return nodes
+
+    def compiled(self, announced: bool, says_costs: bool) -> Compiled:
+        graph = {key: self._task(self.expansion.bodies[i], key) for i, key in self.keys.items()}
+        manifest = self._manifest()
+        resources = _Resources([d.cost.to_amounts() for d in manifest.demands], manifest.demand_of)
+        annotations: dict[str, Any] = {ANNOTATION: manifest.token if announced else manifest}
+        if says_costs and any(resources.amounts):
+            annotations["resources"] = resources
+        name, inputs = f"{ANNOTATION}-{self.token}", f"inputs-{self.token}"
+        layers = {name: MaterializedLayer(graph, annotations=annotations)}
+        dependencies: dict[str, set[str]] = {name: set()}
+        if self.input_nodes:
+            layers[inputs] = MaterializedLayer({n.key: n for n in self.input_nodes.values()})
+            dependencies = {name: {inputs}, inputs: set()}
+        return Compiled(
+            HighLevelGraph(layers, dependencies),
+            self.keys,
+            _Annotations(resources, graph),
+            manifest,
+            self.expansion,
+            {i: v for i, v in self.inputs.items() if isinstance(v, Future)},
+        )
+
+    # ------------------------------------------------------------------ tasks
+
+    def _task(self, body: Body, key: str) -> Task:
+        task = self._plain_task(body, key)
+        if self.carrier is not None:
+            task.func = Carried(task.func, self.carrier)
+        return task
+
+    def _plain_task(self, body: Body, key: str) -> Task:
+        function, keys = body.function, self.keys
+        if body.is_transfer:
+            return Task(key, Moved(body.transfer), *self._refs(body.needs))
+        if body.inlined or (self.expansion.inputs and not all(i in keys for i in body.needs)):
+            return self._task_with_inlined(body, key)
+        refs = [TaskRef(keys[i]) for i in function.argument_ids]
+        return Task(key, plain_code(function) or call_of(function), *refs)
+
+    def _refs(self, needs: Iterable[FunctionId]) -> list[Any]:
+        return [
+            TaskRef(self.keys[i])
+            if i in self.keys
+            else TaskRef(self.input_keys[i])
+            if i in self.input_keys
+            else DataNode(None, self.inputs.get(i))
+            for i in needs
+        ]
+
+    def _task_with_inlined(self, body: Body, key: str) -> Task:
+        """Put the inline functions and the small inputs that it takes into it."""
+        outside = [i for i in body.needs if i in self.keys or i in self.input_keys]
+        inside = [i for i in body.needs if i not in self.keys and i not in self.input_keys]
+        place = {i: n for n, i in enumerate([*outside, *inside])}
+        steps: list[tuple[Any, tuple[int, ...], str | None]] = [
+            (Constant(self.inputs.get(i)), (), None) for i in inside
+        ]
+        for step in [*body.inlined, body.function]:
+            told = repr(step.id) if step.type == "inline" else None
+            steps.append((call_of(step), tuple(place[a] for a in step.argument_ids), told))
+            place[step.id] = len(outside) + len(steps) - 1
+        return Task(key, Inlined(tuple(steps)), *self._refs(outside))
+
+    # ------------------------------------------------------------------ manifest
+
+    def _manifest(self) -> Manifest:
+        functions = [body.function for body in self.expansion.bodies.values()]
+        numbers: dict[Demand, int] = {}
+        demand_of = self._demand_of(functions, numbers)
+        default = self.options.max_retries
+        return Manifest(
+            token=self.token,
+            dag_id=cloudpickle.dumps(self.expansion.dag_id),
+            dag_token=token_of(self.expansion.dag_id),
+            ids=cloudpickle.dumps(list(self.keys)),
+            names=self.names,
+            demands=list(numbers),
+            demand_of=demand_of,
+            retries=[default if f.max_retries is None else f.max_retries for f in functions],
+            priorities={n: float(f.priority) for n, f in enumerate(functions) if f.priority},
+            durations={n: float(f.duration) for n, f in enumerate(functions) if f.duration is not None},
+            groups=self._groups(),
+            options=self.options,
+            shown=pack_functions(self.expansion) if isinstance(self.options.strategy, bytes) else None,
+            transfers=self._transfers(),
+        )
+
+    def _demand_of(self, functions: list[Function], numbers: dict[Demand, int]) -> list[int]:
+        """The number of each function's demand; most functions only have a cost."""
+        roots, bound = self.expansion.roots, self._bound
+        plain: dict[Cost, int] = {}
+        demand_of = []
+        for function in functions:
+            needs = function.needs
+            if function.node is None and function.id not in roots and function.id not in bound:
+                number = plain.get(needs)
+                if number is None:
+                    number = plain[needs] = numbers.setdefault(Demand(cost=needs), len(numbers))
+            else:
+                number = numbers.setdefault(self._demand(function), len(numbers))
+            demand_of.append(number)
+        return demand_of
+
+    def _demand(self, function: Function) -> Demand:
+        expansion = self.expansion
+        root = expansion.roots.get(function.id)
+        demand = Demand(
+            cost=function.needs,
+            pin=function.node if isinstance(function.node, str) else None,
+            group=None if root is None else self._group_key(root),
+        )
+        if isinstance(function.code, Transfer) and function.code.role == "serialize":
+            binds = self._group_key(self._root_of_consumer(function.id))
+            if binds != demand.group:
+                demand = replace(demand, binds=binds)
+        elif root is None and function.id in self._bound:
+            demand = replace(demand, group=self._group_key(function.id))
+        return demand
+
+    @cached_property
+    def _bound(self) -> frozenset[FunctionId]:
+        """Consumers that are given a node before they are ready, and share it with no other function."""
+        expansion = self.expansion
+        consumers = [expansion.consumer_of(i) for i, body in expansion.bodies.items() if body.is_transfer]
+        return frozenset(c for c in consumers if c not in expansion.roots)
+
+    def _root_of_consumer(self, transfer: FunctionId) -> FunctionId:
+        consumer = self.expansion.consumer_of(transfer)
+        return self.expansion.roots.get(consumer, consumer)
+
+    def _group_key(self, root: FunctionId) -> str:
+        """The name of a collocation group, also where its root itself does not run."""
+        return self._group_keys.setdefault(root, f"group-{self.token}-{len(self._group_keys)}")
+
+    def _groups(self) -> dict[Hashable, Demand]:
+        """What the node of each collocation group must be able to hold, and where it is pinned."""
+        costs = dict(self.expansion.group_costs())
+        for consumer in self._bound:
+            costs[consumer] = self.expansion.functions[consumer].needs
+        groups: dict[Hashable, Demand] = {}
+        for root, cost in costs.items():
+            key = self._group_key(root)
+            groups[key] = Demand(cost=cost, pin=self.expansion.pin_of(root), group=key)
+        return groups
+
+    def _transfers(self) -> dict[int, tuple[str, int | None, int]]:
+        """``{position: (role, position of the producer, position of the consumer)}``."""
+        found: dict[int, tuple[str, int | None, int]] = {}
+        for i, body in self.expansion.bodies.items():
+            if body.is_transfer:
+                role, _, producer, consumer = cast("tuple[str, int, FunctionId, FunctionId]", i)
+                found[self.positions[i]] = (role, self.positions.get(producer), self.positions[consumer])
+        return found
+
+
+def _key_names(codes: Iterable[Code | None]) -> list[str]:
+    known: dict[int, str] = {}
+    names = []
+    for code in codes:
+        name = known.get(id(code))
+        if name is None:
+            name = known[id(code)] = _key_name(name_of(code))
+        names.append(name)
+    return names
+
+
+def _key_name(name: str) -> str:
+    """A code's name as Dask's ``key_split`` can find it again at the start of a key."""
+    plain = "".join(c if c.isalnum() or c == "_" else "_" for c in name).strip("_")
+    return plain if plain and plain[0].isalpha() else f"f_{plain}" if plain else "function"

@@ -1,0 +1,127 @@
+"""The session that the module's functions use."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from distributed import Client
+
+from handoff_dask.client import options as checks
+from handoff_dask.client.connection import current_client
+from handoff_dask.client.execution import Execution
+from handoff_dask.client.session import Handoff
+
+
+class _Defaults:
+    """What there is by default in this process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        #: What :func:`start` made.
+        self.started: Handoff | None = None
+        #: Started because nothing else was there.
+        self.embedded: Handoff | None = None
+        #: The session of each client.
+        self.sessions: weakref.WeakKeyDictionary[Client, Handoff] = weakref.WeakKeyDictionary()
+
+    def current(self, client: Client | None) -> Handoff | None:
+        """A session that is there already and still of use."""
+        checks.refuse_other_than_client(client)
+        if client is None:
+            if self.started is not None and self.started.is_usable:
+                return self.started
+            client = current_client()
+            if client is None:
+                return self.embedded if self.embedded is not None and self.embedded.is_usable else None
+        known = self.sessions.get(client)
+        return known if known is not None and known.is_usable else None
+
+    def made_of(self, nodes: Mapping[str, Mapping[str, Any]]) -> Handoff | None:
+        """What was started on the same embedded nodes: a cell of a notebook may be run again."""
+        known = (session for session in self.sessions.values() if session.is_usable)
+        return next((session for session in known if session.nodes == nodes), None)
+
+
+_defaults = _Defaults()
+
+
+def start(
+    client: Client | None = None,
+    *,
+    nodes: Mapping[str, Mapping[str, Any]] | None = None,
+    resource_tracker: Any = None,
+    result_store: Any = None,
+    allocator: Any = None,
+) -> Any:
+    """Make the session that the module's functions use, and return it.
+
+    Starting again for the same client is harmless.  The parameters are those of
+    :class:`Handoff`.
+
+    Returns
+    -------
+    Handoff
+    """
+    with _defaults.lock:
+        if nodes is None:
+            known = _defaults.current(client)
+        else:
+            known = _defaults.made_of(nodes) if client is None else None
+        if known is not None and any(
+            part is not None for part in (resource_tracker, result_store, allocator)
+        ):
+            if known.is_embedded:  # its cluster goes with it: the next has one of its own
+                known.stop()
+                nodes = known.nodes
+            else:
+                client = known.client
+            known = None
+        if known is None:
+            known = Handoff(
+                client,
+                nodes=nodes,
+                resource_tracker=resource_tracker,
+                result_store=result_store,
+                allocator=allocator,
+            )
+            _defaults.sessions[known.client] = known
+        _defaults.started = known
+        return known.start()
+
+
+def stop() -> Any:
+    """End the session that the module's functions use; the user's client and cluster stay."""
+    with _defaults.lock:
+        session = _defaults.started or _defaults.current(None)
+        _defaults.started = None
+        if session is None:
+            return None
+        if session is _defaults.embedded:
+            _defaults.embedded = None
+        _defaults.sessions.pop(session.client, None)
+        return session.stop()
+
+
+def session_for(client: Client | None = None) -> Handoff:
+    """The session of a client; with none, the default one, Dask's current client's, or a new one."""
+    with _defaults.lock:
+        known = _defaults.current(client)
+        if known is None:
+            known = Handoff(client)
+            _defaults.sessions[known.client] = known
+            if known.is_embedded:
+                _defaults.embedded = known
+        return known
+
+
+def known_session() -> Handoff | None:
+    """The session that the module's functions would use, if it is there already."""
+    return _defaults.current(None)
+
+
+def session_of(execution: object) -> Handoff:
+    """The session that an execution belongs to; for anything else, the one by default."""
+    return execution.session if isinstance(execution, Execution) else session_for()

@@ -1,0 +1,159 @@
+"""The options of an execution, checked before anything is sent."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from distributed import Client
+
+from handoff_dask import config
+from handoff_dask.client.user_strategies import pack
+from handoff_dask.errors import ValidationError
+from handoff_dask.placement.strategies import BUILT_IN
+from handoff_dask.protocol.manifest import Options
+from handoff_dask.resources import Capabilities
+
+#: What a user may say of an execution, beside the DAG.
+NAMES = (
+    "allocation_strategy",
+    "allocator",
+    "client",
+    "inputs",
+    "max_concurrency",
+    "max_retries",
+    "outputs",
+    "progress",
+    "resources",
+    "timeout",
+)
+
+
+def refuse_unknown(unknown: Mapping[str, Any]) -> None:
+    """Refuse options that do not exist.
+
+    Raises
+    ------
+    ValidationError
+        If there is one.
+    """
+    for name in unknown:
+        raise ValidationError(f"there is no option {name!r}; the options are {', '.join(NAMES)}")
+
+
+def refuse_other_than_client(client: Any) -> None:
+    """Refuse what is given as a client and is none.
+
+    Raises
+    ------
+    ValidationError
+        If it is neither a client nor ``None``.
+    """
+    if client is not None and not isinstance(client, Client):
+        raise ValidationError(f"client is {client!r}; give a distributed.Client, of this cluster say")
+
+
+def parse(
+    *,
+    allocation_strategy: Any,
+    allocator: Any,
+    resources: Iterable[Mapping[str, Any]] | None,
+    max_retries: int | None,
+    max_concurrency: int | None,
+) -> Options:
+    """Read the options that the scheduler is told.
+
+    Raises
+    ------
+    ValidationError
+        If one is wrong.
+    """
+    if max_retries is None:
+        max_retries = config.count("max-retries")
+    config.count("retained-dags")  # refused now, not when the first execution ends
+    strategy, name = strategy_of(allocation_strategy, allocator)
+    return Options(
+        strategy=strategy,
+        strategy_name=name,
+        nodes=_nodes(resources),
+        max_concurrency=_count("max_concurrency", max_concurrency, least=1),
+        max_retries=_count("max_retries", max_retries, least=0) or 0,
+        allocation_timeout_s=config.seconds("allocation-timeout"),
+    )
+
+
+def _count(name: str, value: Any, *, least: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValidationError(f"{name} is {value!r}; give a whole number of at least {least}")
+    return int(value)
+
+
+def switch(name: str, value: Any) -> bool:
+    """An option that is on or off.
+
+    Raises
+    ------
+    ValidationError
+        If it is neither ``True`` nor ``False``.
+    """
+    if not isinstance(value, bool):
+        raise ValidationError(f"{name} is {value!r}; give True or False")
+    return value
+
+
+def timeout_s(value: Any) -> float | None:
+    """A timeout in seconds.
+
+    Raises
+    ------
+    ValidationError
+        If it is no number of at least 0.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= 0:
+        raise ValidationError(f"timeout is {value!r}; give seconds, or None to wait for ever")
+    return float(value)
+
+
+def strategy_of(strategy: Any, allocator: Any) -> tuple[str | bytes, str]:
+    """The name of a built-in strategy, or the user's own as it is sent; and what it is called.
+
+    Raises
+    ------
+    ValidationError
+        If both are given, or there is no such strategy, or it cannot be sent.
+    """
+    if strategy is not None and allocator is not None:
+        raise ValidationError("allocation_strategy and allocator are both given; give one of them")
+    own = strategy if allocator is None else allocator
+    if own is None:
+        own = config.get("allocation-strategy")
+    if not isinstance(own, str):
+        return pack(own)
+    if own not in BUILT_IN:
+        raise ValidationError(
+            f"there is no allocation strategy {own!r}; there are {', '.join(BUILT_IN)}, "
+            "or give an object with select or allocate"
+        )
+    return own, own
+
+
+def _nodes(resources: Any) -> dict[str, Capabilities] | None:
+    if resources is None:
+        return None
+    wrong = "write [{'node': name, 'capabilities': {…}}, …]"
+    if isinstance(resources, (str, bytes, Mapping)) or not isinstance(resources, Iterable):
+        raise ValidationError(f"resources is {resources!r}; {wrong}")
+    nodes: dict[str, Capabilities] = {}
+    for entry in resources:
+        if not isinstance(entry, Mapping) or "node" not in entry or set(entry) - {"node", "capabilities"}:
+            raise ValidationError(f"resources has the entry {entry!r}; {wrong}")
+        name = str(entry["node"])
+        if name in nodes:
+            raise ValidationError(f"resources names node {name!r} twice; name it once")
+        nodes[name] = Capabilities.parse(entry.get("capabilities"))
+    return nodes

@@ -1,0 +1,1 @@
+"""What a user describes, and what it comes to before anything runs."""

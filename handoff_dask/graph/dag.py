@@ -1,0 +1,105 @@
+"""A DAG: functions that take each other's results, with a name; a Dask collection too."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from dask import config
+from dask.base import DaskMethodsMixin
+from dask.delayed import optimize as delayed_optimize
+
+from handoff_dask.graph.check import CheckReport, check
+from handoff_dask.graph.functions import Function, FunctionId
+from handoff_dask.graph.structure import FunctionGraph, filled
+
+__all__ = ["DAG", "as_dag", "new"]
+
+
+class _AsDelayed:
+    """How Dask optimises a DAG: like Delayed values in a group of them, else not at all.
+
+    Collections that are computed together come back grouped by what optimises them; so that a DAG
+    keeps its place among Delayed values it must not differ from these.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return other is delayed_optimize or isinstance(other, _AsDelayed)
+
+    def __hash__(self) -> int:
+        return hash(delayed_optimize)
+
+    def __call__(self, graph: Any, keys: Any, **kwargs: Any) -> Any:
+        # To fuse functions would lose their costs.
+        with config.set({"optimization.fuse.delayed": False}):
+            return delayed_optimize(graph, keys, **kwargs)
+
+
+class DAG(FunctionGraph, DaskMethodsMixin):
+    """Functions that take each other's results.
+
+    It is a Dask collection too: ``dask.compute(dag)`` gives the dict of results.  Dask's current client
+    computes it; with none, the cluster of the session that was started; with none either, threads of
+    this process, which ignore what functions cost.
+
+    Parameters
+    ----------
+    id
+        Any hashable; a fresh uuid4 hex string if ``None``.
+
+    Raises
+    ------
+    ValidationError
+        If the id cannot be hashed.
+
+    Examples
+    --------
+    >>> dag = DAG("sums").add_function(Function("one", [], int, extra_args=[1]))
+    >>> dag.add_function(Function("two", ["one", "one"], "operator:add")).order()
+    ('one', 'two')
+    """
+
+    def check(self, nodes: Any, *, outputs: Iterable[FunctionId] | None = None) -> CheckReport:
+        """What of it fits nowhere, is misspelt or unused, and how fast it could run at best.
+
+        Parameters
+        ----------
+        nodes
+            ``{node name: capabilities}``, or anything with a ``discover_nodes()`` that gives it.
+        outputs
+            As for an execution: only what these need is looked at.
+
+        Raises
+        ------
+        ValidationError
+            If the DAG, the nodes or the outputs are wrong.
+        """
+        return check(self, nodes, outputs=outputs)
+
+    # The other methods by which Dask knows a collection come from the client's process:
+    # see handoff_dask.client.collection.
+    __dask_optimize__ = _AsDelayed()
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return ("handoff-dag", self._id, tuple(self._functions.values()))
+
+
+def new(id: Hashable = None) -> DAG:  # noqa: A002
+    """An empty DAG; the same as ``DAG(id)``."""
+    return DAG(id)
+
+
+def as_dag(functions: DAG | Iterable[Function]) -> DAG:
+    """A DAG as it is; functions in a list, made into one.
+
+    Raises
+    ------
+    ValidationError
+        If it is neither, or two functions have one id.
+
+    Examples
+    --------
+    >>> len(as_dag([Function("a", [], int), Function("b", ["a"], abs)]))
+    2
+    """
+    return functions if isinstance(functions, DAG) else filled(DAG(), functions)

@@ -1,0 +1,216 @@
+"""What a worker executes for a function: its code, with everything that is no result inside."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+from distributed import Future, get_client, get_worker
+
+from handoff_dask.bridges.opentelemetry import run_in_context
+from handoff_dask.errors import blame_inline
+from handoff_dask.graph.functions import Code, Function, name_of, resolve_code
+from handoff_dask.protocol.futures import adopt
+from handoff_dask.record.status import LOCAL_NODE
+
+#: The annotation that tells a transfer its source and its target.
+TRANSFER = "handoff-transfer"
+#: Where a value comes from: its position among the results and the steps before.
+Sources = tuple[int, ...]
+#: Containers longer than this are not searched for futures: to look at each item would take too long.
+LONG = 10_000
+
+
+class Call:
+    """A function's code with its plain arguments; called with the results it takes.
+
+    Dask looks into the arguments of a task for keys and tasks.  What stands in here it does not
+    see, so that plain values stay what they are.
+    """
+
+    __slots__ = ("as_list", "code", "extra_args", "kwargs")
+
+    def __init__(
+        self, code: Code, extra_args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, as_list: bool
+    ) -> None:
+        self.code = code
+        self.extra_args = extra_args
+        self.kwargs = kwargs
+        self.as_list = as_list
+
+    @property
+    def __name__(self) -> str:  # what Dask shows of a task
+        return name_of(self.code)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Call, (self.code, self.extra_args, self.kwargs, self.as_list)
+
+    def __call__(self, *results: Any) -> Any:
+        """Call the code with the results and what stands in here."""
+        code = self.code if not isinstance(self.code, str) else resolve_code(self.code)
+        kwargs = self.kwargs or {}
+        if self.as_list:
+            value = code(list(results), *self.extra_args, **kwargs)
+        else:
+            value = code(*results, *self.extra_args, **kwargs)
+        # Like any function, a coroutine takes one thread of its node while it runs.
+        return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
+class Inlined:
+    """A function with the inline functions before it, recomputed each time it is called."""
+
+    __slots__ = ("steps",)
+
+    def __init__(self, steps: tuple[tuple[Any, Sources, str | None], ...]) -> None:
+        #: Each call with the positions of its arguments, among the results and earlier steps; and what
+        #: names it to the user if it is an inline function.
+        self.steps = steps
+
+    @property
+    def __name__(self) -> str:
+        return str(self.steps[-1][0].__name__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Inlined, (self.steps,)
+
+    def __call__(self, *results: Any) -> Any:
+        """Run the steps; the value of the last."""
+        values = list(results)
+        for call, sources, inline in self.steps:
+            try:
+                values.append(call(*[values[i] for i in sources]))
+            except Exception as error:
+                if inline is not None:
+                    blame_inline(error, inline)
+                raise
+        return values[-1]
+
+
+class Moved:
+    """A change of an argument on its way; told by the scheduler between which nodes."""
+
+    __slots__ = ("transfer",)
+
+    def __init__(self, transfer: Callable[[Any, str, str], Any]) -> None:
+        self.transfer = transfer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Moved, (self.transfer,)
+
+    def __call__(self, value: Any) -> Any:
+        """Change the value, between the nodes that the scheduler has written down."""
+        source, target = _between()
+        return self.transfer(value, source, target)
+
+
+def _between() -> tuple[str, str]:
+    """Names of the nodes that the running transfer is between, as far as anybody has said."""
+    try:
+        worker = get_worker()
+    except ValueError:  # Dask runs the DAG in this process
+        return LOCAL_NODE, LOCAL_NODE
+    task = worker.state.tasks[worker.get_current_task()]
+    here = str(worker.name)
+    source, target = (task.annotations or {}).get(TRANSFER, (here, here))
+    return source, target
+
+
+class Constant:
+    """An input, embedded where it is used."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Constant, (self.value,)
+
+    def __call__(self) -> Any:
+        """The value."""
+        return self.value
+
+
+class Carried:
+    """A call within the trace that its DAG carries."""
+
+    __slots__ = ("call", "carrier")
+
+    def __init__(self, call: Callable[..., Any], carrier: Mapping[str, str]) -> None:
+        self.call = call
+        #: Filled when the DAG is sent, and shared by all calls of it.
+        self.carrier = carrier
+
+    @property
+    def __name__(self) -> str:
+        return name_of(self.call)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Carried, (self.call, self.carrier)
+
+    def __call__(self, *results: Any) -> Any:
+        """Call it; spans that it makes join the trace."""
+        return run_in_context(self.carrier, lambda: self.call(*results))
+
+
+class WithFutures:
+    """A call with futures among its plain values: they stay futures, but must know a client again."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    @property
+    def __name__(self) -> str:
+        return self.call.__name__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WithFutures, (self.call,)
+
+    def __call__(self, *results: Any) -> Any:
+        """Call it; to its futures the client is that of this worker."""
+        lost = [f for f in _futures_in((self.call.extra_args, self.call.kwargs)) if f.client is None]
+        if lost:
+            adopt(lost, get_client())
+        return self.call(*results)
+
+
+def _futures_in(value: Any) -> Iterator[Future[Any]]:
+    if isinstance(value, Future):
+        yield value
+    elif type(value) in (list, tuple, set, frozenset, dict) and len(value) <= LONG:
+        for item in value.values() if type(value) is dict else value:
+            yield from _futures_in(item)
+
+
+def call_of(function: Function) -> Call | WithFutures:
+    """The call of one function, whatever it takes."""
+    assert function.code is not None
+    call = Call(
+        function.code,
+        tuple(function.extra_args),
+        function.kwargs,
+        function.argument_inclusion == "as_list",
+    )
+    plain = function.extra_args or function.kwargs
+    return WithFutures(call) if plain and any(_futures_in((call.extra_args, call.kwargs))) else call
+
+
+def plain_code(function: Function) -> Callable[..., Any] | None:
+    """The code itself, where nothing need be put around it."""
+    code = function.code
+    if (
+        function.extra_args
+        or function.kwargs
+        or function.argument_inclusion == "as_list"
+        or isinstance(code, str)
+        or (isinstance(code, FunctionType) and inspect.iscoroutinefunction(code))
+        or not isinstance(code, (FunctionType, BuiltinFunctionType, type))
+    ):
+        return None
+    return code

@@ -1,0 +1,108 @@
+"""The manifest: what the scheduler must know of a run before its graph arrives."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from dask.base import tokenize
+
+from handoff_dask.placement.events import Demand
+from handoff_dask.resources import Capabilities
+
+
+@dataclass(slots=True)
+class Options:
+    """How a run is to be executed."""
+
+    #: Name of a built-in strategy, or the user's own, pickled by cloudpickle.
+    strategy: str | bytes = "first_available"
+    #: What users and telemetry call it.
+    strategy_name: str = "first_available"
+    #: ``{node name or address: the most the run may use there}``.
+    nodes: Mapping[str, Capabilities] | None = None
+    max_concurrency: int | None = None
+    max_retries: int = 3
+    #: Seconds.
+    allocation_timeout_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Manifest:
+    """What the scheduler must know of a run: its functions' demands, by position.
+
+    Ids stay in the client; the scheduler carries them only as an opaque pickle, so that they may
+    be of types it cannot import.
+    """
+
+    token: str
+    #: The DAG's id, pickled, and as a token by which equal ids are equal.
+    dag_id: bytes
+    dag_token: str
+    #: The ids of the scheduled functions in topological order, pickled as one list.
+    ids: bytes
+    #: Names of their codes.
+    names: list[str]
+    #: The distinct demands, and for each function the position of its own.
+    demands: list[Demand]
+    demand_of: list[int]
+    #: Positions of the functions that each one waits for.
+    retries: list[int]
+    #: Of the functions that have one.
+    priorities: dict[int, float] = field(default_factory=dict)
+    durations: dict[int, float] = field(default_factory=dict)
+    #: ``{group: what its node must be able to hold}``.
+    groups: dict[Hashable, Demand] = field(default_factory=dict)
+    options: Options = field(default_factory=Options)
+    #: The functions as an own strategy is shown them, pickled; see ``own_strategies``.
+    shown: bytes | None = None
+    #: The session that is told how the run ends.
+    listener: str = ""
+    #: Positions of the functions that move an argument: ``{position: (role, producer, group)}``.
+    transfers: dict[int, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def key(self, position: int) -> str:
+        """The Dask key of a function: its code's name, the run, its position."""
+        return f"{self.names[position]}-{self.token}-{position}"
+
+    def keys(self) -> list[str]:
+        """All keys, by position."""
+        token = self.token
+        return [f"{name}-{token}-{i}" for i, name in enumerate(self.names)]
+
+
+def token_of(identity: Hashable) -> str:
+    """What names an id on the scheduler, where its type may be unknown.
+
+    Ids that are one key of a dict have one token.
+
+    Examples
+    --------
+    >>> token_of(("a", 1)) == token_of(("a", 1.0)) != token_of(("a", 2))
+    True
+    """
+    return str(tokenize(_plain(identity)))
+
+
+def _plain(identity: Any) -> Any:
+    if type(identity) is tuple:
+        return tuple([_plain(part) for part in identity])
+    if isinstance(identity, str):
+        return str.__str__(identity)
+    if isinstance(identity, numbers.Number):
+        with suppress(OverflowError, TypeError, ValueError):  # infinity, what is complex or no number
+            number: Any = float(identity)  # type: ignore[arg-type]
+            whole: Any = int(identity)  # type: ignore[call-overload]
+            return whole if whole == identity else number if number == identity else identity
+    return identity
+
+
+def position_of(key: str) -> int:
+    """The position that stands in a key made by :meth:`Manifest.key`."""
+    return int(key[key.rindex("-") + 1 :])

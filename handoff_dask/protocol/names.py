@@ -1,0 +1,36 @@
+"""Names under which the scheduler, the workers and the client talk to each other."""
+
+from __future__ import annotations
+
+#: The name of both plugins, and of the scheduler's RPC handler.
+NAME = "handoff"
+
+#: RPC, worker to scheduler: what the worker offers.
+REPORT = "handoff_report"
+#: Stream, scheduler to worker: say when this task's thread is over.
+WATCH = "handoff-watch"
+#: Stream, worker to scheduler: the thread of a watched task is over.
+ENDED = "handoff-ended"
+#: Stream, scheduler to worker: report each task of ours that starts (or stop doing so).
+REPORT_STARTS = "handoff-report-starts"
+#: Stream, worker to scheduler: a task of ours has started.
+STARTED = "handoff-started"
+#: Stream, worker to scheduler: an attempt of a task of ours has raised.
+RAISED = "handoff-raised"
+#: Stream, worker to scheduler: tasks, ours or not, need a result that has come and cannot be read.
+UNREADABLE = "handoff-unreadable"
+
+#: Stream, worker to scheduler: a task, ours or not, has let go of its thread.
+SECEDED = "handoff-seceded"
+
+#: Dask resources that admit functions which were sent ahead, one name for each lane of a node,
+#: and for each function of it that may be followed; the rest is to spare.
+LANES = tuple(f"{NAME}-lane-{i}" for i in range(48))
+#: So many of them are for short functions, of which several are under way; so many for functions
+#: that may be followed.
+SHORT_LANES, RELAYS = 4, 28
+#: How much of its resource each lane has: divisible by any small number of slots.
+LANE_UNITS = 720_720
+
+#: The layer annotation by which the scheduler plugin knows our tasks.
+ANNOTATION = "handoff"

@@ -1,0 +1,52 @@
+"""How a run stands, and how it ended, as the scheduler tells its client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+#: A run that ends within so many seconds is not worth planning.
+LEAST_PLANNED_S = 1.0
+
+
+@dataclass(slots=True)
+class Standing:
+    """How a run stands, for the client's planner; lists are by position."""
+
+    #: ``"done"``, ``"running"`` or ``"left"``.
+    states: Sequence[str]
+    #: Seconds, where anything is known.
+    expected_s: Sequence[float | None]
+    ranks: Sequence[float]
+    #: ``{position: (node, seconds since it was placed)}``.
+    running: Mapping[int, tuple[str, float]]
+    #: ``{node: (capabilities, threads)}``.
+    nodes: Mapping[str, tuple[Mapping[str, Any], int]]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended, as the scheduler tells its client; lists are by position."""
+
+    token: str
+    status: str
+    nodes: Sequence[str | None] = ()
+    ready: Sequence[float | None] = ()
+    placed: Sequence[float | None] = ()
+    start: Sequence[float | None] = ()
+    stop: Sequence[float | None] = ()
+    attempts: Sequence[int] = ()
+    causes: Sequence[str] = ()
+    nbytes: Sequence[int | None] = ()
+    #: Seconds that the arguments took to the node.
+    transfers: Sequence[float | None] = ()
+    states: Sequence[str] = ()
+    #: ``{node: capabilities}``.
+    capabilities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    submitted: float = 0.0
+    ended: float | None = None
+    #: Position of the function that failed.
+    failed: int | None = None
+    #: Why it could not be placed, if that is how it failed: ``({node: why not}, what else)``.
+    refusal: tuple[dict[str, str], str | None] | None = None

@@ -1,0 +1,77 @@
+"""What an execution came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from handoff_dask.record.execution import ExecutionRecord, Timing
+from handoff_dask.record.lower_bound import lower_bounds
+from handoff_dask.record.time_split import TimeSplit, time_split
+
+__all__ = ["ExecutionResult"]
+
+
+class ExecutionResult:
+    """What an execution came to.
+
+    Parameters
+    ----------
+    dag_id, results, allocations, timings
+        See the attributes.
+    record
+        All that is known of the run, or a function that gives it when somebody asks.
+    """
+
+    def __init__(
+        self,
+        dag_id: Hashable,
+        results: Mapping[Hashable, Any],
+        allocations: Mapping[Hashable, str],
+        timings: Mapping[Hashable, Timing],
+        record: ExecutionRecord | Callable[[], ExecutionRecord],
+    ) -> None:
+        #: The DAG's id.
+        self.dag_id = dag_id
+        #: ``{function id: value}``.
+        self.results = results
+        #: ``{function id: node name}``.
+        self.allocations = allocations
+        #: ``{function id: Timing}``.
+        self.timings = timings
+        self._record = record
+
+    def __repr__(self) -> str:
+        return f"<ExecutionResult of DAG {self.dag_id!r}: {len(self.results)} results>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_record": self.record}
+
+    @property
+    def record(self) -> ExecutionRecord:
+        """All that is known of the run, for pictures and reports."""
+        if not isinstance(self._record, ExecutionRecord):
+            self._record = self._record()
+        return self._record
+
+    @property
+    def time_split(self) -> TimeSplit:
+        """Where its time went, by cause; see :mod:`handoff_dask.record.time_split`."""
+        return time_split(self.record)
+
+    @property
+    def lower_bound_s(self) -> float | None:
+        """Seconds that no placement on these nodes could beat, with the durations that were measured.
+
+        ``None`` if nothing ran; :func:`handoff_dask.record.lower_bound.lower_bounds` says what sets it.
+        """
+        bounds = lower_bounds(self.record) if self.timings else ()
+        return bounds[0].seconds if bounds else None
+
+    @property
+    def makespan_s(self) -> float | None:
+        """Seconds from submission to the end, if both are known."""
+        record = self.record
+        if record.submitted is None or record.ended is None:
+            return None
+        return record.ended - record.submitted

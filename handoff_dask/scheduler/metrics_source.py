@@ -1,0 +1,78 @@
+"""What the scheduler's plugin counts, and how it stands: the numbers of the metrics page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from handoff_dask.placement.decisions import Decision, Place, Reject, Wait
+from handoff_dask.record.status import FINISHED
+from handoff_dask.resources import amount_of
+from handoff_dask.scheduler.metrics import Durations
+
+if TYPE_CHECKING:
+    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
+
+#: What each kind of decision is called.
+DECISIONS: Mapping[type[Decision], str] = {Place: "place", Wait: "wait", Reject: "reject"}
+
+
+class Numbers:
+    """The :class:`~handoff_dask.scheduler.metrics.MetricsSource` of a scheduler.
+
+    Counting costs a little at each flush; everything else is worked out when somebody asks.
+    """
+
+    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
+        self._plugin = plugin
+        self._decisions: Counter[type[Decision]] = Counter()
+        self._times = Durations()
+        self._ended: Counter[str] = Counter()
+
+    # ------------------------------------------------------------------ counting
+
+    def decided(self, decisions: Sequence[Decision], seconds: float) -> None:
+        """The engine was asked, and took so long."""
+        self._times.observe(seconds)
+        if decisions:
+            self._decisions.update(map(type, decisions))
+
+    def run_ended(self, status: str) -> None:
+        """A run is over."""
+        self._ended[status] += 1
+
+    # ------------------------------------------------------------------ telling
+
+    def functions_by_state(self) -> Mapping[str, int]:
+        """Functions of runs that are not over: ``{state: how many}``."""
+        runs = self._plugin.registry.runs.values()
+        return Counter(f.status for run in runs if not run.over for f in run.functions.values())
+
+    def waiting_by_cause(self) -> Mapping[str, int]:
+        """Ready functions without a node: ``{what they wait for: how many}``."""
+        return self._plugin.driver.engine.waiting_by_cause()
+
+    def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
+        """``{node: capabilities}``."""
+        return self._plugin.requests.capabilities()
+
+    def claims(self) -> Mapping[str, Mapping[str, float]]:
+        """``{node: {resource: amount that is claimed}}``, by whomever."""
+        return {
+            name: {resource: amount_of(units) for resource, units in node.used.items()}
+            for name, node in self._plugin.driver.engine.nodes().items()
+        }
+
+    def decisions(self) -> Mapping[str, int]:
+        """Decisions since the start, by kind."""
+        return {name: self._decisions[kind] for kind, name in DECISIONS.items()}
+
+    def decision_times(self) -> Durations:
+        """How long the engine took, each time that it was asked."""
+        return self._times
+
+    def runs_by_status(self) -> Mapping[str, int]:
+        """Runs that are open now and runs that have ended since the start."""
+        open_ = Counter(run.status for run in self._plugin.registry.runs.values() if not run.over)
+        return {FINISHED: 0, **self._ended, **open_}

@@ -1,0 +1,232 @@
+"""What is expected of a run: durations, learned while it goes on, and the order that follows."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from distributed.metrics import monotonic, time
+
+from handoff_dask.placement.estimates import SHORT_S, Estimates
+from handoff_dask.placement.events import DurationsLearned, RunRanked
+from handoff_dask.placement.ordering import starting_ranks
+from handoff_dask.protocol.outcome import LEAST_PLANNED_S, Standing
+from handoff_dask.record.status import PENDING, RUNNING, WAITING
+from handoff_dask.scheduler.runs import Function, Run, RunKind
+
+if TYPE_CHECKING:
+    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
+
+#: A run is ordered anew when the mean of some kind has changed by this factor, and this many seconds.
+CHANGE, CHANGE_S = 1.4, 0.003
+UNFINISHED = (PENDING, WAITING, RUNNING)
+#: Ordering anew may take this share of the scheduler's time.
+SHARE = 0.02
+
+
+class Foresight:
+    """Durations and ranks of the functions of every run."""
+
+    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
+        self._plugin = plugin
+        self.estimates = Estimates()
+        #: Runs for which something new is known: ``{token: when they may be ordered again}``.
+        self._stale: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
+
+    def order(self, run: Run) -> None:
+        """Work out expected durations, and rank each function by the path that remains after it."""
+        began = monotonic()
+        functions = [run.functions[p] for p in sorted(run.functions)]
+        for function in functions:
+            function.expected_s = self.expected(function)
+        known = [f.expected_s for f in functions if f.expected_s is not None]
+        usual = sum(known) / len(known) if known else 1.0
+        durations = [usual if f.expected_s is None else f.expected_s for f in functions]
+        if len(run.dependents[0]) != len(functions):
+            run.dependents = ([f.position for f in functions], self._dependents(functions))
+        nodes = self._plugin.nodes
+        ranks = starting_ranks(
+            range(len(functions)),
+            run.dependents[1],
+            durations,
+            [run.manifest.demand_of[f.position] for f in functions],
+            [demand.cost for demand in run.manifest.demands],
+            [nodes.capabilities(node) for node in nodes.by_name.values()],
+        )
+        for function, rank in zip(functions, ranks, strict=True):
+            function.rank = rank
+        self._not_before[run.token] = began + (monotonic() - began) / SHARE
+
+    def _dependents(self, functions: list[Function]) -> list[list[int]]:
+        tasks: dict[Any, Any] = self._plugin.scheduler.tasks
+        place = {f.key: i for i, f in enumerate(functions)}
+        return [[place[t.key] for t in tasks[f.key].dependents if t.key in place] for f in functions]
+
+    def expected(self, function: Function) -> float | None:
+        """How long a function is expected to take: the user's hint, else what was learned."""
+        run, position = function.run, function.position
+        hint = run.manifest.durations.get(position)
+        if hint is not None:
+            return hint
+        kind = run.kind_of(position)
+        if kind.known is None:
+            kind.known = self.estimates.known(kind.name, kind.cost)
+        if kind.known is not None and kind.known.longest_s < SHORT_S:
+            return kind.known.longest_s
+        return self.estimates.expected(kind.name, kind.cost, run.id_of(position))
+
+    def is_certain(self, function: Function) -> bool:
+        """Whether it is known for sure how long a function takes: by a hint, or from itself."""
+        run, position = function.run, function.position
+        if position in run.manifest.durations:
+            return True
+        kind = run.kind_of(position)
+        if function.expected_s is None or (kind.known is not None and kind.known.longest_s < SHORT_S):
+            return False
+        return self.estimates.remembers(kind.name, run.id_of(position))
+
+    def next_rank(self, key: Any) -> float | None:
+        """The largest rank among those that become ready when a function ends."""
+        functions: dict[Any, Function] = self._plugin.registry.functions
+        function, task = functions.get(key), self._plugin.scheduler.tasks.get(key)
+        if function is None or task is None:
+            return None
+        after = [functions.get(t.key) for t in task.dependents if len(t.waiting_on or ()) == 1]
+        ready = [f for f in after if f is not None]
+        priorities = function.run.manifest.priorities
+        if priorities:
+            own = priorities.get(function.position, 0)
+            if any(f.run.manifest.priorities.get(f.position, 0) > own for f in ready):
+                return math.inf
+        return max((f.rank for f in ready), default=0.0)
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(self, function: Function) -> None:
+        """A function has ended well: remember how long it took."""
+        if function.start is None or function.stop is None:
+            return
+        run, position = function.run, function.position
+        duration_s = max(0.0, function.stop - function.start)
+        kind = run.kind_of(position)
+        known = kind.known
+        if known is None:
+            known = kind.known = self.estimates.kind(kind.name, kind.cost)
+        known.learn(duration_s)
+        if known.longest_s >= SHORT_S:
+            # What is always short need not be remembered one by one.
+            self.estimates.remember(kind.name, run.id_of(position), duration_s)
+        if position in run.manifest.durations:
+            return
+        if kind.told_s is None or _differs(kind.told_s, known.mean_s):
+            first = kind.told_s is None
+            kind.told_s = known.mean_s
+            if first:
+                self._tell(run, kind)
+            self._stale[run.token] = self._not_before.get(run.token, 0.0)
+
+    def overdue(self, function: Function, elapsed_s: float) -> None:
+        """A function that was thought to be short has been running that long: its like are not short."""
+        run, position = function.run, function.position
+        kind = run.kind_of(position)
+        if kind.known is None:
+            kind.known = self.estimates.kind(kind.name, kind.cost)
+        if kind.known.longest_s >= elapsed_s or position in run.manifest.durations:
+            return
+        kind.known.longest_s = elapsed_s
+        self._tell(run, kind, again=True)
+
+    def _tell(self, run: Run, kind: RunKind, *, again: bool = False) -> None:
+        """Tell the engine how long those of a kind will take that wait already.
+
+        Without ``again`` only those of which nothing was known.
+        """
+        durations: dict[Any, float] = {}
+        for function in run.functions.values():
+            if function.status != WAITING or (function.expected_s is not None and not again):
+                continue
+            if run.kind_of(function.position) is kind:
+                function.expected_s = self.expected(function)
+                if function.expected_s is not None:
+                    durations[function.key] = function.expected_s
+        if durations:
+            self._plugin.driver.gather([DurationsLearned(run=run.token, durations=durations)])
+
+    def review(self) -> None:
+        """Order anew the runs of which something new is known, if their turn has come."""
+        if not self._stale:
+            return
+        now = monotonic()
+        for token in [t for t, due in self._stale.items() if due <= now]:
+            del self._stale[token]
+            run = self._plugin.registry.runs.get(token)
+            if run is not None and not run.over:
+                self._order_again(run, ranks=not run.planned)
+
+    def _order_again(self, run: Run, *, ranks: bool) -> None:
+        before = {} if ranks else {f: f.rank for f in run.functions.values()}
+        self.order(run)
+        for function, rank in before.items():
+            function.rank = rank
+        waiting = [f for f in run.functions.values() if f.status == WAITING]
+        order: dict[Any, float] = {f.key: f.rank for f in waiting}
+        durations: dict[Any, float] = {f.key: f.expected_s for f in waiting if f.expected_s is not None}
+        self._plugin.driver.gather(
+            [RunRanked(run=run.token, ranks=order), DurationsLearned(run=run.token, durations=durations)]
+        )
+
+    # ------------------------------------------------------------------ the client's planner
+
+    def standing(self, client: str, token: str) -> Standing | None:
+        """How a run stands; None if it is over, with no functions if too little is left to plan."""
+        run = self._plugin.registry.runs.get(token)
+        if run is None or run.over:
+            return None
+        left = [f.expected_s or 0.0 for f in run.functions.values() if f.status in UNFINISHED]
+        threads = sum(node.threads for node in self._plugin.nodes.by_name.values())
+        if sum(left) < LEAST_PLANNED_S * min(threads, len(left)) / 2:
+            return Standing((), (), (), {}, {})
+        now = time()
+        count = len(run.manifest)
+        states, ranks = ["done"] * count, [0.0] * count
+        expected_s: list[float | None] = [None] * count
+        running: dict[int, tuple[str, float]] = {}
+        for position, function in run.functions.items():
+            ranks[position] = function.rank
+            expected_s[position] = function.expected_s
+            if function.status == RUNNING and function.node is not None:
+                states[position] = "running"
+                running[position] = (function.node, now - (function.placed or now))
+            elif function.status in (WAITING, PENDING):
+                states[position] = "left"
+        nodes = self._plugin.nodes.by_name.values()
+        capabilities = self._plugin.nodes.capabilities
+        offers = {n.name: (capabilities(n).to_dict(), n.threads) for n in nodes if n.accepting}
+        return Standing(states, expected_s, ranks, running, offers)
+
+    def rank(self, client: str, token: str, ranks: dict[int, float]) -> None:
+        """The client's planner has found a better order."""
+        run = self._plugin.registry.runs.get(token)
+        if run is None or run.over:
+            return
+        waiting: dict[Any, float] = {}
+        for position, rank in ranks.items():
+            function = run.functions.get(position)
+            if function is not None:
+                function.rank = rank
+                if function.status == WAITING:
+                    waiting[function.key] = rank
+        # From now on the planner orders it, by what is learned too.
+        run.planned = True
+        self._plugin.driver.gather([RunRanked(run=token, ranks=waiting)])
+
+    def forget(self, token: str) -> None:
+        """A run is gone."""
+        self._stale.pop(token, None)
+        self._not_before.pop(token, None)
+
+
+def _differs(told_s: float, mean_s: float) -> bool:
+    low, high = sorted((told_s, mean_s))
+    return high - low > CHANGE_S and high > CHANGE * low

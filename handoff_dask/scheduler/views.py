@@ -1,0 +1,358 @@
+"""The scheduler's state for people: nodes, runs and what waits, as plain data ready for JSON.
+
+Everything is put together when somebody asks, and nothing before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from heapq import nsmallest
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from distributed.metrics import monotonic, time
+
+from handoff_dask.errors import NotFoundError
+from handoff_dask.placement.explanation import Explanation
+from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
+from handoff_dask.record.status import CANCELLED, FAILED, PENDING, RUNNING, WAITING
+from handoff_dask.resources import amount_of
+from handoff_dask.scheduler.nodes import Node
+from handoff_dask.scheduler.runs import Function, Run
+from handoff_dask.visualization.texts import id_texts, plain
+
+if TYPE_CHECKING:
+    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
+
+#: Ended runs that can be looked at: at most so many, and of so many functions together.
+KEPT_RUNS = 20
+KEPT_FUNCTIONS = 50_000
+#: Functions that a view lists of a node, and kinds of waiting functions.
+LISTED = 50
+#: Functions of one kind that are named.
+NAMED = 10
+
+_status = attrgetter("status")
+
+
+@dataclass(slots=True)
+class Ended:
+    """A run that is over, and the nodes there were then."""
+
+    run: Run
+    nodes: dict[str, Node]
+
+
+class Views:
+    """What can be seen from outside."""
+
+    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
+        self._plugin = plugin
+        self._ended: deque[Ended] = deque()
+
+    def install(self) -> None:
+        """Answer clients."""
+        self._plugin.requests.add(progress=self.progress, overview=self.overview, explain=self.explain)
+
+    def run_ended(self, run: Run) -> None:
+        """Keep the last runs, however soon Dask forgets them."""
+        self._ended.append(Ended(run, dict(self._plugin.nodes.by_name)))
+        total = sum(len(ended.run.functions) for ended in self._ended)
+        while len(self._ended) > KEPT_RUNS or (total > KEPT_FUNCTIONS and len(self._ended) > 1):
+            total -= len(self._ended.popleft().run.functions)
+
+    def ended(self) -> list[Run]:
+        """The last runs that are over, the latest last."""
+        return [ended.run for ended in self._ended]
+
+    # ------------------------------------------------------------------ one run
+
+    def progress(self, client: str, token: str) -> tuple[dict[str, int], dict[str, int], float]:
+        """How many functions of a run stand where, and what the waiting ones wait for.
+
+        Returns
+        -------
+        tuple
+            ``({status: count}, {cause: count}, seconds that counting took)``.
+
+        Raises
+        ------
+        NotFoundError
+            If the run is not known (any more).
+        """
+        began = monotonic()
+        announced = self._plugin.registry.announced.get(token)
+        if announced is not None:  # its graph is on its way
+            return {PENDING: len(announced.manifest)}, {}, 0.0
+        run = self._plugin.registry.runs.get(token)
+        if run is None:
+            raise NotFoundError("execution", token, "it has been forgotten")
+        states = Counter(map(_status, run.functions.values()))
+        causes = self._causes(run) if states[WAITING] else {}
+        return dict(states), causes, monotonic() - began
+
+    def _causes(self, run: Run) -> dict[str, int]:
+        """Functions of equal demand wait together, so it is enough to ask about one of them."""
+        demand_of = run.manifest.demand_of
+        waiting = [f for f in run.functions.values() if f.status == WAITING]
+        counts = Counter(demand_of[f.position] for f in waiting)
+        one_of = {demand_of[f.position]: f.key for f in waiting}
+        causes: Counter[str] = Counter()
+        for demand, count in counts.items():
+            causes[self._plugin.driver.engine.waiting_cause(one_of[demand])] += count
+        return dict(causes)
+
+    def record(self, token: str) -> ExecutionRecord:
+        """A run as far as it has come, for pictures and reports; ids are texts there.
+
+        Raises
+        ------
+        NotFoundError
+            If the run is not among the last ones.
+        """
+        run, nodes = self._find(token)
+        texts, producers = self._ids(run), run.producers()
+        functions = [
+            FunctionRecord(
+                id=texts[f.position],
+                name=run.manifest.names[f.position],
+                args=tuple(texts[p] for p in producers.get(f.position, ())),
+                cost=run.cost(f.position),
+                status=_now(f),
+                node=f.node,
+                ready=f.ready,
+                placed=f.placed,
+                start=f.start,
+                stop=f.stop,
+                attempts=f.attempts,
+                cause=f.cause,
+                nbytes=f.nbytes,
+                duration_s=run.manifest.durations.get(f.position),
+                error=run.error if f.position == run.failed else None,
+            )
+            for f in sorted(run.functions.values(), key=attrgetter("position"))
+        ]
+        capabilities = self._plugin.nodes.capabilities
+        return ExecutionRecord(
+            dag_id=self._dag(run),
+            status=run.status,
+            functions=tuple(functions),
+            nodes={
+                name: {**capabilities(node).to_dict(), "threads": node.threads}
+                for name, node in nodes.items()
+            },
+            strategy=run.strategy_name,
+            submitted=run.submitted,
+            ended=run.ended,
+        )
+
+    def _find(self, token: str) -> tuple[Run, dict[str, Node]]:
+        for ended in self._ended:
+            if ended.run.token == token:
+                return ended.run, ended.nodes
+        run = self._plugin.registry.runs.get(token)
+        if run is None:
+            raise NotFoundError("execution", token, f"it is not among the last {KEPT_RUNS}")
+        return run, self._plugin.nodes.by_name
+
+    def _ids(self, run: Run) -> list[str]:
+        """Texts for the functions' ids; their keys where a ``repr`` of the user's fails."""
+        if run.texts is None:
+            ids = [run.id_of(position) for position in range(len(run.manifest))]
+            try:
+                by_id = id_texts(ids)
+                run.texts = [by_id[i] for i in ids]
+            except Exception:  # whatever the user's __repr__ and __hash__ raise
+                run.texts = run.manifest.keys()
+        return run.texts
+
+    def _dag(self, run: Run) -> str:
+        return _text(run.dag_id, run.token)
+
+    # ------------------------------------------------------------------ all of it
+
+    def overview(self, client: str = "") -> dict[str, Any]:
+        """Nodes, runs and what waits, at one moment."""
+        return {"time": time(), "nodes": self.nodes(), "runs": self.runs(), "waiting": self.waiting()}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Each node: what it has, what of it is in use, and what runs there; in name order."""
+        states = sorted(self._plugin.driver.engine.nodes().values(), key=lambda node: node.name)
+        return [
+            {
+                "name": node.name,
+                "address": node.address,
+                "status": "returning" if node.returning else "ready" if node.accepting else "paused",
+                "capabilities": plain(node.capabilities.to_dict()),
+                "used": {name: amount_of(units) for name, units in node.used.items()},
+                "available": node.available(),
+                "threads": node.threads,
+                "threads_used": node.threads_used,
+                "price": node.price,
+                "reserved_for": self._named(node.reserved_for),
+                "running_count": len(node.placed),
+                "running": self._running(node.placed),
+            }
+            for node in states
+        ]
+
+    def _running(self, keys: Iterable[Hashable]) -> list[dict[str, Any]]:
+        functions = [f for key in keys if (f := self._function(key)) is not None]
+        functions.sort(key=lambda f: f.placed or 0.0)
+        return [{**self._about(f), "since": f.start or f.placed} for f in functions[:LISTED]]
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Runs that are open and the last that have ended, the latest first."""
+        ended = [e.run for e in self._ended]
+        known = {run.token for run in ended}
+        open_ = [run for run in self._plugin.registry.runs.values() if run.token not in known]
+        return [self._run(run) for run in sorted([*ended, *open_], key=lambda run: -run.submitted)]
+
+    def _run(self, run: Run) -> dict[str, Any]:
+        return {
+            "token": run.token,
+            "dag_id": self._dag(run),
+            "status": run.status,
+            "strategy": run.strategy_name,
+            "submitted": run.submitted,
+            "ended": run.ended,
+            "functions": len(run.functions),
+            "states": dict(Counter(_now(f) for f in run.functions.values())),
+            "failed": None if run.failed is None else self._ids(run)[run.failed],
+            "error": self._problem(run),
+        }
+
+    def _problem(self, run: Run) -> str | None:
+        if run.refusal is not None:
+            reasons, problem = run.refusal
+            return "; ".join(
+                [*([problem] if problem else []), *(f"{n}: {why}" for n, why in reasons.items())]
+            )
+        return None if run.error is None else run.error.strip().rpartition("\n")[2]
+
+    def waiting(self) -> list[dict[str, Any]]:
+        """What waits and why: functions of one run and one demand together, the most first."""
+        groups: dict[tuple[str, int], list[Function]] = {}
+        for f in self._plugin.registry.functions.values():
+            if f.status == WAITING:
+                groups.setdefault((f.run.token, f.run.manifest.demand_of[f.position]), []).append(f)
+        largest = sorted(groups.values(), key=lambda group: -len(group))[:LISTED]
+        return [self._kind(group) for group in largest]
+
+    def _kind(self, group: list[Function]) -> dict[str, Any]:
+        foremost = nsmallest(NAMED, group, key=_order)
+        first = foremost[0]
+        texts = self._ids(first.run)
+        why = self._plugin.driver.engine.explain(first.key, now=monotonic())
+        return {
+            **self._about(first),
+            "count": len(group),
+            "since": min(f.ready or time() for f in group),
+            "functions": [texts[f.position] for f in foremost],
+            "cause": why.cause,
+            "nodes": _obstacles(why),
+        }
+
+    # ------------------------------------------------------------------ one function
+
+    def explain(self, client: str, function: str, dag: str | None = None) -> list[dict[str, Any]]:
+        """Where the functions of this id (or Dask key) stand.
+
+        In the runs that are open; where none of these has it, in those that have ended.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        """
+        self._plugin.driver.flush()
+        found: list[Function] = []
+        for run in self._plugin.registry.runs.values():
+            if dag is None or dag in (self._dag(run), run.token):
+                texts = self._ids(run)
+                found += [f for p, f in run.functions.items() if function in (texts[p], f.key)]
+        if not found:
+            raise NotFoundError("function", function, "no execution on this cluster has it")
+        open_ = [f for f in found if not f.run.over]
+        return [self._explained(f) for f in open_ or found]
+
+    def _explained(self, f: Function) -> dict[str, Any]:
+        why = self._plugin.driver.engine.explain(f.key, now=monotonic())
+        about = self._about(f)
+        missing = self._missing(f) if f.status == PENDING else []
+        return {
+            **about,
+            "status": f.status,
+            "node": f.node,
+            "waited_s": why.waited_s,
+            "cause": why.cause if f.status == WAITING else f.cause,
+            "ahead": why.ahead,
+            "nodes": _obstacles(why),
+            "missing": missing,
+            "words": _words(f, why, about["function_id"], missing),
+        }
+
+    def _missing(self, f: Function) -> list[str]:
+        """Ids of the arguments that are not there yet."""
+        task = self._plugin.scheduler.tasks.get(f.key)
+        ours = [] if task is None else [self._function(t.key) for t in task.waiting_on or ()]
+        return sorted(self._ids(g.run)[g.position] for g in ours if g is not None)
+
+    def _about(self, f: Function) -> dict[str, Any]:
+        return {
+            "dag_id": self._dag(f.run),
+            "token": f.run.token,
+            "function_id": self._ids(f.run)[f.position],
+            "key": f.key,
+            "cost": plain(f.run.cost(f.position)),
+        }
+
+    def _function(self, key: Any) -> Function | None:
+        return self._plugin.registry.functions.get(key)
+
+    def _named(self, key: Hashable) -> str | None:
+        function = self._function(key)
+        return None if function is None else self._ids(function.run)[function.position]
+
+
+def _now(f: Function) -> str:
+    """Where a function stands, also when Dask has not been told yet that its run is over."""
+    over = f.run.status in (FAILED, CANCELLED) and f.status in (PENDING, WAITING)
+    return CANCELLED if over else f.status
+
+
+def _order(f: Function) -> tuple[float, float, int]:
+    return -f.run.manifest.priorities.get(f.position, 0.0), -f.rank, f.position
+
+
+def _obstacles(why: Explanation) -> Mapping[str, str | None]:
+    return {node: None if obstacle is None else str(obstacle) for node, obstacle in why.nodes.items()}
+
+
+def _words(f: Function, why: Explanation, name: str, missing: list[str]) -> str:
+    if f.status == WAITING:
+        lines = [f"{name} has waited {why.waited_s:.3g} s ({why.cause or 'about to be placed'})"]
+        if why.ahead:
+            go = (
+                "1 function with the same demand goes"
+                if why.ahead == 1
+                else f"{why.ahead} with the same demand go"
+            )
+            lines.append(f"  {go} before it")
+        lines += [f"  {node}: {obstacle or 'has room'}" for node, obstacle in _obstacles(why).items()]
+        return "\n".join(lines)
+    if f.status == RUNNING:
+        return f"{name} is on node {f.node}"
+    if f.status == PENDING:
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        return f"{name} waits for its arguments: {', '.join(missing[:NAMED])}{more}"
+    return f"{name} has {f.status}" if f.status != CANCELLED else f"{name} was cancelled"
+
+
+def _text(value: Hashable, otherwise: str) -> str:
+    try:
+        return id_texts([value])[value]
+    except Exception:  # whatever the user's __repr__ and __hash__ raise
+        return otherwise

@@ -1,0 +1,183 @@
+"""On each worker: detects and reports what it offers, and says when a thread is really over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from distributed.core import Status
+from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.metrics import time
+
+from handoff_dask.protocol.names import (
+    ENDED,
+    LANE_UNITS,
+    LANES,
+    NAME,
+    RAISED,
+    REPORT,
+    REPORT_STARTS,
+    SECEDED,
+    STARTED,
+    UNREADABLE,
+    WATCH,
+)
+from handoff_dask.worker.capabilities import detect
+from handoff_dask.worker.clock import Clock
+from handoff_dask.worker.constrained_tasks import as_before, let_nobody_block
+
+if TYPE_CHECKING:
+    from distributed import Worker
+    from distributed.worker_state_machine import TaskState
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a start waits to be reported: what ends sooner is reported with its end.
+START_S = 0.02
+
+
+class HandoffWorkerPlugin(WorkerPlugin):
+    """Reports a worker's capabilities to the scheduler; installed by the scheduler's plugin."""
+
+    name = NAME
+
+    def __init__(self) -> None:
+        self._watched: dict[str, int] = {}
+        self._report_starts = False
+        #: Starts that are to be reported soon: ``{key: when, by this machine's clock}``.
+        self._begun: dict[str, float] = {}
+
+    async def setup(self, worker: Worker) -> None:
+        """Announce this worker, and listen to the scheduler's plugin."""
+        self.worker = worker
+        self._clock = Clock(worker)
+        let_nobody_block(worker.state)
+        worker.stream_handlers[WATCH] = self.watch
+        worker.stream_handlers[REPORT_STARTS] = self.report_starts
+        capabilities = detect(worker)
+        await self._open_lanes(worker)
+        try:
+            answer = await getattr(worker.scheduler, REPORT)(worker=worker.address, capabilities=capabilities)
+        except Exception as error:
+            # A worker with the preload may come before the scheduler's plugin, which asks again.
+            logger.info("The scheduler does not know handoff yet (%s)", error)
+        else:
+            self._report_starts = bool(answer)
+
+    async def _open_lanes(self, worker: Worker) -> None:
+        missing = {lane: LANE_UNITS for lane in LANES if lane not in worker.state.total_resources}
+        if not missing:
+            return
+        if worker.status == Status.running:
+            await worker.set_resources(**missing)
+        else:  # not registered yet: they go along with the registration
+            worker.state.total_resources.update(missing)
+            worker.state.available_resources.update(missing)
+
+    async def teardown(self, worker: Worker) -> None:
+        """Stop listening."""
+        self._clock.close()
+        as_before(self.worker.state)
+        if worker.stream_handlers.get(WATCH) == self.watch:
+            # What is still on its way from the scheduler finds nobody, which is no error.
+            worker.stream_handlers[WATCH] = worker.stream_handlers[REPORT_STARTS] = _ignore
+
+    # ------------------------------------------------------------------ from the scheduler
+
+    def watch(self, key: str, claim: int, **kwargs: Any) -> None:
+        """Say when the task's thread is over: now, if it is not running."""
+        if self._runs(self.worker.state.tasks.get(key)):
+            self._watched[key] = claim
+        else:
+            self._say_ended(claim)
+
+    def report_starts(self, wanted: bool, **kwargs: Any) -> None:
+        """Begin or stop to report starts; what runs already has started too."""
+        self._report_starts = wanted
+        if wanted:
+            for task in [*self.worker.state.executing, *self.worker.state.long_running]:
+                self._has_begun(task.key, task.start_time or time())
+
+    # ------------------------------------------------------------------ from the worker
+
+    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+        """Report starts where wanted, and the end of threads that are watched."""
+        if finish == "executing":
+            self._clock.keep()
+            if self._report_starts:
+                self._has_begun(key, time())
+        if finish == "waiting":
+            task = self.worker.state.tasks[key]
+            for result in [result for result in task.dependencies if result.state == "error"]:
+                self._say_unreadable(result, [task])
+        elif start == "flight" and finish == "error":
+            result = self.worker.state.tasks[key]
+            self._say_unreadable(result, result.dependents)
+        elif finish == "error":
+            self._say_raised(key)
+        elif finish == "long-running":
+            self._say_seceded(key)
+        if key in self._watched and not self._runs(self.worker.state.tasks.get(key)):
+            self._say_ended(self._watched.pop(key))
+
+    def _runs(self, task: TaskState | None) -> bool:
+        state = self.worker.state
+        return task is not None and (task in state.executing or task in state.long_running)
+
+    def _say_ended(self, claim: int) -> None:
+        self.worker.batched_send({"op": ENDED, "claim": claim})
+
+    def _say_raised(self, key: str) -> None:
+        # Dask's own message of a failure that is retried reaches no plugin with its exception.
+        task = self.worker.state.tasks[key]
+        self.worker.batched_send(
+            {
+                "op": RAISED,
+                "key": key,
+                "run_id": task.run_id,
+                "startstops": task.startstops,
+                "exception": task.exception,
+            }
+        )
+
+    def _say_unreadable(self, result: TaskState, waiting: Iterable[TaskState]) -> None:
+        # Dask would let what needs it wait for ever.
+        self.worker.batched_send(
+            {
+                "op": UNREADABLE,
+                "waiting": [[task.key, task.run_id] for task in waiting],
+                "failure": {
+                    "exception": result.exception,
+                    "traceback": result.traceback,
+                    "exception_text": result.exception_text,
+                    "traceback_text": result.traceback_text,
+                },
+            }
+        )
+
+    def _has_begun(self, key: Any, moment: float) -> None:
+        if not self._begun:
+            self.worker.loop.call_later(START_S, self._say_started)
+        self._begun[key] = moment
+
+    def _say_started(self) -> None:
+        begun, self._begun = self._begun, {}
+        starts = []
+        for key, moment in begun.items():
+            task = self.worker.state.tasks.get(key)
+            if task is not None and self._runs(task):
+                # Its thread may have begun a little later than Dask sent it there.
+                began = max(moment, task.start_time or moment)
+                starts.append([key, task.run_id, began + self.worker.scheduler_delay])
+        if starts:
+            self.worker.batched_send({"op": STARTED, "starts": starts})
+
+    def _say_seceded(self, key: str) -> None:
+        # Dask tells its scheduler too, but no plugin hears of it.
+        task = self.worker.state.tasks[key]
+        self.worker.batched_send({"op": SECEDED, "key": key, "run_id": task.run_id})
+
+
+def _ignore(**message: Any) -> None:
+    """Nobody listens any more."""
