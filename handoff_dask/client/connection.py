@@ -174,6 +174,8 @@ class Connection:
 
     async def _install(self) -> None:
         await install(self.client)
+        # Answered once the plugin is on every worker.
+        await self.ask("ping")
         if self._embedded is not None:
             for name, capabilities in self._embedded.nodes.items():
                 offered = Capabilities.parse(capabilities)

@@ -20,6 +20,14 @@ RAISED = "handoff-raised"
 #: Stream, worker to scheduler: tasks, ours or not, need a result that has come and cannot be read.
 UNREADABLE = "handoff-unreadable"
 
+#: Stream, scheduler to worker: say which of these tasks have run for longer than :data:`OVERDUE_S`.
+RUNS_LONG = "handoff-runs-long"
+#: Stream, worker to scheduler: these have, and for how long.
+LONG = "handoff-long"
+#: Seconds that a function may run which was expected to be short, before those behind it in its prefetch
+#: queue are taken back.  Round trips of a busy machine are shorter; a node that idles as long loses little.
+OVERDUE_S = 0.2
+
 #: Stream, worker to scheduler: a task, ours or not, has let go of its thread.
 SECEDED = "handoff-seceded"
 

@@ -1,12 +1,12 @@
-"""On the scheduler: finding out where a function stands and what is in its way.
+"""The source of explanations: finding out where a function stands and what is in its way.
 
 Functions are named by run and position; the client puts the ids in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable
+from typing import Any
 
 from distributed.metrics import monotonic
 
@@ -15,22 +15,45 @@ from handoff_dask.placement.explanation import Obstacle
 from handoff_dask.protocol.explain import Finding, Hindrance, Party
 from handoff_dask.protocol.telemetry import Introduction
 from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, WAITING
-from handoff_dask.scheduler.runs import Function, Run
+from handoff_dask.scheduler.engine_driver import EngineDriver
+from handoff_dask.scheduler.lingering import LingeringThreads
+from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
+from handoff_dask.scheduler.states import Prefetched
+from handoff_dask.scheduler.tasks import Tasks
 
-if TYPE_CHECKING:
-    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
 
+class ExplainSource:
+    """Answers what is asked about single functions.
 
-class Findings:
-    """Answers what is asked about single functions."""
+    Parameters
+    ----------
+    runs, tasks, driver, threads
+        What is known of runs; Dask's tasks; of the engine; threads that go on without their function.
+    ended
+        The last runs that are over, the latest last.
+    """
 
-    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
-        self._plugin = plugin
-        plugin.requests.add(find_out=self.find_out, latest_run=self.latest_run)
+    def __init__(
+        self,
+        runs: Runs,
+        tasks: Tasks,
+        driver: EngineDriver,
+        threads: LingeringThreads,
+        ended: Callable[[], list[RunState]],
+    ) -> None:
+        self._runs = runs
+        self._tasks = tasks
+        self._driver = driver
+        self._threads = threads
+        self._ended = ended
+
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """What clients may ask."""
+        return {"find_out": self.find_out, "latest_run": self.latest_run}
 
     def latest_run(self, client: str, dag: str) -> Introduction | None:
         """The latest run of a DAG id (as a token) that is remembered."""
-        runs = {run.token: run for run in [*self._plugin.views.ended(), *self._plugin.registry.runs.values()]}
+        runs = {run.token: run for run in [*self._ended(), *self._runs.by_token.values()]}
         found = [run for run in runs.values() if run.manifest.dag_token == dag]
         return max(found, key=lambda run: run.submitted).introduction() if found else None
 
@@ -43,23 +66,25 @@ class Findings:
             If its run is not remembered.
         """
         # What has just happened is taken into account.
-        self._plugin.driver.flush()
-        announced = self._plugin.registry.announced.get(token)
+        self._driver.flush()
+        announced = self._runs.announced.get(token)
         if announced is not None:
             return Finding(
                 token=token,
                 status=PENDING,
-                introductions=[Run(announced.manifest, client, submitted=0.0, watched=True).introduction()],
+                introductions=[
+                    RunState(announced.manifest, client, submitted=0.0, watched=True).introduction()
+                ],
             )
-        run = self._plugin.registry.runs.get(token)
+        run = self._runs.by_token.get(token)
         if run is None:
-            run = next((r for r in self._plugin.views.ended() if r.token == token), None)
+            run = next((r for r in self._ended() if r.token == token), None)
         function = None if run is None else run.functions.get(position)
         if run is None or function is None:
             raise NotFoundError("execution", token, "it has been forgotten")
         return self._about(run, function)
 
-    def _about(self, run: Run, function: Function) -> Finding:
+    def _about(self, run: RunState, function: FunctionState) -> Finding:
         waits = function.status in (PENDING, WAITING)
         status = CANCELLED if waits and run.status in (FAILED, CANCELLED) else function.status
         finding = Finding(token=run.token, status=status)
@@ -68,32 +93,33 @@ class Findings:
             finding.arguments = self._missing(function)
         elif status == WAITING:
             self._waiting(function, finding, runs)
-        elif function.placed is not None:
-            finding.node, finding.attempts = function.node, function.attempts
-            finding.cause, finding.candidates = function.cause, function.candidates
-            finding.sent_ahead = function.ahead
-            finding.waited_s = max(0.0, function.placed - (function.ready or function.placed))
+        elif function.attempt is not None:
+            attempt = function.attempt
+            finding.node, finding.attempts = attempt.node, max(function.attempts, 1)
+            finding.cause, finding.candidates = attempt.cause, attempt.candidates
+            finding.sent_ahead = attempt.prefetched
+            finding.waited_s = max(0.0, attempt.placed - attempt.ready)
         if status in (FAILED, CANCELLED):
             self._problem(run, function, finding)
         finding.introductions = [r.introduction() for r in runs.values()]
         return finding
 
-    def _missing(self, function: Function) -> list[tuple[Party, str, str | None]]:
-        task = self._plugin.scheduler.tasks.get(function.key)
+    def _missing(self, function: FunctionState) -> list[tuple[Party, str, str | None]]:
+        task = self._tasks.get(function.key)
         missing: list[tuple[Party, str, str | None]] = []
         for argument in () if task is None else task.dependencies:
             if argument.state == "memory":
                 continue
-            other = self._plugin.registry.functions.get(str(argument.key))
+            other = self._runs.functions.get(str(argument.key))
             if other is None:
                 missing.append((Party("task", name=str(argument.key)), str(argument.state), None))
             else:
-                node = other.node if other.status not in (PENDING, WAITING, FINISHED) else None
+                node = other.fact("node") if other.status not in (PENDING, WAITING, FINISHED) else None
                 missing.append((self._party(other, "function"), other.status, node))
         return sorted(missing, key=lambda found: (found[0].position or 0, found[0].name))
 
-    def _waiting(self, function: Function, finding: Finding, runs: dict[str, Run]) -> None:
-        why = self._plugin.driver.engine.explain(function.key, now=monotonic())
+    def _waiting(self, function: FunctionState, finding: Finding, runs: dict[str, RunState]) -> None:
+        why = self._driver.engine.explain(function.key, now=monotonic())
         finding.cause, finding.waited_s, finding.ahead = why.cause, why.waited_s, why.ahead
         nodes: dict[str, Hindrance | None] = {}
         for node, obstacle in why.nodes.items():
@@ -102,12 +128,12 @@ class Findings:
                 nodes[node] = Hindrance(obstacle, tuple(self._parties(obstacle, runs)))
         finding.nodes = nodes
 
-    def _parties(self, obstacle: Obstacle, runs: dict[str, Run]) -> list[Party]:
+    def _parties(self, obstacle: Obstacle, runs: dict[str, RunState]) -> list[Party]:
         found = []
         for holder in obstacle.holders:
             function, kind = self._function(holder)
             if function is not None:
-                if kind == "function" and function.behind:
+                if kind == "function" and isinstance(function.state, Prefetched):
                     continue  # the one before it holds the claim
                 runs[function.run.token] = function.run
                 found.append(self._party(function, kind))
@@ -115,18 +141,18 @@ class Findings:
                 found.append(Party(str(holder[0]), name=str(holder[1])))
         return found
 
-    def _function(self, holder: Hashable) -> tuple[Function | None, str]:
+    def _function(self, holder: Hashable) -> tuple[FunctionState | None, str]:
         if isinstance(holder, str):
-            return self._plugin.registry.functions.get(holder), "function"
+            return self._runs.functions.get(holder), "function"
         if isinstance(holder, tuple) and holder[0] == "lingering":
-            lingering = self._plugin.attempts.lingering.get(holder[1])
+            lingering = self._threads.threads.get(holder[1])
             return (None if lingering is None else lingering.function), "thread"
         return None, ""
 
-    def _party(self, function: Function, kind: str) -> Party:
+    def _party(self, function: FunctionState, kind: str) -> Party:
         return Party(kind, function.run.token, function.position)
 
-    def _problem(self, run: Run, function: Function, finding: Finding) -> None:
+    def _problem(self, run: RunState, function: FunctionState, finding: Finding) -> None:
         finding.problem = "the execution was cancelled"
         if run.refusal is not None:
             reasons, problem = run.refusal

@@ -1,31 +1,41 @@
-"""What the scheduler's plugin counts, and how it stands: the numbers of the metrics page."""
+"""The source of the metrics: what the scheduler's plugin counts, and how it stands."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from handoff_dask.placement.decisions import Decision, Place, Reject, Wait
+from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.record.status import FINISHED
 from handoff_dask.resources import amount_of
 from handoff_dask.scheduler.metrics import Durations
-
-if TYPE_CHECKING:
-    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
+from handoff_dask.scheduler.nodes import Nodes
+from handoff_dask.scheduler.observer import Observer
+from handoff_dask.scheduler.runs import Runs, RunState
 
 #: What each kind of decision is called.
 DECISIONS: Mapping[type[Decision], str] = {Place: "place", Wait: "wait", Reject: "reject"}
 
 
-class Numbers:
+class SchedulerMetrics(Observer):
     """The :class:`~handoff_dask.scheduler.metrics.MetricsSource` of a scheduler.
 
     Counting costs a little at each flush; everything else is worked out when somebody asks.
+
+    Parameters
+    ----------
+    runs, nodes
+        What is known of runs and workers.
+    engine
+        Gives the placement engine.
     """
 
-    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
-        self._plugin = plugin
+    def __init__(self, runs: Runs, nodes: Nodes, engine: Callable[[], PlacementEngine]) -> None:
+        self._runs = runs
+        self._nodes = nodes
+        self._engine = engine
         self._decisions: Counter[type[Decision]] = Counter()
         self._times = Durations()
         self._ended: Counter[str] = Counter()
@@ -38,30 +48,29 @@ class Numbers:
         if decisions:
             self._decisions.update(map(type, decisions))
 
-    def run_ended(self, status: str) -> None:
+    def run_ended(self, run: RunState) -> None:
         """A run is over."""
-        self._ended[status] += 1
+        self._ended[run.status] += 1
 
     # ------------------------------------------------------------------ telling
 
     def functions_by_state(self) -> Mapping[str, int]:
         """Functions of runs that are not over: ``{state: how many}``."""
-        runs = self._plugin.registry.runs.values()
-        return Counter(f.status for run in runs if not run.over for f in run.functions.values())
+        return Counter(f.status for run in self._runs.open() for f in run.functions.values())
 
     def waiting_by_cause(self) -> Mapping[str, int]:
         """Ready functions without a node: ``{what they wait for: how many}``."""
-        return self._plugin.driver.engine.waiting_by_cause()
+        return self._engine().waiting_by_cause()
 
     def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
         """``{node: capabilities}``."""
-        return self._plugin.requests.capabilities()
+        return self._nodes.as_written()
 
     def claims(self) -> Mapping[str, Mapping[str, float]]:
         """``{node: {resource: amount that is claimed}}``, by whomever."""
         return {
             name: {resource: amount_of(units) for resource, units in node.used.items()}
-            for name, node in self._plugin.driver.engine.nodes().items()
+            for name, node in self._engine().nodes().items()
         }
 
     def decisions(self) -> Mapping[str, int]:
@@ -74,5 +83,5 @@ class Numbers:
 
     def runs_by_status(self) -> Mapping[str, int]:
         """Runs that are open now and runs that have ended since the start."""
-        open_ = Counter(run.status for run in self._plugin.registry.runs.values() if not run.over)
+        open_ = Counter(run.status for run in self._runs.open())
         return {FINISHED: 0, **self._ended, **open_}

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
+from distributed.metrics import monotonic
 
 from handoff_dask.errors import NotFoundError
 from handoff_dask.placement.events import NodeChanged, NodeJoined, NodeLeft
 from handoff_dask.resources import Capabilities
 
 if TYPE_CHECKING:
-    from distributed import Scheduler
     from distributed.scheduler import WorkerState
 
 
+logger = logging.getLogger(__name__)
+
+#: Seconds that a worker which has connected has to say what it offers.
+REPORT_S = 10.0
+
+
 @dataclass(slots=True)
-class Node:
+class WorkerInfo:
     """A worker that has reported what it offers."""
 
     name: str
@@ -35,19 +43,23 @@ class Node:
 class Nodes:
     """Workers by name, and what users have said of the names."""
 
-    scheduler: Scheduler
-    by_name: dict[str, Node] = field(default_factory=dict)
-    by_address: dict[str, Node] = field(default_factory=dict)
+    #: Dask's workers, by address.
+    workers: Mapping[str, WorkerState]
+    by_name: dict[str, WorkerInfo] = field(default_factory=dict)
+    by_address: dict[str, WorkerInfo] = field(default_factory=dict)
     #: Reports that came before the worker itself: ``{address: capabilities}``.
     early: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     #: ``{name: what was registered}``: it belongs to the name, whoever bears it.
     registered: dict[str, Capabilities] = field(default_factory=dict)
     #: Names of nodes that somebody is restarting: ``{name: when to give up, monotonic seconds}``.
     returning: dict[str, float] = field(default_factory=dict)
+    #: Workers that have not reported: ``{address: when they were seen first, monotonic seconds}``.
+    silent: dict[str, float] = field(default_factory=dict)
+    _reported: asyncio.Event = field(default_factory=asyncio.Event)
 
     def report(self, address: str, capabilities: Mapping[str, Any]) -> list[NodeJoined | NodeChanged]:
         """Take a worker's report; what it means to the engine."""
-        ws = self.scheduler.workers.get(address)
+        ws = self.workers.get(address)
         if ws is None:
             self.early[address] = capabilities
             return []
@@ -56,7 +68,7 @@ class Nodes:
         if known is not None:
             known.reported = reported
             return [self.changed(known)]
-        node = Node(
+        node = WorkerInfo(
             name=self.name_of(ws),
             address=address,
             threads=ws.nthreads,
@@ -65,6 +77,9 @@ class Nodes:
             accepting=ws.status == Status.running,
         )
         self.by_name[node.name] = self.by_address[address] = node
+        self.silent.pop(address, None)
+        self._reported.set()
+        self._reported.clear()
         self.returning.pop(node.name, None)
         joined = NodeJoined(
             node=node.name,
@@ -91,6 +106,7 @@ class Nodes:
     def removed(self, address: str, *, give_up: float | None) -> list[NodeLeft]:
         """A worker is gone; with ``give_up`` (monotonic seconds) its nanny may bring it back."""
         self.early.pop(address, None)
+        self.silent.pop(address, None)
         node = self.by_address.pop(address, None)
         if node is None:
             return []
@@ -100,6 +116,10 @@ class Nodes:
         if returning and give_up is not None:
             self.returning[node.name] = give_up
         return [NodeLeft(node=node.name, returning=returning)]
+
+    def next_not_back(self) -> float | None:
+        """When the next node is given up that somebody is restarting, in monotonic seconds."""
+        return min(self.returning.values(), default=None)
 
     def not_back(self, now: float) -> list[NodeLeft]:
         """Those that nobody has brought back in time."""
@@ -130,7 +150,7 @@ class Nodes:
         self.registered[node.name] = capabilities
         return [self.changed(node)]
 
-    def changed(self, node: Node) -> NodeChanged:
+    def changed(self, node: WorkerInfo) -> NodeChanged:
         """What a node offers by now, as an event."""
         return NodeChanged(
             node=node.name,
@@ -139,7 +159,7 @@ class Nodes:
             accepting=node.accepting,
         )
 
-    def capabilities(self, node: Node) -> Capabilities:
+    def capabilities(self, node: WorkerInfo) -> Capabilities:
         """What the worker said with what was registered put over it."""
         registered = self.registered.get(node.name)
         return node.reported if registered is None else node.reported.updated(registered)
@@ -148,7 +168,17 @@ class Nodes:
         """What each node offers by now, by name."""
         return {name: self.capabilities(node) for name, node in self.by_name.items()}
 
-    def find(self, name: object) -> Node:
+    def as_written(self) -> dict[str, dict[str, Any]]:
+        """``{node: capabilities}`` as users write them."""
+        return {name: offer.to_dict() for name, offer in self.offers().items()}
+
+    def as_recorded(self) -> dict[str, dict[str, Any]]:
+        """The same with each node's threads, as records have it."""
+        return {
+            name: {**has, "threads": self.by_name[name].threads} for name, has in self.as_written().items()
+        }
+
+    def find(self, name: object) -> WorkerInfo:
         """The node of this name or address.
 
         Raises
@@ -169,9 +199,23 @@ class Nodes:
             return None
         return {n.name if (n := self.by_address.get(k)) else k: c for k, c in confined.items()}
 
-    def unreported(self) -> list[str]:
-        """Addresses of workers that have connected and not yet said what they offer."""
-        return [a for a in self.scheduler.workers if a not in self.by_address]
+    async def all_reported(self) -> None:
+        """Wait for workers that have connected and not yet said what they offer.
+
+        A worker has :data:`REPORT_S` seconds for it, once: whoever asks later does not wait again.
+        """
+        while True:
+            now = monotonic()
+            missing = [a for a in self.workers if a not in self.by_address]
+            left = [self.silent.setdefault(a, now) + REPORT_S - now for a in missing]
+            if not left or max(left) <= 0:
+                return
+            try:
+                await asyncio.wait_for(self._reported.wait(), max(left))
+            except asyncio.TimeoutError:
+                logger.warning(
+                    "workers %s do not report to handoff; is handoff_dask installed there?", missing
+                )
 
     def name_of(self, ws: WorkerState) -> str:
         """A worker's name as text; its address where another one already bears the name."""

@@ -1,12 +1,14 @@
-"""On the scheduler: Dask's hooks, each translated and nothing more.
+"""The scheduler plugin: Dask's hooks, each translated and nothing more.
 
-A function of ours is *held* from the moment Dask knows it: it carries a worker restriction that
-no worker matches, so that Dask parks it in ``no-worker`` when its arguments are there.  That is
-the engine's ``FunctionReady``.
+A function is *held* from the moment Dask knows it: it carries a worker restriction that no worker
+matches, so that Dask parks its task in ``no-worker`` when its arguments are there.  That is the
+event :class:`~handoff_dask.scheduler.lifecycle.ArgumentsReady`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,32 +17,39 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.metrics import monotonic
 
 from handoff_dask.protocol.names import ANNOTATION, NAME
-from handoff_dask.scheduler.attempts import Attempts
-from handoff_dask.scheduler.dask_tasks import Foreign
-from handoff_dask.scheduler.engine_driver import Driver
-from handoff_dask.scheduler.explain import Findings
-from handoff_dask.scheduler.lane_resources import Admission
+from handoff_dask.scheduler import lifecycle as life
+from handoff_dask.scheduler.dask_tasks import DaskTasks
+from handoff_dask.scheduler.dispatcher import Dispatcher
+from handoff_dask.scheduler.engine_driver import EngineDriver
+from handoff_dask.scheduler.explain import ExplainSource
+from handoff_dask.scheduler.lingering import LingeringThreads
+from handoff_dask.scheduler.mailboxes import Mailboxes, RunMessages
 from handoff_dask.scheduler.metrics import publish
-from handoff_dask.scheduler.metrics_source import Numbers
-from handoff_dask.scheduler.no_workers_timeout import Patience
+from handoff_dask.scheduler.metrics_source import SchedulerMetrics
+from handoff_dask.scheduler.no_workers_timeout import NoWorkersTimeout
 from handoff_dask.scheduler.nodes import Nodes
+from handoff_dask.scheduler.observer import NodeEvent, Observers
 from handoff_dask.scheduler.page import install_page
-from handoff_dask.scheduler.ranks import Foresight
-from handoff_dask.scheduler.recall import Overdue
+from handoff_dask.scheduler.prefetch_queues import PrefetchQueues
+from handoff_dask.scheduler.ranks import Ranks
+from handoff_dask.scheduler.recall import Recall
 from handoff_dask.scheduler.registry import Registry
 from handoff_dask.scheduler.requests import Requests
-from handoff_dask.scheduler.stored_values import Values
-from handoff_dask.scheduler.suspicion import Blame
-from handoff_dask.scheduler.telemetry import Announcer
-from handoff_dask.scheduler.user_trackers import Tracking
+from handoff_dask.scheduler.runs import FunctionState, Runs
+from handoff_dask.scheduler.states import Cancelled, Failed, Finished, Waiting
+from handoff_dask.scheduler.stored_values import StoredValues
+from handoff_dask.scheduler.suspicion import Suspicion
+from handoff_dask.scheduler.tasks import Tasks
+from handoff_dask.scheduler.telemetry import Telemetry
+from handoff_dask.scheduler.transfers import Transfers
+from handoff_dask.scheduler.user_trackers import UserTrackers
 from handoff_dask.scheduler.views import Views
+from handoff_dask.scheduler.worker_messages import WorkerMessages
 
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-    from handoff_dask.placement.events import NodeChanged, NodeJoined, NodeLeft
-
-    NodeEvent = NodeJoined | NodeChanged | NodeLeft
+logger = logging.getLogger(__name__)
 
 #: Seconds that a nanny has to bring back a worker that died.
 RESTART_S = 20.0
@@ -62,45 +71,112 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self._worker_plugin = worker_plugin
 
     async def start(self, scheduler: Scheduler) -> None:
-        """Take over: install the worker plugin, which makes every worker report."""
+        """Take over.
+
+        Nothing is awaited here: Dask enters a plugin under its name only after this, and while
+        it waited another client could start a second one.
+        """
         self.scheduler = scheduler
-        self.nodes = Nodes(scheduler)
-        self.driver = Driver(self)
-        self.registry = Registry(self)
-        self.attempts = Attempts(self)
-        self.foresight = Foresight(self)
-        self.blame = Blame()
-        self.admission = Admission()
-        self.overdue = Overdue(self)
-        self.foreign = Foreign(self)
-        self.patience = Patience(self)
-        self.announcer = Announcer(self)
-        self.requests = Requests(self)
-        self.values = Values(self)
-        self.requests.add(standing=self.foresight.standing, rank=self.foresight.rank)
-        self.tracking = Tracking(self)
-        self.views = Views(self)
-        self.numbers = Numbers(self)
-        Findings(self)
-        self.attempts.install()
-        self.requests.install()
-        self.overdue.install()
-        self.views.install()
+        self._build(scheduler)
+        self._listen(scheduler)
         install_page(scheduler)
-        self.withdraw_numbers = publish(self.numbers)
+        self.withdraw_metrics = publish(self.metrics)
+        self._installing = asyncio.ensure_future(self._install(scheduler))
+
+    def _build(self, scheduler: Scheduler) -> None:
+        """Make the parts; each is given what it needs."""
+        later = asyncio.get_running_loop().call_soon
+        loop: Any = scheduler.loop
+        self.runs = Runs()
+        self.nodes = Nodes(scheduler.workers)
+        self.tasks = Tasks(scheduler)
+        self.metrics = SchedulerMetrics(self.runs, self.nodes, lambda: self.driver.engine)
+        self.driver = EngineDriver(loop, self.runs.functions, self.metrics.decided)
+        gather = self.driver.gather
+        self.observers = Observers()
+        self.ranks = Ranks(self.runs, self.nodes, self.tasks, gather)
+        self.queues = PrefetchQueues()
+        self.threads = LingeringThreads(self._send)
+        self.transfers = Transfers(self.runs.by_token.values)
+        self.trackers = UserTrackers(self.runs, self.nodes, self.driver, loop.call_later)
+        self.registry = Registry(
+            self.runs,
+            self.nodes,
+            self.tasks,
+            gather,
+            self.ranks,
+            self.trackers.permit_of,
+            self.observers,
+            later,
+        )
+        self.dispatcher = Dispatcher(
+            self.registry, self.nodes, self.tasks, self.driver, self.ranks, self.queues, self.threads,
+            self.transfers, self.observers, later,
+        )  # fmt: skip
+        self.recall = Recall(
+            self.queues, self._send, loop.call_later, self.ranks.takes_long, self.dispatcher.recalled
+        )
+        self.dask_tasks = DaskTasks(self.runs, self.nodes, scheduler.tasks, scheduler.workers, gather)
+        self.mailboxes = Mailboxes()
+        self.telemetry = Telemetry(
+            self.runs, self.mailboxes, self.driver.engine.claimed_elsewhere, self.threads,
+            self._report_starts, loop,
+        )  # fmt: skip
+        self.values = StoredValues(self.runs, self.nodes, self.tasks, scheduler)
+        self.views = Views(self.runs, self.nodes, self.tasks, self.driver)
+        self.explain = ExplainSource(self.runs, self.tasks, self.driver, self.threads, self.views.ended)
+        self.requests = Requests(
+            self.runs, self.nodes, self.driver, self.registry, self.mailboxes, self.telemetry,
+            self.nodes_changed, self._is_installed,
+        )  # fmt: skip
+        self.worker_messages = WorkerMessages(
+            self.runs, self.nodes, self.tasks, self.driver, self.dispatcher, self.dask_tasks, self.telemetry,
+            self.recall, self.nodes_changed, scheduler.handle_task_erred,
+        )  # fmt: skip
+
+    def _listen(self, scheduler: Scheduler) -> None:
+        """Wire the parts together, and to the messages of clients and workers."""
+        self.driver.connect(self.dispatcher)
+        watching = (
+            self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.recall,
+            RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
+            self.metrics, self.transfers, self.dask_tasks,
+            NoWorkersTimeout(self.runs, scheduler.unrunnable, scheduler.no_workers_timeout),
+        )  # fmt: skip
+        for observer in watching:
+            self.observers.add(observer)
+        for part in (self.trackers, self.values, self.views, self.explain, self.ranks):
+            self.requests.add(**part.methods())
+        scheduler.handlers[NAME] = self.requests.handle
+        self.worker_messages.install(scheduler.handlers, scheduler.stream_handlers)
+
+    async def _install(self, scheduler: Scheduler) -> None:
+        """Give every worker its plugin, which makes it report."""
         await scheduler.register_worker_plugin(
             comm=None, plugin=self._worker_plugin, name=NAME, idempotent=False
         )
 
+    async def _is_installed(self) -> None:
+        await asyncio.shield(self._installing)
+
     async def close(self) -> None:
         """The scheduler ends; another one of this process may want the page."""
-        self.withdraw_numbers()
+        self._installing.cancel()
+        self.withdraw_metrics()
+
+    def _send(self, address: str, message: dict[str, Any]) -> None:
+        if address in self.scheduler.workers:
+            self.scheduler.worker_send(address, message)
+
+    def _report_starts(self, wanted: bool) -> None:
+        for address in self.scheduler.workers:
+            self.worker_messages.report_starts(self._send, address, wanted)
 
     # ------------------------------------------------------------------ workers
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """A worker has connected; it counts as a node once it has reported."""
-        self.node_events(self.nodes.added(worker))
+        self.nodes_changed(self.nodes.added(worker))
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """A worker is gone."""
@@ -110,7 +186,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         """Dask announces here, and only here, that a worker pauses, and why one is removed."""
         action = msg.get("action") if isinstance(msg, dict) else None
         if action == "worker-status-change":
-            self.node_events(self.nodes.status(str(topic), msg["status"] == Status.running.name))
+            self.nodes_changed(self.nodes.status(str(topic), msg["status"] == Status.running.name))
         elif action == "remove-worker" and topic != "all":
             self._node_left(str(topic), expected=msg["expected"])
 
@@ -119,19 +195,15 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         give_up = None if expected else monotonic() + RESTART_S
         left = self.nodes.removed(address, give_up=give_up)
         if left:
-            self.driver.node_left(left[0].node, address)
-            self.foreign.node_left(address)
-            self.attempts.node_left(address)
-            self.blame.node_left(address)
-            self.admission.node_left(address)
-            self.node_events(left)
+            self.dask_tasks.node_left(address)
+            self.dispatcher.node_left(left[0].node, address)
+            self.nodes_changed(left)
 
-    def node_events(self, events: Iterable[NodeEvent]) -> None:
-        """Something is new about nodes: the engine must know, and who listens."""
+    def nodes_changed(self, events: Iterable[NodeEvent]) -> None:
+        """Something is new about nodes: the engine must know, and who watches."""
         for event in events:
             self.driver.gather([event])
-            self.announcer.node_event(event)
-            self.tracking.node_event(event)
+            self.observers.node_changed(event)
 
     # ------------------------------------------------------------------ graphs, clients, tasks
 
@@ -144,31 +216,66 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         annotations: dict[str, dict[Any, Any]],
         **kwargs: Any,
     ) -> None:
-        """Hold our functions before Dask assigns any."""
-        mine = annotations.get(ANNOTATION)
-        if mine:
-            self.registry.graph_arrived(mine, keys, client)
+        """Hold the functions of a graph before Dask assigns any."""
+        marks = annotations.get(ANNOTATION)
+        if marks:
+            self.registry.graph_arrived(marks, keys, client)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """What a client had is cancelled with it."""
         self.registry.client_left(client)
-        self.tracking.client_left(client)
-        self.requests.client_left(client)
+        self.observers.client_left(client)
 
     def restart(self, scheduler: Scheduler) -> None:
         """``Client.restart``: every task is gone."""
         self.registry.clear()
-        self.tracking.clear()
-        self.values.clear()
+        self.observers.cleared()
 
     def transition(
         self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
     ) -> None:
         """Translate a task's change of state."""
-        function = self.registry.functions.get(key)
-        if function is not None:
-            self.attempts.transition(function, start, finish, kwargs)
-            if finish == "forgotten":
-                self.registry.forgotten(function)
-        elif self.registry.runs and "processing" in (start, finish):
-            self.foreign.transition(key, finish)
+        function = self.runs.functions.get(key)
+        if function is None:
+            if "processing" in (start, finish):
+                self.dask_tasks.transition(key, finish)
+            return
+        event = self._event(function, start, finish, kwargs)
+        if event is not None:
+            self._tell(function, event)
+        if finish == "forgotten":
+            self.registry.forgotten(function)
+
+    def _tell(self, function: FunctionState, event: life.LifeEvent) -> None:
+        """Whatever goes wrong in here must end the run with an error, not leave it waiting."""
+        try:
+            self.dispatcher.tell(function, event)
+        except Exception as error:
+            problem = f"handoff itself failed ({error!r}), which is a defect in it; please report it"
+            self.registry.refuse(function.run, function.position, ({}, problem))
+            raise
+
+    def _event(
+        self, function: FunctionState, start: str, finish: str, facts: dict[str, Any]
+    ) -> life.LifeEvent | None:
+        if start == "processing":
+            if finish == "memory":
+                return life.Ended(facts.get("startstops"), facts.get("nbytes"))
+            is_there = function.fact("address") in self.scheduler.workers
+            if finish == "erred":
+                failure = self.tasks.failure(function.key)
+                return life.FailedForGood(facts.get("startstops"), failure, is_there)
+            return life.Dropped(is_there)
+        if finish == "no-worker":
+            return life.ArgumentsReady()
+        if start == "no-worker" and finish != "processing":
+            if finish != "erred":
+                return life.Withdrawn()
+            # What handoff itself has rejected has failed before its task does.
+            is_ours = not isinstance(function.state, Waiting)
+            return None if is_ours else life.GivenUp(self.tasks.failure(function.key))
+        if start == "memory" and isinstance(function.state, Finished):
+            return life.ResultLost()
+        if finish == "waiting" and isinstance(function.state, (Finished, Failed, Cancelled)):
+            return life.NeededAgain()
+        return None

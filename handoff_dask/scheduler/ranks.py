@@ -1,21 +1,24 @@
-"""What is expected of a run: durations, learned while it goes on, and the order that follows."""
+"""Duration estimates and ranks: how long functions take, and the order that follows."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from distributed.metrics import monotonic, time
 
 from handoff_dask.placement.estimates import SHORT_S, Estimates
-from handoff_dask.placement.events import DurationsLearned, RunRanked
+from handoff_dask.placement.events import DurationsLearned, Event, RunRanked
 from handoff_dask.placement.ordering import starting_ranks
 from handoff_dask.protocol.outcome import LEAST_PLANNED_S, Standing
 from handoff_dask.record.status import PENDING, RUNNING, WAITING
-from handoff_dask.scheduler.runs import Function, Run, RunKind
-
-if TYPE_CHECKING:
-    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
+from handoff_dask.scheduler.lifecycle import LifeEvent
+from handoff_dask.scheduler.nodes import Nodes
+from handoff_dask.scheduler.observer import Observer
+from handoff_dask.scheduler.runs import FunctionState, RunKind, Runs, RunState
+from handoff_dask.scheduler.states import Finished, State
+from handoff_dask.scheduler.tasks import Tasks
 
 #: A run is ordered anew when the mean of some kind has changed by this factor, and this many seconds.
 CHANGE, CHANGE_S = 1.4, 0.003
@@ -24,17 +27,30 @@ UNFINISHED = (PENDING, WAITING, RUNNING)
 SHARE = 0.02
 
 
-class Foresight:
-    """Durations and ranks of the functions of every run."""
+class Ranks(Observer):
+    """Duration estimates and ranks of the functions of every run.
 
-    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
-        self._plugin = plugin
+    Parameters
+    ----------
+    runs, nodes, tasks
+        What is known of runs and workers; Dask's tasks.
+    gather
+        Takes events for the engine.
+    """
+
+    def __init__(
+        self, runs: Runs, nodes: Nodes, tasks: Tasks, gather: Callable[[Iterable[Event]], None]
+    ) -> None:
+        self._runs = runs
+        self._nodes = nodes
+        self._tasks = tasks
+        self._gather = gather
         self.estimates = Estimates()
         #: Runs for which something new is known: ``{token: when they may be ordered again}``.
         self._stale: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
 
-    def order(self, run: Run) -> None:
+    def order(self, run: RunState) -> None:
         """Work out expected durations, and rank each function by the path that remains after it."""
         began = monotonic()
         functions = [run.functions[p] for p in sorted(run.functions)]
@@ -45,7 +61,7 @@ class Foresight:
         durations = [usual if f.expected_s is None else f.expected_s for f in functions]
         if len(run.dependents[0]) != len(functions):
             run.dependents = ([f.position for f in functions], self._dependents(functions))
-        nodes = self._plugin.nodes
+        nodes = self._nodes
         ranks = starting_ranks(
             range(len(functions)),
             run.dependents[1],
@@ -58,12 +74,11 @@ class Foresight:
             function.rank = rank
         self._not_before[run.token] = began + (monotonic() - began) / SHARE
 
-    def _dependents(self, functions: list[Function]) -> list[list[int]]:
-        tasks: dict[Any, Any] = self._plugin.scheduler.tasks
+    def _dependents(self, functions: list[FunctionState]) -> list[list[int]]:
         place = {f.key: i for i, f in enumerate(functions)}
-        return [[place[t.key] for t in tasks[f.key].dependents if t.key in place] for f in functions]
+        return [[place[k] for k in self._tasks.dependents(f.key) if k in place] for f in functions]
 
-    def expected(self, function: Function) -> float | None:
+    def expected(self, function: FunctionState) -> float | None:
         """How long a function is expected to take: the user's hint, else what was learned."""
         run, position = function.run, function.position
         hint = run.manifest.durations.get(position)
@@ -76,7 +91,7 @@ class Foresight:
             return kind.known.longest_s
         return self.estimates.expected(kind.name, kind.cost, run.id_of(position))
 
-    def is_certain(self, function: Function) -> bool:
+    def is_certain(self, function: FunctionState) -> bool:
         """Whether it is known for sure how long a function takes: by a hint, or from itself."""
         run, position = function.run, function.position
         if position in run.manifest.durations:
@@ -88,11 +103,11 @@ class Foresight:
 
     def next_rank(self, key: Any) -> float | None:
         """The largest rank among those that become ready when a function ends."""
-        functions: dict[Any, Function] = self._plugin.registry.functions
-        function, task = functions.get(key), self._plugin.scheduler.tasks.get(key)
-        if function is None or task is None:
+        functions: dict[Any, FunctionState] = self._runs.functions
+        function = functions.get(key)
+        if function is None:
             return None
-        after = [functions.get(t.key) for t in task.dependents if len(t.waiting_on or ()) == 1]
+        after = [functions.get(k) for k in self._tasks.next_ready(key)]
         ready = [f for f in after if f is not None]
         priorities = function.run.manifest.priorities
         if priorities:
@@ -103,12 +118,13 @@ class Foresight:
 
     # ------------------------------------------------------------------ learning
 
-    def learn(self, function: Function) -> None:
-        """A function has ended well: remember how long it took."""
-        if function.start is None or function.stop is None:
-            return
+    def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
+        """Remember how long a function took that has ended well."""
+        if isinstance(new, Finished) and (took_s := new.attempt.took_s) is not None:
+            self._learn(function, took_s)
+
+    def _learn(self, function: FunctionState, duration_s: float) -> None:
         run, position = function.run, function.position
-        duration_s = max(0.0, function.stop - function.start)
         kind = run.kind_of(position)
         known = kind.known
         if known is None:
@@ -126,7 +142,7 @@ class Foresight:
                 self._tell(run, kind)
             self._stale[run.token] = self._not_before.get(run.token, 0.0)
 
-    def overdue(self, function: Function, elapsed_s: float) -> None:
+    def takes_long(self, function: FunctionState, elapsed_s: float) -> None:
         """A function that was thought to be short has been running that long: its like are not short."""
         run, position = function.run, function.position
         kind = run.kind_of(position)
@@ -137,7 +153,7 @@ class Foresight:
         kind.known.longest_s = elapsed_s
         self._tell(run, kind, again=True)
 
-    def _tell(self, run: Run, kind: RunKind, *, again: bool = False) -> None:
+    def _tell(self, run: RunState, kind: RunKind, *, again: bool = False) -> None:
         """Tell the engine how long those of a kind will take that wait already.
 
         Without ``again`` only those of which nothing was known.
@@ -151,7 +167,7 @@ class Foresight:
                 if function.expected_s is not None:
                     durations[function.key] = function.expected_s
         if durations:
-            self._plugin.driver.gather([DurationsLearned(run=run.token, durations=durations)])
+            self._gather([DurationsLearned(run=run.token, durations=durations)])
 
     def review(self) -> None:
         """Order anew the runs of which something new is known, if their turn has come."""
@@ -160,11 +176,11 @@ class Foresight:
         now = monotonic()
         for token in [t for t, due in self._stale.items() if due <= now]:
             del self._stale[token]
-            run = self._plugin.registry.runs.get(token)
+            run = self._runs.by_token.get(token)
             if run is not None and not run.over:
                 self._order_again(run, ranks=not run.planned)
 
-    def _order_again(self, run: Run, *, ranks: bool) -> None:
+    def _order_again(self, run: RunState, *, ranks: bool) -> None:
         before = {} if ranks else {f: f.rank for f in run.functions.values()}
         self.order(run)
         for function, rank in before.items():
@@ -172,19 +188,23 @@ class Foresight:
         waiting = [f for f in run.functions.values() if f.status == WAITING]
         order: dict[Any, float] = {f.key: f.rank for f in waiting}
         durations: dict[Any, float] = {f.key: f.expected_s for f in waiting if f.expected_s is not None}
-        self._plugin.driver.gather(
+        self._gather(
             [RunRanked(run=run.token, ranks=order), DurationsLearned(run=run.token, durations=durations)]
         )
 
     # ------------------------------------------------------------------ the client's planner
 
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """What clients may ask."""
+        return {"standing": self.standing, "rank": self.rank}
+
     def standing(self, client: str, token: str) -> Standing | None:
         """How a run stands; None if it is over, with no functions if too little is left to plan."""
-        run = self._plugin.registry.runs.get(token)
+        run = self._runs.by_token.get(token)
         if run is None or run.over:
             return None
         left = [f.expected_s or 0.0 for f in run.functions.values() if f.status in UNFINISHED]
-        threads = sum(node.threads for node in self._plugin.nodes.by_name.values())
+        threads = sum(node.threads for node in self._nodes.by_name.values())
         if sum(left) < LEAST_PLANNED_S * min(threads, len(left)) / 2:
             return Standing((), (), (), {}, {})
         now = time()
@@ -195,19 +215,19 @@ class Foresight:
         for position, function in run.functions.items():
             ranks[position] = function.rank
             expected_s[position] = function.expected_s
-            if function.status == RUNNING and function.node is not None:
+            if function.is_on_node and function.attempt is not None:
                 states[position] = "running"
-                running[position] = (function.node, now - (function.placed or now))
+                running[position] = (function.attempt.node, now - function.attempt.placed)
             elif function.status in (WAITING, PENDING):
                 states[position] = "left"
-        nodes = self._plugin.nodes.by_name.values()
-        capabilities = self._plugin.nodes.capabilities
+        nodes = self._nodes.by_name.values()
+        capabilities = self._nodes.capabilities
         offers = {n.name: (capabilities(n).to_dict(), n.threads) for n in nodes if n.accepting}
         return Standing(states, expected_s, ranks, running, offers)
 
     def rank(self, client: str, token: str, ranks: dict[int, float]) -> None:
         """The client's planner has found a better order."""
-        run = self._plugin.registry.runs.get(token)
+        run = self._runs.by_token.get(token)
         if run is None or run.over:
             return
         waiting: dict[Any, float] = {}
@@ -219,12 +239,12 @@ class Foresight:
                     waiting[function.key] = rank
         # From now on the planner orders it, by what is learned too.
         run.planned = True
-        self._plugin.driver.gather([RunRanked(run=token, ranks=waiting)])
+        self._gather([RunRanked(run=token, ranks=waiting)])
 
-    def forget(self, token: str) -> None:
+    def run_forgotten(self, run: RunState) -> None:
         """A run is gone."""
-        self._stale.pop(token, None)
-        self._not_before.pop(token, None)
+        self._stale.pop(run.token, None)
+        self._not_before.pop(run.token, None)
 
 
 def _differs(told_s: float, mean_s: float) -> bool:

@@ -1,81 +1,106 @@
-"""Takes back what was sent behind a function that takes longer than was thought.
+"""Recall of prefetched functions behind one that takes longer than was expected.
 
-What is sent ahead is bound to its node before there is room.  That is well for some milliseconds;
-but behind a function that does not end, others would wait for a room while another node idles.
+A prefetched function is bound to its node before there is room.  That is well for some
+milliseconds.  Behind a function that does not end, it would wait while another node is idle; so it
+is taken back and placed again.
+
+What counts is for how long a function has run by its worker's account.  The scheduler hears of an
+end late when it is busy.  So a worker is asked first, and only those behind a function that has
+run for :data:`OVERDUE_S` are taken back.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from distributed.metrics import time
 
-from handoff_dask.protocol.names import NAME
-from handoff_dask.record.status import RUNNING
+from handoff_dask.protocol.names import NAME, OVERDUE_S, RUNS_LONG
+from handoff_dask.scheduler.lifecycle import LifeEvent
+from handoff_dask.scheduler.observer import Observer
+from handoff_dask.scheduler.prefetch_queues import PrefetchQueues
+from handoff_dask.scheduler.runs import FunctionState
+from handoff_dask.scheduler.states import Prefetched, State
 
-if TYPE_CHECKING:
-    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
-    from handoff_dask.scheduler.runs import Function
-
-#: Seconds in which something of a lane must have ended.
-PATIENCE_S = 0.2
 #: Dask's streams, there and back: a worker gives up a task unless it has begun.
 REQUEST, RESPONSE = "steal-request", "steal-response"
 #: The states in which it gives it up.
 GIVEN = ("ready", "constrained", "waiting")
 
 
-class Overdue:
-    """Watches the lanes that somebody waits in."""
+class Recall(Observer):
+    """Watches the prefetch queues that somebody waits in.
 
-    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
-        self._plugin = plugin
-        self._timer: Any = None
-        #: Functions that their worker has given up: none of their threads goes on.
-        self.given_up: set[str] = set()
+    Parameters
+    ----------
+    queues
+        The prefetch queues.
+    send
+        Sends a message to the worker of this address, if it is there.
+    call_later
+        Calls a function after so many seconds.
+    takes_long
+        Told of a function that has run for so many seconds and was expected to be short.
+    recalled
+        Told of each function that its worker has given back.
+    """
 
-    def install(self) -> None:
-        """Listen to what workers answer; what is not asked by us is Dask's."""
-        handlers = self._plugin.scheduler.stream_handlers
-        dasks = handlers[RESPONSE]
+    def __init__(
+        self,
+        queues: PrefetchQueues,
+        send: Callable[[str, dict[str, Any]], None],
+        call_later: Callable[[float, Callable[[], None]], object],
+        takes_long: Callable[[FunctionState, float], None],
+        recalled: Callable[[str, str], None],
+    ) -> None:
+        self._queues = queues
+        self._send = send
+        self._call_later = call_later
+        self._takes_long = takes_long
+        self._recalled = recalled
+        self._is_watching = False
+
+    def install(self, streams: dict[str, Callable[..., Any]]) -> None:
+        """Listen to what workers answer; what was not asked here is for Dask's work stealing."""
+        dasks = streams.get(RESPONSE)  # None where work stealing is off
 
         def answered(key: str, state: str | None, stimulus_id: str, worker: str, **more: Any) -> Any:
             if stimulus_id.startswith(NAME):
-                return self._answered(key, state, worker)
+                if state in GIVEN:
+                    self._recalled(key, worker)
+                return None
+            if dasks is None:
+                return None
             return dasks(key=key, state=state, stimulus_id=stimulus_id, worker=worker, **more)
 
-        handlers[RESPONSE] = answered
+        streams[RESPONSE] = answered
 
-    def watch(self) -> None:
-        """Somebody waits in a lane."""
-        if self._timer is None:
-            self._timer = self._plugin.scheduler.loop.call_later(PATIENCE_S, self._look)
+    def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
+        """Look in a while, once somebody waits in a queue."""
+        if isinstance(new, Prefetched) and not self._is_watching:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._is_watching = True
+        self._call_later(OVERDUE_S, self._look)
 
     def _look(self) -> None:
-        self._timer = None
-        now = time()
-        for running, waiting in list(self._plugin.blame.stuck(now - PATIENCE_S)):
+        """Ask the workers of queues in which nothing seems to end whether that is so."""
+        self._is_watching = False
+        asked: dict[str, list[str]] = {}
+        for running, _ in self._queues.overdue(time() - OVERDUE_S):
             for function in running:
-                self._plugin.foresight.overdue(function, now - (function.start or function.placed or now))
-            for function in waiting:
-                self._ask(function, now)
-        if self._plugin.blame.anybody_behind():
-            self.watch()
+                asked.setdefault(function.fact("address"), []).append(function.key)
+        for address, keys in asked.items():
+            self._send(address, {"op": RUNS_LONG, "keys": keys})
+        if self._queues.is_anybody_behind():
+            self._watch()
 
-    def _ask(self, function: Function, now: float) -> None:
-        scheduler = self._plugin.scheduler
-        if function.address in scheduler.workers:
-            message = {"op": REQUEST, "key": function.key, "stimulus_id": f"{NAME}-back-{now}"}
-            scheduler.worker_send(function.address, message)
-
-    def _answered(self, key: str, state: str | None, worker: str) -> None:
-        function = self._plugin.registry.functions.get(key)
-        if state not in GIVEN or function is None or function.status != RUNNING or function.address != worker:
-            return
-        if not function.told:
-            # Whatever its turn was, by our account: it had not begun.
-            function.behind = True
-        # Wherever it goes next, it goes when there is room.
-        function.expected_s = max(function.expected_s or 0.0, PATIENCE_S)
-        self.given_up.add(key)
-        self._plugin.driver.take_back([key])
+    def runs_long(self, function: FunctionState, elapsed_s: float) -> None:
+        """A function has run for so long, by its worker's account: take back those behind it."""
+        self._takes_long(function, elapsed_s)
+        queue = function.fact("queue")
+        for behind in () if queue is None else self._queues.behind(queue):
+            message = {"op": REQUEST, "key": behind.key, "stimulus_id": f"{NAME}-back-{time()}"}
+            self._send(behind.fact("address"), message)

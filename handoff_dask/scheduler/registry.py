@@ -1,50 +1,71 @@
-"""The scheduler's register of runs: how each is opened, ordered, ended and forgotten."""
+"""The register of runs: how each is opened, ended and forgotten."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from distributed.metrics import time
 
-from handoff_dask.placement.events import RunClosed, RunOpened
+from handoff_dask.placement.events import Event, FunctionKey, RunClosed, RunOpened
 from handoff_dask.placement.strategies import Strategy
 from handoff_dask.protocol.manifest import Manifest, position_of
-from handoff_dask.record.status import CANCELLED, FAILED, FINISHED
-from handoff_dask.scheduler.runs import Function, Run
+from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, RUNNING
+from handoff_dask.scheduler import lifecycle as life
+from handoff_dask.scheduler.nodes import Nodes
+from handoff_dask.scheduler.observer import Observer
+from handoff_dask.scheduler.ranks import Ranks
+from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
+from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.scheduler.user_strategies import load
-
-if TYPE_CHECKING:
-    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
-
-#: The worker restriction of a held task: no worker has such an address.
-HELD = {"handoff://held"}
-
-
-class Announced(NamedTuple):
-    """A run whose graph has not arrived yet."""
-
-    client: str
-    manifest: Manifest
-    strategy: Strategy
-    #: Cancelled before its graph has come.
-    cancelled: bool = False
 
 
 class Registry:
-    """Runs by token, functions by Dask key."""
+    """Opens, ends and forgets runs.
 
-    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
-        self._plugin = plugin
-        #: Runs that Dask has not forgotten.
-        self.runs: dict[str, Run] = {}
-        self.functions: dict[str, Function] = {}
-        #: By token.
-        self.announced: dict[str, Announced] = {}
+    Parameters
+    ----------
+    runs, nodes, tasks
+        What is known of runs and workers; Dask's tasks.
+    gather
+        Takes events for the engine.
+    ranks
+        Puts the functions of a run in order.
+    permit_of
+        Who is asked before each placement of a run, if anybody.
+    observers
+        Told of what becomes of runs.
+    later
+        Calls a function in the next turn of the scheduler's event loop.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        nodes: Nodes,
+        tasks: Tasks,
+        gather: Callable[[Iterable[Event]], None],
+        ranks: Ranks,
+        permit_of: Callable[[RunState], Callable[[FunctionKey, str], bool] | None],
+        observers: Observer,
+        later: Callable[..., object],
+    ) -> None:
+        self._runs = runs
+        self._nodes = nodes
+        self._tasks = tasks
+        self._gather = gather
+        self._ranks = ranks
+        self._permit_of = permit_of
+        self._observers = observers
+        self._later = later
+
+    @property
+    def functions(self) -> Mapping[str, FunctionState]:
+        """Every function that is known now, by Dask key."""
+        return self._runs.functions
 
     # ------------------------------------------------------------------ begin
 
-    def graph_arrived(self, marks: dict[str, Manifest | str], wanted: set[Hashable], client: str) -> None:
+    def graph_arrived(self, marks: Mapping[str, Manifest | str], wanted: set[Hashable], client: str) -> None:
         """Hold the functions of a graph before Dask assigns any."""
         by_token: dict[str, list[str]] = {}
         manifests: dict[str, Manifest] = {}
@@ -56,94 +77,110 @@ class Registry:
                     manifests[token] = mark
             by_token[token].append(key)
         for token, keys in by_token.items():
-            announced, is_new = self.announced.pop(token, None), token not in self.runs
+            announced, is_new = self._runs.announced.pop(token, None), token not in self._runs.by_token
             if announced is not None:
                 self._open(announced.manifest, client, announced.strategy, watched=True)
             elif is_new:
                 self._open(manifests[token], client, load(manifests[token]), watched=False)
-            self._hold(self.runs[token], keys, wanted)
+            run = self._runs.by_token[token]
+            self._hold(run, keys, wanted)
             if is_new:
-                self._plugin.announcer.run_started(self.runs[token])
+                self._observers.run_opened(run)
             if announced is not None and announced.cancelled:
-                self.end(self.runs[token], CANCELLED)
-            self._plugin.values.has_news(token)
+                self.end(run, CANCELLED)
 
     def _open(self, manifest: Manifest, client: str, strategy: Strategy, *, watched: bool) -> None:
-        if not self.runs:
-            self._plugin.foreign.begin()
-            self._plugin.patience.begin()
-        run = Run(manifest, client, submitted=time(), watched=watched)
-        self.runs[manifest.token] = run
+        run = RunState(manifest, client, submitted=time(), watched=watched)
+        self._runs.by_token[manifest.token] = run
         options = manifest.options
         opened = RunOpened(
             run=run.token,
             strategy=strategy,
-            nodes=self._plugin.nodes.by_names(options.nodes),
+            nodes=self._nodes.by_names(options.nodes),
             max_concurrency=options.max_concurrency,
             allocation_timeout_s=options.allocation_timeout_s,
             groups=manifest.groups,
-            permit=self._plugin.tracking.permit_of(run),
-            next_rank=self._plugin.foresight.next_rank,
+            permit=self._permit_of(run),
+            next_rank=self._ranks.next_rank,
         )
-        self._plugin.driver.gather([opened])
+        self._gather([opened])
 
-    def _hold(self, run: Run, keys: list[str], wanted: set[Hashable]) -> None:
-        tasks = self._plugin.scheduler.tasks
+    def _hold(self, run: RunState, keys: list[str], wanted: set[Hashable]) -> None:
         manifest = run.manifest
         shared = [{"resources": d.cost.to_amounts()} if d.cost.amounts else {} for d in manifest.demands]
         for key in keys:
-            if key in self.functions:
+            if key in self._runs.functions:
                 continue
             position = position_of(key)
-            function = Function(run, key, position)
-            run.functions[position] = self.functions[key] = function
+            function = FunctionState(run, key, position)
+            run.functions[position] = self._runs.functions[key] = function
             run.alive += 1
-            task = tasks[key]
-            task.worker_restrictions = HELD
-            # The ledger decides; Dask's own count on the worker must not hold anything back.
-            task.resource_restrictions = {}
-            task.annotations = shared[manifest.demand_of[position]]
-            task.retries = manifest.retries[position]
+            self._tasks.hold_first(key, shared[manifest.demand_of[position]], manifest.retries[position])
         run.wanted |= {k for k in keys if k in wanted}
-        run.missing = {k for k in run.wanted if tasks[k].state != "memory"}
-        self._plugin.foresight.order(run)
+        run.missing = {k for k in run.wanted if not self._tasks.is_in_memory(k)}
+        self._ranks.order(run)
+
+    # ------------------------------------------------------------------ what becomes of its functions
+
+    def function_changed(self, function: FunctionState, event: life.LifeEvent) -> None:
+        """Begin, go on with or end the run of a function to which something has happened."""
+        run = function.run
+        if isinstance(event, life.Placed):
+            if run.status == PENDING:
+                run.status = RUNNING
+                self._observers.run_began(run)
+        elif isinstance(event, life.Ended):
+            run.missing.discard(function.key)
+            if not run.missing and not run.over:
+                self.end(run, FINISHED)
+        elif isinstance(event, life.ResultLost):
+            if function.key in run.wanted and not run.over:
+                run.missing.add(function.key)
+        elif isinstance(event, (life.FailedForGood, life.GivenUp)):
+            if event.failure is not None and not run.over and run.failed is None:
+                run.exception, run.traceback = event.failure.exception, event.failure.traceback
+                run.error = event.failure.text
+                self._failed(run, function.position)
+        elif isinstance(event, life.Rejected):
+            self.refuse(run, function.position, event.refusal)
+
+    def refuse(self, run: RunState, position: int, refusal: tuple[dict[str, str], str | None]) -> None:
+        """End a run of which a function cannot be placed."""
+        if not run.over and run.failed is None:
+            run.refusal = refusal
+            self._failed(run, position)
+
+    def _failed(self, run: RunState, position: int) -> None:
+        run.failed = position
+        if run.watched:
+            self.end(run, FAILED)
+
+    def not_placed(self, key: str) -> None:
+        """A function is gone of which the engine has just decided: whoever permitted it may know."""
+        self._observers.placement_void(key)
 
     # ------------------------------------------------------------------ end
 
-    def end(self, run: Run, status: str) -> None:
+    def end(self, run: RunState, status: str) -> None:
         """A run is over: nothing further of it starts, its client is told."""
         run.status = status
         run.ended = time()
         if status != FINISHED:
-            self._plugin.driver.gather([RunClosed(run=run.token)])
+            self._gather([RunClosed(run=run.token)])
             if run.watched:
                 # Not from within a transition: what is queued is cancelled in the next turn.
-                self._plugin.scheduler.loop.add_callback(self._drop_rest, run)
-        self._plugin.announcer.run_ended(run)
-        self._plugin.requests.run_ended(run)
-        self._plugin.values.has_news(run.token)
-        self._plugin.views.run_ended(run)
-        self._plugin.numbers.run_ended(status)
+                self._later(self._drop_rest, run)
+        self._observers.run_ended(run)
 
-    def _drop_rest(self, run: Run) -> None:
+    def _drop_rest(self, run: RunState) -> None:
         """Release what a failed or cancelled run still wants of Dask."""
-        scheduler = self._plugin.scheduler
-        tasks = scheduler.tasks
-        rest = [k for k in run.wanted if k in tasks and tasks[k].state not in ("memory", "erred")]
-        if not rest or run.client not in scheduler.clients:
-            return
-        # Scheduler.stimulus_cancel would do both, but calls itself once for each link of a chain.
-        scheduler.client_releases_keys(keys=rest, client=run.client, stimulus_id=f"handoff-cancel-{time()}")
         reason = "another function has failed" if run.status == FAILED else "the execution was cancelled"
-        scheduler.report(
-            {"op": "cancelled-keys", "keys": rest, "reason": reason, "msg": ""}, client=run.client
-        )
+        self._tasks.drop(run.wanted, run.client, reason)
 
-    def forgotten(self, function: Function) -> None:
+    def forgotten(self, function: FunctionState) -> None:
         """Dask has forgotten a function."""
         run = function.run
-        self.functions.pop(function.key, None)
-        self._plugin.overdue.given_up.discard(function.key)
+        self._runs.functions.pop(function.key, None)
         run.alive -= 1
         if run.watched and not run.over and function.key in run.missing:
             # Somebody has cancelled its future: the run could not finish.
@@ -153,31 +190,29 @@ class Registry:
                 self.end(run, CANCELLED if run.failed is None else FAILED)
             self._forget(run)
 
-    def _forget(self, run: Run) -> None:
-        if run.token not in self.runs:
-            return
-        self._plugin.announcer.forget(run.token)
-        del self.runs[run.token]
-        self._plugin.driver.forget_groups(run.manifest.groups)
-        self._plugin.foresight.forget(run.token)
-        self._plugin.driver.gather([RunClosed(run=run.token)])
-        if not self.runs:
-            self._plugin.foreign.end()
-            self._plugin.patience.end()
+    def _forget(self, run: RunState) -> None:
+        if self._runs.by_token.pop(run.token, None) is not None:
+            self._gather([RunClosed(run=run.token)])
+            self._observers.run_forgotten(run)
+
+    def withdrawn(self, token: str) -> bool:
+        """The graph of a run will not come; whether it was still expected."""
+        expected = self._runs.announced.pop(token, None) is not None
+        self._observers.run_withdrawn(token)
+        return expected
 
     def client_left(self, client: str) -> None:
         """What a client had is cancelled with it."""
-        for run in list(self.runs.values()):
-            if run.client == client and not run.over:
+        for run in list(self._runs.open()):
+            if run.client == client:
                 self.end(run, CANCELLED)
-        for token in [t for t, a in self.announced.items() if a.client == client]:
-            del self.announced[token]
-            self._plugin.values.has_news(token)
+        for token in [t for t, a in self._runs.announced.items() if a.client == client]:
+            self.withdrawn(token)
 
     def clear(self) -> None:
         """Every task of Dask's is gone at once."""
-        for run in list(self.runs.values()):
+        for run in list(self._runs.by_token.values()):
             if not run.over:
                 self.end(run, CANCELLED)
             self._forget(run)
-        self.functions.clear()
+        self._runs.functions.clear()

@@ -3,97 +3,63 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterator
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from distributed.protocol import pickle
 
 from handoff_dask.placement.estimates import Kind
 from handoff_dask.placement.events import Demand
+from handoff_dask.placement.strategies import Strategy
 from handoff_dask.protocol.manifest import Manifest
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.protocol.telemetry import Introduction
 from handoff_dask.record.status import PENDING
 from handoff_dask.resources import Cost
-
-if TYPE_CHECKING:
-    from handoff_dask.scheduler.telemetry import Claim
+from handoff_dask.scheduler.states import Attempt, Pending, Prefetched, Running, State, Waiting
 
 logger = logging.getLogger(__name__)
 
 
-class Function:
-    """One function of a run, as the scheduler sees it.  Times are seconds since the epoch."""
+class FunctionState:
+    """One function of a run, as the scheduler sees it."""
 
-    __slots__ = (
-        "address",
-        "ahead",
-        "attempts",
-        "behind",
-        "candidates",
-        "cause",
-        "claim",
-        "expected_s",
-        "key",
-        "lane",
-        "nbytes",
-        "node",
-        "placed",
-        "position",
-        "raised",
-        "rank",
-        "ready",
-        "run",
-        "seceded",
-        "short",
-        "spared",
-        "start",
-        "status",
-        "stop",
-        "told",
-        "transfer_s",
-    )
+    __slots__ = ("attempt", "attempts", "expected_s", "key", "position", "rank", "run", "state")
 
-    def __init__(self, run: Run, key: str, position: int) -> None:
+    def __init__(self, run: RunState, key: str, position: int) -> None:
         self.run = run
         self.key = key
         self.position = position
-        self.status = PENDING
-        #: Name and address of the node of the last attempt.
-        self.node: str | None = None
-        self.address: str | None = None
+        self.state: State = Pending()
+        #: The last attempt, whatever has become of it.
+        self.attempt: Attempt | None = None
+        #: How many attempts have begun.
         self.attempts = 0
         self.rank = 0.0
         #: Expected seconds, if anything is known.
         self.expected_s: float | None = None
-        self.ready: float | None = None
-        self.placed: float | None = None
-        self.start: float | None = None
-        self.stop: float | None = None
-        self.cause = ""
-        self.nbytes: int | None = None
-        #: How many nodes had room for it when it was placed.
-        self.candidates = 0
-        #: Whether the present attempt was sent behind others, whose claim it takes over.
-        self.ahead = False
-        #: Whether it was, and its turn has not come, as far as is known.
-        self.behind = False
-        #: The lane that the present attempt was sent in, and what Dask's suspicion is set back to
-        #: when its turn comes; see :mod:`handoff_dask.scheduler.suspicion`.
-        self.lane: tuple[str, int] | None = None
-        #: Whether that lane is one of short functions, several of which may be under way.
-        self.short = False
-        self.spared: int | None = None
-        #: Seconds that its arguments took to its node.
-        self.transfer_s: float | None = None
-        #: What has been told of the present attempt last: ``""``, ``"start"`` or ``"end"``.
-        self.told = ""
-        #: What it holds, as far as that has been told.
-        self.claim: Claim | None = None
-        #: Whether it has let go of its thread, and waits for others.
-        self.seceded = False
-        #: What the present attempt has raised, before Dask has decided about a retry.
-        self.raised: Any = None
+
+    @property
+    def status(self) -> str:
+        """Where it stands, in a word."""
+        return self.state.status
+
+    @property
+    def is_on_node(self) -> bool:
+        """Whether it is on a node now."""
+        return isinstance(self.state, (Running, Prefetched))
+
+    @property
+    def ready(self) -> float | None:
+        """When it became ready last, in seconds since the epoch."""
+        if isinstance(self.state, Waiting):
+            return self.state.since
+        return None if self.attempt is None else self.attempt.ready
+
+    def fact(self, name: str) -> Any:
+        """A fact of the last attempt; None if there was none."""
+        return None if self.attempt is None else getattr(self.attempt, name)
 
 
 class RunKind:
@@ -110,7 +76,7 @@ class RunKind:
         self.told_s: float | None = None
 
 
-class Run:
+class RunState:
     """One execution of a DAG."""
 
     def __init__(self, manifest: Manifest, client: str, *, submitted: float, watched: bool) -> None:
@@ -124,7 +90,7 @@ class Run:
         self.submitted = submitted
         self.ended: float | None = None
         #: By position; absent where only some outputs were asked for.
-        self.functions: dict[int, Function] = {}
+        self.functions: dict[int, FunctionState] = {}
         #: Keys that the client wants and that are not there yet.
         self.missing: set[str] = set()
         self.wanted: frozenset[str] = frozenset()
@@ -222,22 +188,26 @@ class Run:
         """All that the client is told of the run, as it stands."""
         functions = [self.functions.get(i) for i in range(len(self.manifest))]
 
-        def column(name: str, default: Any = None) -> list[Any]:
-            return [default if f is None else getattr(f, name) for f in functions]
+        def column(read: Callable[[FunctionState], Any], default: Any = None) -> list[Any]:
+            return [default if f is None else read(f) for f in functions]
+
+        def attempts(name: str, default: Any = None) -> list[Any]:
+            values = [None if f is None else f.fact(name) for f in functions]
+            return values if default is None else [default if v is None else v for v in values]
 
         return Outcome(
             token=self.token,
             status=self.status,
-            nodes=column("node"),
-            ready=column("ready"),
-            placed=column("placed"),
-            start=column("start"),
-            stop=column("stop"),
-            attempts=column("attempts", 0),
-            causes=column("cause", ""),
-            nbytes=column("nbytes"),
-            transfers=column("transfer_s"),
-            states=column("status", "none"),
+            nodes=attempts("node"),
+            ready=column(attrgetter("ready")),
+            placed=attempts("placed"),
+            start=attempts("start"),
+            stop=attempts("stop"),
+            attempts=column(attrgetter("attempts"), 0),
+            causes=attempts("cause", ""),
+            nbytes=attempts("nbytes"),
+            transfers=attempts("transfer_s"),
+            states=column(attrgetter("status"), "none"),
             capabilities=capabilities,
             submitted=self.submitted,
             ended=self.ended,
@@ -252,3 +222,29 @@ def _unpickle(data: bytes, default: Any) -> Any:
     except Exception as error:  # whatever the user's __reduce__ raises here
         logger.info("an id cannot be read on the scheduler (%r); its key stands for it", error)
         return default
+
+
+class Announced(NamedTuple):
+    """A run whose graph has not arrived yet."""
+
+    client: str
+    manifest: Manifest
+    strategy: Strategy
+    #: Cancelled before its graph has come.
+    cancelled: bool = False
+
+
+class Runs:
+    """Every run and function that is known now."""
+
+    def __init__(self) -> None:
+        #: Runs that Dask has not forgotten, by token.
+        self.by_token: dict[str, RunState] = {}
+        #: Their functions, by Dask key.
+        self.functions: dict[str, FunctionState] = {}
+        #: Runs whose graph is on its way, by token.
+        self.announced: dict[str, Announced] = {}
+
+    def open(self) -> Iterator[RunState]:
+        """Runs that are not over."""
+        return (run for run in self.by_token.values() if not run.over)

@@ -1,9 +1,10 @@
-"""On the scheduler: which key holds a stored value, and where data is said to be."""
+"""Stored values: which key holds each, and where data is said to be."""
 
 from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,22 @@ from distributed.metrics import time
 
 from handoff_dask.errors import NotFoundError
 from handoff_dask.record.status import CANCELLED, FAILED
-from handoff_dask.scheduler.runs import Run
+from handoff_dask.scheduler.lifecycle import LifeEvent
+from handoff_dask.scheduler.nodes import Nodes
+from handoff_dask.scheduler.observer import Observer
+from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
+from handoff_dask.scheduler.states import Finished, State
+from handoff_dask.scheduler.tasks import Tasks
 
 if TYPE_CHECKING:
-    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
+    from distributed import Scheduler
 
 #: The client in whose name stored values are kept, so that they outlive who stored them.
 KEEPER = "handoff-values"
 
 
 @dataclass(slots=True)
-class Shelf:
+class StoredOfDAG:
     """What was stored of one DAG id; ids are tokens, since their types may be unknown here."""
 
     #: ``{id: Dask key}``.
@@ -32,69 +38,83 @@ class Shelf:
     locations: dict[str, str] = field(default_factory=dict)
 
 
-class Values:
-    """Values and locations by DAG id, for every client."""
+class StoredValues(Observer):
+    """Values and locations by DAG id, for every client.
 
-    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
-        self._plugin = plugin
-        self._shelves: dict[str, Shelf] = {}
+    Parameters
+    ----------
+    runs, nodes, tasks
+        What is known of runs and workers; Dask's tasks.
+    scheduler
+        Dask's, which keeps the values.
+    """
+
+    def __init__(self, runs: Runs, nodes: Nodes, tasks: Tasks, scheduler: Scheduler) -> None:
+        self._runs = runs
+        self._nodes = nodes
+        self._tasks = tasks
+        self._scheduler = scheduler
+        self._stored: dict[str, StoredOfDAG] = {}
         #: Runs that are not spoken of any more although Dask has not forgotten them yet.
-        self._dropped: weakref.WeakSet[Run] = weakref.WeakSet()
+        self._dropped: weakref.WeakSet[RunState] = weakref.WeakSet()
         #: For whoever waits for a run: ``{token: event}``.
         self._news: dict[str, asyncio.Event] = {}
-        plugin.requests.add(
-            keep=self.keep,
-            find=self.find,
-            functions_of=self.functions_of,
-            settled=self.settled,
-            some_node=self.some_node,
-            where=self.where,
-            register_location=self.register_location,
-            forget=self.forget,
-        )
+
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """What clients may ask."""
+        return {
+            "keep": self.keep,
+            "find": self.find,
+            "functions_of": self.functions_of,
+            "settled": self.settled,
+            "some_node": self.some_node,
+            "where": self.where,
+            "register_location": self.register_location,
+            "forget": self.forget,
+        }
 
     # ------------------------------------------------------------------ stored values
 
     def some_node(self, client: str, node: str) -> str:
         """A node for a value that may be anywhere: the one with the least in its memory."""
-        workers = self._plugin.scheduler.workers
-        nodes = [node for node in self._plugin.nodes.by_name.values() if node.accepting]
+        workers = self._scheduler.workers
+        nodes = [node for node in self._nodes.by_name.values() if node.accepting]
         if not nodes:
             raise NotFoundError("node", "any", "no worker is there; start one")
         return min(nodes, key=lambda node: (workers[node.address].nbytes, node.name)).name
 
     def keep(self, client: str, dag: str, value: str, key: str) -> None:
         """A client has put a value on a worker under this key: keep it there."""
-        shelf = self._shelves.setdefault(dag, Shelf())
-        before = shelf.keys.get(value)
-        shelf.keys[value], shelf.since[value] = key, time()
-        self._plugin.scheduler.client_desires_keys(keys=[key], client=KEEPER)
+        stored = self._stored.setdefault(dag, StoredOfDAG())
+        before = stored.keys.get(value)
+        stored.keys[value], stored.since[value] = key, time()
+        self._scheduler.client_desires_keys(keys=[key], client=KEEPER)
         if before is not None and before != key:
             self._release([before])
 
     def register_location(self, client: str, dag: str, value: str, node: str) -> None:
         """A client says where data is."""
-        name = self._plugin.nodes.find(node).name
-        self._shelves.setdefault(dag, Shelf()).locations[value] = name
+        name = self._nodes.find(node).name
+        self._stored.setdefault(dag, StoredOfDAG()).locations[value] = name
 
     def forget(self, client: str, dag: str) -> None:
         """Drop what was stored of a DAG, and the client's runs of it that are over."""
-        shelf = self._shelves.pop(dag, None)
-        if shelf is not None:
-            self._release(list(shelf.keys.values()))
-        for run in self._plugin.registry.runs.values():
+        stored = self._stored.pop(dag, None)
+        if stored is not None:
+            self._release(list(stored.keys.values()))
+        for run in self._runs.by_token.values():
             if run.manifest.dag_token == dag and run.client == client and run.over:
                 self._dropped.add(run)
 
     def _release(self, keys: list[str]) -> None:
         if keys:
-            self._plugin.scheduler.client_releases_keys(
+            self._scheduler.client_releases_keys(
                 keys=keys, client=KEEPER, stimulus_id=f"handoff-forget-{time()}"
             )
 
-    def clear(self) -> None:
+    def cleared(self) -> None:
         """Every value of Dask's is gone at once."""
-        self._shelves.clear()
+        self._stored.clear()
 
     # ------------------------------------------------------------------ finding
 
@@ -103,41 +123,39 @@ class Values:
 
         ``outdated`` says that the run came after the value was stored: what it makes itself counts.
         """
-        shelf = self._shelves.get(dag, Shelf())
-        registry = self._plugin.registry
-        announced = [t for t, a in registry.announced.items() if a.manifest.dag_token == dag]
+        stored = self._stored.get(dag, StoredOfDAG())
+        announced = [t for t, a in self._runs.announced.items() if a.manifest.dag_token == dag]
         runs = [
             run
-            for run in registry.runs.values()
+            for run in self._runs.by_token.values()
             if run.manifest.dag_token == dag and run not in self._dropped
         ]
-        key, run = shelf.keys.get(value), runs[-1] if runs else None
-        later = bool(announced) or (run is not None and run.submitted > shelf.since.get(value, 0.0))
+        key, run = stored.keys.get(value), runs[-1] if runs else None
+        later = bool(announced) or (run is not None and run.submitted > stored.since.get(value, 0.0))
         return {
             "key": key,
             "outdated": key is not None and later,
-            "location": shelf.locations.get(value),
+            "location": stored.locations.get(value),
             "run": announced[-1] if announced else None if run is None else run.token,
         }
 
     def functions_of(self, client: str, token: str) -> tuple[bytes, list[str]]:
         """A run's ids, pickled, and keys."""
-        registry = self._plugin.registry
-        if token in registry.announced:
-            manifest = registry.announced[token].manifest
-        elif token in registry.runs:
-            manifest = registry.runs[token].manifest
+        if token in self._runs.announced:
+            manifest = self._runs.announced[token].manifest
+        elif token in self._runs.by_token:
+            manifest = self._runs.by_token[token].manifest
         else:
             raise NotFoundError("execution", token, "it has been forgotten")
         return manifest.ids, manifest.keys()
 
     def where(self, client: str, key: str) -> dict[str, str]:
         """``{name: address}`` of the nodes that hold a key now; the one that made it comes first."""
-        task = self._plugin.scheduler.tasks.get(key)
-        nodes = self._plugin.nodes.by_address
+        task = self._tasks.get(key)
+        nodes = self._nodes.by_address
         held = [] if task is None else [nodes[ws.address] for ws in task.who_has or () if ws.address in nodes]
-        function = self._plugin.registry.functions.get(key)
-        maker = None if function is None else function.node
+        function = self._runs.functions.get(key)
+        maker = None if function is None else function.fact("node")
         held.sort(key=lambda node: (node.name != maker, node.name))
         return {node.name: node.address for node in held}
 
@@ -164,29 +182,43 @@ class Values:
             "key": failed.key,
             "cost": run.cost(failed.position),
             "refusal": run.refusal,
-            "node": failed.node,
+            "node": failed.fact("node"),
             "attempts": failed.attempts,
             "exception": run.exception,
             "traceback": run.traceback,
         }
 
-    async def _until_settled(self, token: str, key: str) -> Run | None:
+    async def _until_settled(self, token: str, key: str) -> RunState | None:
         """The run, as long as it is known, once the function will not change any more."""
-        registry = self._plugin.registry
         while True:
-            run = registry.runs.get(token)
-            if self._is_there(key) or (run is None and token not in registry.announced):
+            run = self._runs.by_token.get(token)
+            if self._is_there(key) or (run is None and token not in self._runs.announced):
                 return run
             if run is not None and run.over:
                 return run
             await self._news.setdefault(token, asyncio.Event()).wait()
 
     def _is_there(self, key: str) -> bool:
-        task = self._plugin.scheduler.tasks.get(key)
-        return task is not None and task.state == "memory"
+        return self._tasks.is_in_memory(key)
 
-    def has_news(self, token: str) -> None:
-        """A run has begun or ended, or a function of it has ended."""
+    def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
+        """A function has ended: whoever waits for one of its run looks again."""
+        if self._news and isinstance(new, Finished):
+            self._has_news(function.run.token)
+
+    def run_opened(self, run: RunState) -> None:
+        """The graph of a run has arrived."""
+        self._has_news(run.token)
+
+    def run_ended(self, run: RunState) -> None:
+        """A run is over."""
+        self._has_news(run.token)
+
+    def run_withdrawn(self, token: str) -> None:
+        """The graph of a run will not come."""
+        self._has_news(token)
+
+    def _has_news(self, token: str) -> None:
         news = self._news.pop(token, None)
         if news is not None:
             news.set()

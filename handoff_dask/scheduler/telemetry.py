@@ -1,16 +1,16 @@
-"""The scheduler's side of telemetry: tells clients that listen, and only them, what happens."""
+"""The source of telemetry: notes what happens for the sessions that listen, and only for them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from distributed.metrics import time
+from tornado.ioloop import IOLoop
 
-from handoff_dask.placement.decisions import Place
-from handoff_dask.placement.events import NodeChanged, NodeJoined, NodeLeft
-from handoff_dask.protocol.names import REPORT_STARTS
+from handoff_dask.placement.events import NodeJoined, NodeLeft
+from handoff_dask.protocol.names import SHORT_LANES
 from handoff_dask.protocol.telemetry import (
     ALLOCATION,
     CLAIM,
@@ -27,61 +27,106 @@ from handoff_dask.protocol.telemetry import (
     Began,
     Booked,
     Ended,
-    Failed,
     Introduction,
     NodeNoted,
     Note,
-    Refused,
     RunNoted,
     pack,
     pack_exception,
 )
-from handoff_dask.record.status import FAILED, FINISHED, RUNNING
+from handoff_dask.protocol.telemetry import Failed as FailedNote
+from handoff_dask.protocol.telemetry import Refused as RefusedNote
+from handoff_dask.record.status import FAILED, FINISHED
 from handoff_dask.resources import Capabilities, amount_of
+from handoff_dask.scheduler.lifecycle import Dropped, FailedForGood, LifeEvent, Placed
+from handoff_dask.scheduler.lingering import LingeringThreads
+from handoff_dask.scheduler.mailboxes import Mailboxes
+from handoff_dask.scheduler.observer import NodeEvent, Observer
+from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
+from handoff_dask.scheduler.states import Attempt, Failed, Finished, Prefetched, Running, State
 from handoff_dask.telemetry.events import Event
-
-if TYPE_CHECKING:
-    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
-    from handoff_dask.scheduler.runs import Function, Run
 
 #: Seconds that an event may wait for others to travel with.
 BATCH_S = 0.05
 
 
 class Known(NamedTuple):
-    """A node as it was last told."""
+    """A node as listeners were told last."""
 
     address: str | None
     capabilities: Capabilities
 
 
 class Claim(NamedTuple):
-    """What a function holds of a node, as it was told."""
+    """What a function holds of a node, as listeners have been told."""
 
-    run: Run
+    run: RunState
     position: int
     node: str
     #: The node's account; the name may be borne by another worker when the claim ends.
     held: Counter[str]
 
 
-class Announcer:
-    """Gathers events for the sessions that have handlers for them."""
+class ToldStart(NamedTuple):
+    """The start of an attempt, as listeners have been told."""
 
-    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
-        self._plugin = plugin
+    number: int
+    began: float
+    queued_s: float
+
+
+class Telemetry(Observer):
+    """Tells the sessions that listen, and only them, what happens.
+
+    What it is told changes nothing that is decided or recorded.
+
+    Parameters
+    ----------
+    runs
+        What is known of runs.
+    mailboxes
+        What is kept for each session until it asks.
+    claimed_elsewhere
+        What is held of a node by what is no function.
+    threads
+        Threads that go on without their function.
+    report_starts
+        Has the workers report each start, or stop to do so.
+    call_later, remove_timeout
+        Of the scheduler's event loop.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        mailboxes: Mailboxes,
+        claimed_elsewhere: Callable[[str], Mapping[Hashable, Mapping[str, int]]],
+        threads: LingeringThreads,
+        report_starts: Callable[[bool], None],
+        loop: IOLoop,
+    ) -> None:
+        self._runs = runs
+        self._mailboxes = mailboxes
+        self._claimed_elsewhere = claimed_elsewhere
+        self._threads = threads
+        self._report_starts = report_starts
+        self._loop = loop
         self._listeners: dict[str, frozenset[Event]] = {}
         self._wanted: frozenset[Event] = frozenset()
         self._introduced: dict[str, set[str]] = {}
         self._pending: list[Note] = []
         self._timer: Any = None
         self._nodes: dict[str, Known] = {}
-        #: ``{node: {resource: units that our functions hold, by what has been told}}``.
+        #: What was told of the start of attempts that go on.
+        self._starts: dict[Attempt, ToldStart] = {}
+        #: Attempts that go on although their end was told, with that of their run.
+        self._over: set[Attempt] = set()
+        #: What attempts hold, threads that go on without their function among them.
+        self._claims: dict[Attempt, Claim] = {}
+        #: ``{node: {resource: units that functions hold, by what has been told}}``.
         self._held: dict[str, Counter[str]] = {}
-        #: Of threads that go on without their function.
-        self._lingering: dict[int, Claim] = {}
         #: Runs that are gone, of which something is still to be told.
-        self._leaving: dict[str, Run] = {}
+        self._leaving: dict[str, RunState] = {}
         #: ``{listener: runs of which it will hear nothing more}``.
         self._forgotten: dict[str, list[str]] = {}
 
@@ -98,15 +143,18 @@ class Announcer:
             self._introduced.pop(listener, None)
             self._forgotten.pop(listener, None)
         self._wanted = frozenset().union(*self._listeners.values())
+        if not self._wanted:
+            self._starts.clear()
+            self._over.clear()
         if greet and NODE_UP in events:
             self._send(listener, [self._node_note(NODE_UP, name) for name in sorted(self._nodes)])
         if self._counts and not counted:
             self._take_stock()
+        elif counted and not self._counts:
+            self._claims.clear()
+            self._held.clear()
         if self.wants_starts != before:
-            for address in self._plugin.scheduler.workers:
-                self._plugin.scheduler.worker_send(
-                    address, {"op": REPORT_STARTS, "wanted": self.wants_starts}
-                )
+            self._report_starts(self.wants_starts)
 
     @property
     def wants_starts(self) -> bool:
@@ -119,25 +167,22 @@ class Announcer:
 
     def _take_stock(self) -> None:
         """What is held already when somebody begins to listen."""
-        self._held.clear()
-        for function in self._plugin.registry.functions.values():
-            # What has begun in a lane of short ones is told by the workers in a moment.
-            holds = function.status == RUNNING and not (function.short or function.behind)
-            function.claim = self._book(function) if holds else None
-        self._lingering.clear()
-        for number, lingering in self._plugin.attempts.lingering.items():
-            claim = self._book(lingering.function, lingering.node)
-            if claim is not None:
-                self._lingering[number] = claim
+        for function in self._runs.functions.values():
+            # What has begun in a prefetch queue is reported by the workers in a moment.
+            state = function.state
+            if isinstance(state, Running) and not _is_short(state.attempt):
+                self._book(function, state.attempt)
+        for function, attempt in self._threads.threads.values():
+            self._book(function, attempt)
 
     # ------------------------------------------------------------------ runs
 
-    def run_started(self, run: Run) -> None:
+    def run_opened(self, run: RunState) -> None:
         """A DAG's functions are on the scheduler."""
         if DAG_START in self._wanted:
             self._note(RunNoted(DAG_START, run.token, run.status, len(run.functions), run.submitted))
 
-    def run_ended(self, run: Run) -> None:
+    def run_ended(self, run: RunState) -> None:
         """A DAG has finished, failed or been cancelled; its client hears of it after this."""
         if run.status != FINISHED and run.watched:
             self._all_cancelled(run)
@@ -149,153 +194,178 @@ class Announcer:
             self._note(RunNoted(event, run.token, run.status, count, run.submitted, lasted, why))
         self.flush()
 
-    def _all_cancelled(self, run: Run) -> None:
+    def _all_cancelled(self, run: RunState) -> None:
         """Nobody waits for what still runs: its attempts end before their DAG, as far as is told."""
+        if not self._wanted:
+            return
         why = "another function has failed" if run.status == FAILED else "the execution was cancelled"
         for function in run.functions.values():
-            if function.status == RUNNING:
-                self.dropped(function, f"cancelled: {why}")
+            if isinstance(function.state, (Running, Prefetched)):
+                self._lost(function, function.state, f"cancelled: {why}")
+                self._over.add(function.state.attempt)
 
-    def _failure(self, run: Run) -> Failed | Refused | None:
+    def _failure(self, run: RunState) -> FailedNote | RefusedNote | None:
         position = run.failed
         if position is None:
             return None
         if run.refusal is not None:
-            return Refused(position, *run.refusal)
+            return RefusedNote(position, *run.refusal)
         function = run.functions[position]
-        return Failed(position, function.node, function.attempts, pack_exception(run.exception))
+        return FailedNote(position, function.fact("node"), function.attempts, pack_exception(run.exception))
+
+    def run_forgotten(self, run: RunState) -> None:
+        """A run is gone: no more will be said of it, unless a thread of its own goes on."""
+        self.flush()
+        self._forget(run.token)
+
+    def _forget(self, token: str) -> None:
+        if any(claim.run.token == token for claim in self._claims.values()):
+            return
+        for listener, known in self._introduced.items():
+            if token in known:
+                known.discard(token)
+                self._forgotten.setdefault(listener, []).append(token)
 
     # ------------------------------------------------------------------ functions
 
-    def placed(self, function: Function, decision: Place) -> None:
-        """A function has been given a node."""
+    def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
+        """Tell what has become of a function."""
         if not self._wanted:
             return
+        if isinstance(event, Placed):
+            self._placed(function, event)
+        elif isinstance(new, Finished):
+            self._attempt_ended(function, new.attempt, "stop")
+        elif isinstance(event, FailedForGood) and isinstance(new, Failed) and new.attempt is not None:
+            exception = event.failure.exception if event.failure is not None else None
+            self._attempt_ended(function, new.attempt, "exception", exception)
+        elif isinstance(event, Dropped) and isinstance(old, (Running, Prefetched)):
+            self._dropped(function, old, event)
+
+    def _placed(self, function: FunctionState, event: Placed) -> None:
+        attempt = event.attempt
         if ALLOCATION in self._wanted:
             self._note(
                 Allocated(
                     ALLOCATION,
                     function.run.token,
                     function.position,
-                    decision.node,
-                    decision.waited_s,
-                    decision.candidates,
-                    decision.cause,
+                    attempt.node,
+                    event.waited_s,
+                    attempt.candidates,
+                    attempt.cause,
                 )
             )
-        # Of those that are sent in a lane the node begins as many as there is room for, in an order
-        # of its own.
-        if decision.lane is None:
-            self._claimed(function)
+        # Of those in a prefetch queue the node begins as many as there is room for, in an order of
+        # its own.
+        if attempt.queue is None:
+            self._claimed(function, attempt)
 
-    def not_taken(self, function: Function) -> None:
-        """Dask would not have a function where it was placed."""
-        self.released(function)
+    def attempt_began(self, function: FunctionState, began: float) -> None:
+        """A worker reports that the present attempt has begun."""
+        attempt = function.attempt
+        if self._wanted and attempt is not None and attempt not in self._over:
+            self._start(function, attempt, began)
 
-    def started(self, function: Function) -> None:
-        """A worker says that an attempt has begun (or it is told with its end)."""
-        function.behind = False
-        if function.told or not self._wanted:
-            return
-        function.told = "start"
-        self._claimed(function)
+    def _start(self, function: FunctionState, attempt: Attempt, began: float) -> ToldStart:
+        """Tell of the start of an attempt, once; what was told."""
+        told = self._starts.get(attempt)
+        if told is not None:
+            return told
+        behind = isinstance(function.state, Prefetched) and function.state.attempt is attempt
+        number = max(1, function.attempts + behind)
+        told = self._starts[attempt] = ToldStart(number, began, max(0.0, began - attempt.ready))
+        self._claimed(function, attempt)
         if START in self._wanted:
-            began, queued_s = _times(function)
             self._note(
                 Began(
-                    START,
-                    function.run.token,
-                    function.position,
-                    function.node or "",
-                    function.attempts,
-                    began,
-                    queued_s,
+                    START, function.run.token, function.position, attempt.node, number, began, told.queued_s
                 )
             )
+        return told
 
-    def dropped(self, function: Function, why: str) -> None:
-        """An attempt is lost or cancelled."""
-        if function.behind and not function.told:
-            # Sent ahead, and its turn has not come: no attempt after all.
-            function.attempts -= 1
-            function.told = "end"
+    def _dropped(self, function: FunctionState, old: Running | Prefetched, event: Dropped) -> None:
+        attempt = old.attempt
+        if attempt.raised is not None:
+            self._attempt_ended(function, attempt, "retry", attempt.raised)
+        elif function.run.over:
+            self._lost(function, old, "cancelled: nobody wants it any more")
+        elif not event.node_is_there:
+            self._lost(function, old, f"lost: node {attempt.node!r} has died")
         else:
-            self.ended(function, "exception", why)
+            self._lost(function, old, "lost: Dask has taken it back")
 
-    def ended(self, function: Function, how: str, exception: Any = None) -> None:
-        """An attempt is over: ``"stop"``, ``"exception"`` or ``"retry"``; told once."""
-        if function.told == "end" or not self._wanted:
+    def _lost(self, function: FunctionState, state: Running | Prefetched, why: str) -> None:
+        """Tell that an attempt is lost or cancelled; one that has not begun is none."""
+        attempt = state.attempt
+        begun = isinstance(state, Running) and not attempt.recalled
+        if begun or attempt in self._starts:
+            self._attempt_ended(function, attempt, "exception", why)
+        else:
+            self._over.discard(attempt)
+
+    def _attempt_ended(
+        self, function: FunctionState, attempt: Attempt, how: str, exception: Any = None
+    ) -> None:
+        """Tell that an attempt is over: ``"stop"``, ``"exception"`` or ``"retry"``; once."""
+        if attempt in self._over:
+            self._over.discard(attempt)
             return
-        self.started(function)
-        function.told = "end"
+        told = self._start(function, attempt, attempt.start or attempt.placed)
+        self._starts.pop(attempt, None)
         event = ENDS[how]
         if event not in self._wanted:
             return
-        began, queued_s = _times(function)
         self._note(
             Ended(
                 event,
                 function.run.token,
                 function.position,
-                function.node or "",
-                function.attempts,
-                began,
-                queued_s,
-                max(0.0, (function.stop or time()) - began),
-                function.nbytes if how == "stop" else None,
+                attempt.node,
+                told.number,
+                told.began,
+                told.queued_s,
+                max(0.0, (attempt.stop or time()) - told.began),
+                attempt.nbytes if how == "stop" else None,
                 None if exception is None else pack_exception(exception),
             )
         )
 
     # ------------------------------------------------------------------ claims
 
-    def _claimed(self, function: Function) -> None:
-        if self._counts and function.claim is None:
-            function.claim = claim = self._book(function)
+    def _claimed(self, function: FunctionState, attempt: Attempt) -> None:
+        if self._counts and attempt not in self._claims:
+            claim = self._book(function, attempt)
             if claim is not None:
                 self._ledger(CLAIM, claim)
 
-    def released(self, function: Function) -> None:
-        """What a function held is free again."""
-        claim, function.claim = function.claim, None
-        if claim is not None:
-            self._return(claim)
-
-    def lingers(self, function: Function, number: int) -> None:
-        """A function's thread goes on without it, and holds what it held."""
-        claim, function.claim = function.claim, None
-        if claim is not None:
-            self._lingering[number] = claim
-
-    def lingering_over(self, number: int) -> None:
-        """Such a thread is over, or its node is gone."""
-        claim = self._lingering.pop(number, None)
-        if claim is not None:
-            self._return(claim)
-            if claim.run.token not in self._plugin.registry.runs:
-                self.forget(claim.run.token)
-
-    def _book(self, function: Function, node: str | None = None) -> Claim | None:
-        node = node or function.node
-        amounts = function.run.demand(function.position).cost.amounts
-        if not amounts or node is None:
-            return None
-        held = self._held.get(node)
-        if held is None:
-            held = self._held[node] = Counter()
-        for name, units in amounts:
-            held[name] += units
-        return Claim(function.run, function.position, node, held)
-
-    def _return(self, claim: Claim) -> None:
+    def claim_returned(self, function: FunctionState, attempt: Attempt) -> None:
+        """What an attempt held is free again."""
+        claim = self._claims.pop(attempt, None)
+        if claim is None:
+            return
         for name, units in claim.run.demand(claim.position).cost.amounts:
             claim.held[name] -= units
-        if self._counts:
-            self._ledger(RELEASE, claim)
+        self._ledger(RELEASE, claim)
+        if claim.run.token not in self._runs.by_token:
+            self.flush()
+            self._forget(claim.run.token)
+
+    def _book(self, function: FunctionState, attempt: Attempt) -> Claim | None:
+        amounts = function.run.demand(function.position).cost.amounts
+        if not amounts:
+            return None
+        held = self._held.get(attempt.node)
+        if held is None:
+            held = self._held[attempt.node] = Counter()
+        for name, units in amounts:
+            held[name] += units
+        claim = self._claims[attempt] = Claim(function.run, function.position, attempt.node, held)
+        return claim
 
     def _ledger(self, event: Event, claim: Claim) -> None:
         if event in self._wanted:
-            if claim.run.token not in self._plugin.registry.runs:
+            if claim.run.token not in self._runs.by_token:
                 self._leaving[claim.run.token] = claim.run
             available = self._available(claim)
             self._note(Booked(event, claim.run.token, claim.position, claim.node, available))
@@ -306,19 +376,19 @@ class Announcer:
         known = self._nodes.get(node)
         if known is None or self._held.get(node) is not held:
             return {}
-        elsewhere = self._plugin.driver.engine.claimed_elsewhere(node)
+        elsewhere = self._claimed_elsewhere(node)
         if elsewhere:
             held = held.copy()
             for claimed, amounts in elsewhere.items():
-                # Threads of ours that linger, or have let go of their place, are in the story already.
+                # Functions' threads that go on, or have seceded, are in the story already.
                 if not (isinstance(claimed, tuple) and claimed[0] in ("lingering", "seceded")):
                     held.update(amounts)
         return {name: amount_of(units - held[name]) for name, units in known.capabilities.amounts.items()}
 
     # ------------------------------------------------------------------ nodes
 
-    def node_event(self, event: NodeJoined | NodeChanged | NodeLeft) -> None:
-        """A node is there, is gone, or offers something else."""
+    def node_changed(self, event: NodeEvent) -> None:
+        """A node has joined, offers something else, or has left."""
         name, before = event.node, self._nodes.get(event.node)
         if isinstance(event, NodeLeft):
             # Of a node that does not come back we are told twice.
@@ -350,12 +420,12 @@ class Announcer:
     def _note(self, note: Note) -> None:
         self._pending.append(note)
         if self._timer is None:
-            self._timer = self._plugin.scheduler.loop.call_later(BATCH_S, self.flush)
+            self._timer = self._loop.call_later(BATCH_S, self.flush)
 
     def flush(self) -> None:
         """Send what has been gathered."""
         if self._timer is not None:
-            self._plugin.scheduler.loop.remove_timeout(self._timer)
+            self._loop.remove_timeout(self._timer)
             self._timer = None
         if self._pending:
             pending, self._pending = self._pending, []
@@ -368,27 +438,16 @@ class Announcer:
     def _send(self, listener: str, notes: list[Note]) -> None:
         if notes:
             new, old = self._introductions(listener, notes), self._forgotten.pop(listener, [])
-            self._plugin.requests.tell_events(listener, pack(new, notes, old))
+            self._mailboxes.tell_events(listener, pack(new, notes, old))
 
     def _introductions(self, listener: str, notes: Iterable[Note]) -> list[Introduction]:
         known = self._introduced.setdefault(listener, set())
-        runs = {**self._leaving, **self._plugin.registry.runs}
+        runs = {**self._leaving, **self._runs.by_token}
         new = {n.run for n in notes if n.run is not None} - known
         known |= new
         return [runs[token].introduction() for token in sorted(new) if token in runs]
 
-    def forget(self, token: str) -> None:
-        """A run is gone: no more will be said of it, unless a thread of its own lingers."""
-        self.flush()
-        if any(claim.run.token == token for claim in self._lingering.values()):
-            return
-        for listener, known in self._introduced.items():
-            if token in known:
-                known.discard(token)
-                self._forgotten.setdefault(listener, []).append(token)
 
-
-def _times(function: Function) -> tuple[float, float]:
-    """When an attempt began, and how long it had been ready by then."""
-    began = function.start or function.placed or time()
-    return began, max(0.0, began - (function.ready or began))
+def _is_short(attempt: Attempt) -> bool:
+    """Whether an attempt is in a prefetch queue of short functions, several of which are under way."""
+    return attempt.queue is not None and attempt.queue[1] < SHORT_LANES

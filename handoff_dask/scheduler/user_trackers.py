@@ -1,11 +1,11 @@
-"""On the scheduler: users' resource trackers, and what clients claim for themselves."""
+"""Users' own resource trackers, and what clients claim for themselves."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from distributed.protocol import pickle
 
@@ -14,18 +14,19 @@ from handoff_dask.placement.asking import StrategyFailed
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
     FunctionKey,
-    NodeChanged,
     NodeJoined,
     NodeLeft,
     PermissionsChanged,
     ReturnedElsewhere,
 )
 from handoff_dask.resources import Cost
-from handoff_dask.scheduler.runs import Run
-
-if TYPE_CHECKING:
-    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
-    from handoff_dask.trackers import ResourceTracker
+from handoff_dask.scheduler.engine_driver import EngineDriver
+from handoff_dask.scheduler.lifecycle import LifeEvent, Placed
+from handoff_dask.scheduler.nodes import Nodes
+from handoff_dask.scheduler.observer import NodeEvent, Observer
+from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
+from handoff_dask.scheduler.states import Attempt, State
+from handoff_dask.trackers import ResourceTracker
 
 logger = logging.getLogger(__name__)
 
@@ -41,19 +42,42 @@ class Grant(NamedTuple):
     cost: dict[str, Any]
 
 
-class Tracking:
-    """Those outside the engine who keep account of nodes."""
+class UserTrackers(Observer):
+    """Asks and tells those outside the engine who keep account of nodes.
 
-    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
-        self._plugin = plugin
+    Parameters
+    ----------
+    runs, nodes
+        What is known of runs and workers.
+    driver
+        Of the engine.
+    call_later
+        Calls a function after so many seconds.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        nodes: Nodes,
+        driver: EngineDriver,
+        call_later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self._runs = runs
+        self._nodes = nodes
+        self._driver = driver
+        self._call_later = call_later
         #: ``{client: its session's tracker}``.
         self._trackers: dict[str, ResourceTracker] = {}
-        #: By function, or by the claim of a thread that lingers.
-        self._grants: dict[FunctionKey | int, Grant] = {}
+        #: Of functions that are about to be placed, by key; of those that were, by attempt.
+        self._asked: dict[FunctionKey, Grant] = {}
+        self._grants: dict[Attempt, Grant] = {}
         #: ``{(client, node): {resource: units}}``.
         self._claims: dict[tuple[str, str], dict[str, int]] = {}
-        self._timer: Any = None
-        plugin.requests.add(use_tracker=self.use, claim=self.claim, give_back=self.give_back)
+        self._asks_again = False
+
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """What clients may ask."""
+        return {"use_tracker": self.use, "claim": self.claim, "give_back": self.give_back}
 
     # ------------------------------------------------------------------ sessions' trackers
 
@@ -62,11 +86,11 @@ class Tracking:
         self._trackers.pop(client, None)
         if tracker is None:
             return
-        await self._plugin.requests.all_reported()
+        await self._nodes.all_reported()
         try:
             own: ResourceTracker = pickle.loads(tracker)
-            for name, node in sorted(self._plugin.nodes.by_name.items()):
-                own.register(name, self._plugin.nodes.capabilities(node).to_dict())
+            for name, node in sorted(self._nodes.by_name.items()):
+                own.register(name, self._nodes.capabilities(node).to_dict())
         except BaseException as error:  # the user's code: not even sys.exit may end the scheduler
             raise ValidationError(
                 f"resource_tracker cannot be used on the scheduler: {error!r}; "
@@ -74,15 +98,15 @@ class Tracking:
             ) from None
         self._trackers[client] = own
 
-    def permit_of(self, run: Run) -> Callable[[FunctionKey, str], bool] | None:
+    def permit_of(self, run: RunState) -> Callable[[FunctionKey, str], bool] | None:
         """Who is asked before each placement of a run, if anybody."""
         tracker = self._trackers.get(run.client)
         if tracker is None:
             return None
         return lambda key, node: self._ask(tracker, run, str(key), node)
 
-    def _ask(self, tracker: ResourceTracker, run: Run, key: str, node: str) -> bool:
-        function = self._plugin.registry.functions.get(key)
+    def _ask(self, tracker: ResourceTracker, run: RunState, key: str, node: str) -> bool:
+        function = self._runs.functions.get(key)
         if function is None:
             return True  # Dask has forgotten it: it is not going to be placed
         cost = dict(run.cost(function.position))
@@ -98,43 +122,40 @@ class Tracking:
             answer.close()
             raise StrategyFailed(f"resource tracker {name!r} answers with a coroutine; it must not be async")
         if answer:
-            self._grants[key] = Grant(tracker, node, cost)
+            self._asked[key] = Grant(tracker, node, cost)
             return True
-        if self._timer is None:
-            # Whatever it minds may be no concern of the engine: nobody will tell when it has changed.
-            self._timer = self._plugin.scheduler.loop.call_later(ASK_AGAIN_S, self._ask_again)
+        if not self._asks_again:
+            # Its reason may be no concern of the engine: nobody will tell when it has changed.
+            self._asks_again = True
+            self._call_later(ASK_AGAIN_S, self._ask_again)
         return False
 
     def _ask_again(self) -> None:
-        self._timer = None
-        self._plugin.driver.gather([PermissionsChanged()])
+        self._asks_again = False
+        self._driver.gather([PermissionsChanged()])
 
-    def placement_over(self, key: FunctionKey) -> None:
+    def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
+        """Note to which attempt a grant belongs."""
+        if isinstance(event, Placed):
+            grant = self._asked.pop(function.key, None)
+            if grant is not None:
+                self._grants[event.attempt] = grant
+
+    def claim_returned(self, function: FunctionState, attempt: Attempt) -> None:
         """What a function held is free again: tell the tracker that granted it."""
-        self._end(key)
+        _release(self._grants.pop(attempt, None))
 
-    def lingers(self, key: FunctionKey, claim: int) -> None:
-        """A function's thread goes on without it."""
-        grant = self._grants.pop(key, None)
-        if grant is not None:
-            self._grants[claim] = grant
-
-    def lingering_over(self, claim: int) -> None:
-        """Such a thread is over, or its node is gone."""
-        self._end(claim)
-
-    def _end(self, key: FunctionKey | int) -> None:
-        grant = self._grants.pop(key, None)
-        if grant is not None:
-            _tell(grant.tracker, "release", grant.node, grant.cost)
+    def placement_void(self, key: str) -> None:
+        """A function that was permitted is gone."""
+        _release(self._asked.pop(key, None))
 
     # ------------------------------------------------------------------ clients' claims
 
     async def claim(self, client: str, node: str, cost: Cost) -> bool:
         """A client claims part of a node; whether there was room."""
-        await self._plugin.requests.all_reported()
-        name = self._plugin.nodes.find(node).name
-        driver = self._plugin.driver
+        await self._nodes.all_reported()
+        name = self._nodes.find(node).name
+        driver = self._driver
         driver.flush()
         if not driver.engine.has_room(name, cost):
             return False
@@ -149,17 +170,17 @@ class Tracking:
         """A client gives back what it has claimed; what it has not is not there to give."""
         key = (client, str(node))
         if key not in self._claims:
-            key = (client, self._plugin.nodes.find(node).name)
+            key = (client, self._nodes.find(node).name)
         held = self._claims.get(key, {})
         for resource, units in cost.amounts:
             left = held.pop(resource, 0) - units
             if left > 0:
                 held[resource] = left
         if held:
-            self._plugin.driver.gather([self._claimed(*key)])
+            self._driver.gather([self._claimed(*key)])
         else:
             self._return(key)
-        self._plugin.driver.flush()
+        self._driver.flush()
 
     def _claimed(self, client: str, node: str) -> ClaimedElsewhere:
         held = self._claims[client, node]
@@ -169,12 +190,12 @@ class Tracking:
 
     def _return(self, key: tuple[str, str]) -> None:
         if self._claims.pop(key, None) is not None:
-            self._plugin.driver.gather([ReturnedElsewhere(claim=("client", *key))])
+            self._driver.gather([ReturnedElsewhere(claim=("client", *key))])
 
     # ------------------------------------------------------------------ what happens
 
-    def node_event(self, event: NodeJoined | NodeChanged | NodeLeft) -> None:
-        """A node is there, is gone, or offers something else."""
+    def node_changed(self, event: NodeEvent) -> None:
+        """A node has joined, offers something else, or has left."""
         if isinstance(event, NodeLeft):
             return
         for tracker in self._trackers.values():
@@ -182,7 +203,7 @@ class Tracking:
         if isinstance(event, NodeJoined):
             # What a client has claimed is the name's, whoever bears it.
             mine = [key for key in self._claims if key[1] == event.node]
-            self._plugin.driver.gather([self._claimed(*key) for key in mine])
+            self._driver.gather([self._claimed(*key) for key in mine])
 
     def client_left(self, client: str) -> None:
         """What it claimed is free, and its tracker has nothing more to say."""
@@ -190,10 +211,17 @@ class Tracking:
         for key in [key for key in self._claims if key[0] == client]:
             self._return(key)
 
-    def clear(self) -> None:
+    def cleared(self) -> None:
         """Every function is gone at once."""
-        for key in list(self._grants):
-            self._end(key)
+        for grant in [*self._grants.values(), *self._asked.values()]:
+            _release(grant)
+        self._grants.clear()
+        self._asked.clear()
+
+
+def _release(grant: Grant | None) -> None:
+    if grant is not None:
+        _tell(grant.tracker, "release", grant.node, grant.cost)
 
 
 def _tell(tracker: ResourceTracker, method: str, node: str, what: dict[str, Any]) -> None:

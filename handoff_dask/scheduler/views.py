@@ -6,11 +6,11 @@ Everything is put together when somebody asks, and nothing before.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from heapq import nsmallest
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.metrics import monotonic, time
 
@@ -19,12 +19,12 @@ from handoff_dask.placement.explanation import Explanation
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.status import CANCELLED, FAILED, PENDING, RUNNING, WAITING
 from handoff_dask.resources import amount_of
-from handoff_dask.scheduler.nodes import Node
-from handoff_dask.scheduler.runs import Function, Run
+from handoff_dask.scheduler.engine_driver import EngineDriver
+from handoff_dask.scheduler.nodes import Nodes, WorkerInfo
+from handoff_dask.scheduler.observer import Observer
+from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
+from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.visualization.texts import id_texts, plain
-
-if TYPE_CHECKING:
-    from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
 
 #: Ended runs that can be looked at: at most so many, and of so many functions together.
 KEPT_RUNS = 20
@@ -41,29 +41,38 @@ _status = attrgetter("status")
 class Ended:
     """A run that is over, and the nodes there were then."""
 
-    run: Run
-    nodes: dict[str, Node]
+    run: RunState
+    nodes: dict[str, WorkerInfo]
 
 
-class Views:
-    """What can be seen from outside."""
+class Views(Observer):
+    """What can be seen from outside.
 
-    def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
-        self._plugin = plugin
+    Parameters
+    ----------
+    runs, nodes, tasks, driver
+        What is known of runs and workers; Dask's tasks; of the engine.
+    """
+
+    def __init__(self, runs: Runs, nodes: Nodes, tasks: Tasks, driver: EngineDriver) -> None:
+        self._runs = runs
+        self._nodes = nodes
+        self._tasks = tasks
+        self._driver = driver
         self._ended: deque[Ended] = deque()
 
-    def install(self) -> None:
-        """Answer clients."""
-        self._plugin.requests.add(progress=self.progress, overview=self.overview, explain=self.explain)
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """What clients may ask."""
+        return {"progress": self.progress, "overview": self.overview, "explain": self.explain}
 
-    def run_ended(self, run: Run) -> None:
+    def run_ended(self, run: RunState) -> None:
         """Keep the last runs, however soon Dask forgets them."""
-        self._ended.append(Ended(run, dict(self._plugin.nodes.by_name)))
+        self._ended.append(Ended(run, dict(self._nodes.by_name)))
         total = sum(len(ended.run.functions) for ended in self._ended)
         while len(self._ended) > KEPT_RUNS or (total > KEPT_FUNCTIONS and len(self._ended) > 1):
             total -= len(self._ended.popleft().run.functions)
 
-    def ended(self) -> list[Run]:
+    def ended(self) -> list[RunState]:
         """The last runs that are over, the latest last."""
         return [ended.run for ended in self._ended]
 
@@ -83,17 +92,17 @@ class Views:
             If the run is not known (any more).
         """
         began = monotonic()
-        announced = self._plugin.registry.announced.get(token)
+        announced = self._runs.announced.get(token)
         if announced is not None:  # its graph is on its way
             return {PENDING: len(announced.manifest)}, {}, 0.0
-        run = self._plugin.registry.runs.get(token)
+        run = self._runs.by_token.get(token)
         if run is None:
             raise NotFoundError("execution", token, "it has been forgotten")
         states = Counter(map(_status, run.functions.values()))
         causes = self._causes(run) if states[WAITING] else {}
         return dict(states), causes, monotonic() - began
 
-    def _causes(self, run: Run) -> dict[str, int]:
+    def _causes(self, run: RunState) -> dict[str, int]:
         """Functions of equal demand wait together, so it is enough to ask about one of them."""
         demand_of = run.manifest.demand_of
         waiting = [f for f in run.functions.values() if f.status == WAITING]
@@ -101,7 +110,7 @@ class Views:
         one_of = {demand_of[f.position]: f.key for f in waiting}
         causes: Counter[str] = Counter()
         for demand, count in counts.items():
-            causes[self._plugin.driver.engine.waiting_cause(one_of[demand])] += count
+            causes[self._driver.engine.waiting_cause(one_of[demand])] += count
         return dict(causes)
 
     def record(self, token: str) -> ExecutionRecord:
@@ -121,20 +130,20 @@ class Views:
                 args=tuple(texts[p] for p in producers.get(f.position, ())),
                 cost=run.cost(f.position),
                 status=_now(f),
-                node=f.node,
+                node=f.fact("node"),
                 ready=f.ready,
-                placed=f.placed,
-                start=f.start,
-                stop=f.stop,
+                placed=f.fact("placed"),
+                start=f.fact("start"),
+                stop=f.fact("stop"),
                 attempts=f.attempts,
-                cause=f.cause,
-                nbytes=f.nbytes,
+                cause=f.fact("cause") or "",
+                nbytes=f.fact("nbytes"),
                 duration_s=run.manifest.durations.get(f.position),
                 error=run.error if f.position == run.failed else None,
             )
             for f in sorted(run.functions.values(), key=attrgetter("position"))
         ]
-        capabilities = self._plugin.nodes.capabilities
+        capabilities = self._nodes.capabilities
         return ExecutionRecord(
             dag_id=self._dag(run),
             status=run.status,
@@ -148,16 +157,16 @@ class Views:
             ended=run.ended,
         )
 
-    def _find(self, token: str) -> tuple[Run, dict[str, Node]]:
+    def _find(self, token: str) -> tuple[RunState, dict[str, WorkerInfo]]:
         for ended in self._ended:
             if ended.run.token == token:
                 return ended.run, ended.nodes
-        run = self._plugin.registry.runs.get(token)
+        run = self._runs.by_token.get(token)
         if run is None:
             raise NotFoundError("execution", token, f"it is not among the last {KEPT_RUNS}")
-        return run, self._plugin.nodes.by_name
+        return run, self._nodes.by_name
 
-    def _ids(self, run: Run) -> list[str]:
+    def _ids(self, run: RunState) -> list[str]:
         """Texts for the functions' ids; their keys where a ``repr`` of the user's fails."""
         if run.texts is None:
             ids = [run.id_of(position) for position in range(len(run.manifest))]
@@ -168,7 +177,7 @@ class Views:
                 run.texts = run.manifest.keys()
         return run.texts
 
-    def _dag(self, run: Run) -> str:
+    def _dag(self, run: RunState) -> str:
         return _text(run.dag_id, run.token)
 
     # ------------------------------------------------------------------ all of it
@@ -179,7 +188,7 @@ class Views:
 
     def nodes(self) -> list[dict[str, Any]]:
         """Each node: what it has, what of it is in use, and what runs there; in name order."""
-        states = sorted(self._plugin.driver.engine.nodes().values(), key=lambda node: node.name)
+        states = sorted(self._driver.engine.nodes().values(), key=lambda node: node.name)
         return [
             {
                 "name": node.name,
@@ -200,17 +209,17 @@ class Views:
 
     def _running(self, keys: Iterable[Hashable]) -> list[dict[str, Any]]:
         functions = [f for key in keys if (f := self._function(key)) is not None]
-        functions.sort(key=lambda f: f.placed or 0.0)
-        return [{**self._about(f), "since": f.start or f.placed} for f in functions[:LISTED]]
+        functions.sort(key=lambda f: f.fact("placed") or 0.0)
+        return [{**self._about(f), "since": f.fact("start") or f.fact("placed")} for f in functions[:LISTED]]
 
     def runs(self) -> list[dict[str, Any]]:
         """Runs that are open and the last that have ended, the latest first."""
         ended = [e.run for e in self._ended]
         known = {run.token for run in ended}
-        open_ = [run for run in self._plugin.registry.runs.values() if run.token not in known]
+        open_ = [run for run in self._runs.by_token.values() if run.token not in known]
         return [self._run(run) for run in sorted([*ended, *open_], key=lambda run: -run.submitted)]
 
-    def _run(self, run: Run) -> dict[str, Any]:
+    def _run(self, run: RunState) -> dict[str, Any]:
         return {
             "token": run.token,
             "dag_id": self._dag(run),
@@ -224,7 +233,7 @@ class Views:
             "error": self._problem(run),
         }
 
-    def _problem(self, run: Run) -> str | None:
+    def _problem(self, run: RunState) -> str | None:
         if run.refusal is not None:
             reasons, problem = run.refusal
             return "; ".join(
@@ -234,18 +243,18 @@ class Views:
 
     def waiting(self) -> list[dict[str, Any]]:
         """What waits and why: functions of one run and one demand together, the most first."""
-        groups: dict[tuple[str, int], list[Function]] = {}
-        for f in self._plugin.registry.functions.values():
+        groups: dict[tuple[str, int], list[FunctionState]] = {}
+        for f in self._runs.functions.values():
             if f.status == WAITING:
                 groups.setdefault((f.run.token, f.run.manifest.demand_of[f.position]), []).append(f)
         largest = sorted(groups.values(), key=lambda group: -len(group))[:LISTED]
         return [self._kind(group) for group in largest]
 
-    def _kind(self, group: list[Function]) -> dict[str, Any]:
+    def _kind(self, group: list[FunctionState]) -> dict[str, Any]:
         foremost = nsmallest(NAMED, group, key=_order)
         first = foremost[0]
         texts = self._ids(first.run)
-        why = self._plugin.driver.engine.explain(first.key, now=monotonic())
+        why = self._driver.engine.explain(first.key, now=monotonic())
         return {
             **self._about(first),
             "count": len(group),
@@ -267,9 +276,9 @@ class Views:
         NotFoundError
             If there is none.
         """
-        self._plugin.driver.flush()
-        found: list[Function] = []
-        for run in self._plugin.registry.runs.values():
+        self._driver.flush()
+        found: list[FunctionState] = []
+        for run in self._runs.by_token.values():
             if dag is None or dag in (self._dag(run), run.token):
                 texts = self._ids(run)
                 found += [f for p, f in run.functions.items() if function in (texts[p], f.key)]
@@ -278,29 +287,29 @@ class Views:
         open_ = [f for f in found if not f.run.over]
         return [self._explained(f) for f in open_ or found]
 
-    def _explained(self, f: Function) -> dict[str, Any]:
-        why = self._plugin.driver.engine.explain(f.key, now=monotonic())
+    def _explained(self, f: FunctionState) -> dict[str, Any]:
+        why = self._driver.engine.explain(f.key, now=monotonic())
         about = self._about(f)
         missing = self._missing(f) if f.status == PENDING else []
         return {
             **about,
             "status": f.status,
-            "node": f.node,
+            "node": f.fact("node"),
             "waited_s": why.waited_s,
-            "cause": why.cause if f.status == WAITING else f.cause,
+            "cause": why.cause if f.status == WAITING else f.fact("cause") or "",
             "ahead": why.ahead,
             "nodes": _obstacles(why),
             "missing": missing,
             "words": _words(f, why, about["function_id"], missing),
         }
 
-    def _missing(self, f: Function) -> list[str]:
+    def _missing(self, f: FunctionState) -> list[str]:
         """Ids of the arguments that are not there yet."""
-        task = self._plugin.scheduler.tasks.get(f.key)
+        task = self._tasks.get(f.key)
         ours = [] if task is None else [self._function(t.key) for t in task.waiting_on or ()]
         return sorted(self._ids(g.run)[g.position] for g in ours if g is not None)
 
-    def _about(self, f: Function) -> dict[str, Any]:
+    def _about(self, f: FunctionState) -> dict[str, Any]:
         return {
             "dag_id": self._dag(f.run),
             "token": f.run.token,
@@ -309,21 +318,21 @@ class Views:
             "cost": plain(f.run.cost(f.position)),
         }
 
-    def _function(self, key: Any) -> Function | None:
-        return self._plugin.registry.functions.get(key)
+    def _function(self, key: Any) -> FunctionState | None:
+        return self._runs.functions.get(key)
 
     def _named(self, key: Hashable) -> str | None:
         function = self._function(key)
         return None if function is None else self._ids(function.run)[function.position]
 
 
-def _now(f: Function) -> str:
+def _now(f: FunctionState) -> str:
     """Where a function stands, also when Dask has not been told yet that its run is over."""
     over = f.run.status in (FAILED, CANCELLED) and f.status in (PENDING, WAITING)
     return CANCELLED if over else f.status
 
 
-def _order(f: Function) -> tuple[float, float, int]:
+def _order(f: FunctionState) -> tuple[float, float, int]:
     return -f.run.manifest.priorities.get(f.position, 0.0), -f.rank, f.position
 
 
@@ -331,7 +340,7 @@ def _obstacles(why: Explanation) -> Mapping[str, str | None]:
     return {node: None if obstacle is None else str(obstacle) for node, obstacle in why.nodes.items()}
 
 
-def _words(f: Function, why: Explanation, name: str, missing: list[str]) -> str:
+def _words(f: FunctionState, why: Explanation, name: str, missing: list[str]) -> str:
     if f.status == WAITING:
         lines = [f"{name} has waited {why.waited_s:.3g} s ({why.cause or 'about to be placed'})"]
         if why.ahead:
@@ -344,7 +353,7 @@ def _words(f: Function, why: Explanation, name: str, missing: list[str]) -> str:
         lines += [f"  {node}: {obstacle or 'has room'}" for node, obstacle in _obstacles(why).items()]
         return "\n".join(lines)
     if f.status == RUNNING:
-        return f"{name} is on node {f.node}"
+        return f"{name} is on node {f.fact('node')}"
     if f.status == PENDING:
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         return f"{name} waits for its arguments: {', '.join(missing[:NAMED])}{more}"

@@ -14,10 +14,13 @@ from handoff_dask.protocol.names import (
     ENDED,
     LANE_UNITS,
     LANES,
+    LONG,
     NAME,
+    OVERDUE_S,
     RAISED,
     REPORT,
     REPORT_STARTS,
+    RUNS_LONG,
     SECEDED,
     STARTED,
     UNREADABLE,
@@ -55,6 +58,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         let_nobody_block(worker.state)
         worker.stream_handlers[WATCH] = self.watch
         worker.stream_handlers[REPORT_STARTS] = self.report_starts
+        worker.stream_handlers[RUNS_LONG] = self.runs_long
         capabilities = detect(worker)
         await self._open_lanes(worker)
         try:
@@ -81,7 +85,8 @@ class HandoffWorkerPlugin(WorkerPlugin):
         as_before(self.worker.state)
         if worker.stream_handlers.get(WATCH) == self.watch:
             # What is still on its way from the scheduler finds nobody, which is no error.
-            worker.stream_handlers[WATCH] = worker.stream_handlers[REPORT_STARTS] = _ignore
+            for name in (WATCH, REPORT_STARTS, RUNS_LONG):
+                worker.stream_handlers[name] = _ignore
 
     # ------------------------------------------------------------------ from the scheduler
 
@@ -98,6 +103,15 @@ class HandoffWorkerPlugin(WorkerPlugin):
         if wanted:
             for task in [*self.worker.state.executing, *self.worker.state.long_running]:
                 self._has_begun(task.key, task.start_time or time())
+
+    def runs_long(self, keys: list[str], **kwargs: Any) -> None:
+        """Say which of these tasks have run for longer than they may, and for how long."""
+        now, state = time(), self.worker.state
+        tasks = [task for key in keys if (task := state.tasks.get(key)) is not None]
+        elapsed = [(t.key, now - t.start_time) for t in tasks if t in state.executing and t.start_time]
+        long = [(key, elapsed_s) for key, elapsed_s in elapsed if elapsed_s > OVERDUE_S]
+        if long:
+            self.worker.batched_send({"op": LONG, "keys": long})
 
     # ------------------------------------------------------------------ from the worker
 

@@ -33,7 +33,7 @@ async def settled(scheduler: Scheduler, **causes: int) -> None:
     driver = scheduler.plugins["handoff"].driver
 
     def waits() -> bool:
-        return not driver._flushing and driver.engine.waiting_by_cause() == causes
+        return not driver._is_due and driver.engine.waiting_by_cause() == causes
 
     await until(waits, lambda: f"functions wait for {driver.engine.waiting_by_cause()}, not {causes}")
 
@@ -55,7 +55,7 @@ async def all_forgotten(scheduler: Scheduler) -> None:
 
     def kept() -> dict[str, Any]:
         engine = {k: n for k, n in engine_of(scheduler).remembers().items() if k != "nodes"}
-        registry = {"runs": len(plugin.registry.runs), "functions": len(plugin.registry.functions)}
+        registry = {"runs": len(plugin.runs.by_token), "functions": len(plugin.runs.functions)}
         return {**engine, **{k: n for k, n in registry.items() if n}}
 
     await until(lambda: not kept(), lambda: f"still kept are {kept()}")

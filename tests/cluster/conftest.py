@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from stage import Stage, staged
 
-from handoff_dask.scheduler.engine_driver import Driver
+from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
 
 
@@ -55,7 +55,7 @@ def strict_engine(monkeypatch: pytest.MonkeyPatch, problems: list[str]) -> Itera
             if "handoff_dask" in told:
                 problems.append(told)
 
-    told(Driver, "flush", check=True)
+    told(EngineDriver, "flush", check=True)
     for hook in HOOKS:
         told(HandoffSchedulerPlugin, hook)
     listener = Listener(logging.ERROR)

@@ -122,7 +122,7 @@ async def test_an_input_that_comes_to_nothing_fails_the_dag(c, s, a, b):
     # The frames of what was raised hold an execution.
     del raised
     gc.collect()
-    await until(lambda: not s.plugins["handoff"].registry.runs)
+    await until(lambda: not s.plugins["handoff"].runs.by_token)
 
 
 @live()

@@ -385,7 +385,7 @@ async def test_sent_ahead(c, s, a, stage):
         execution = await session.submit(dag)
         await stage.counts(2)
         plugin = s.plugins["handoff"]
-        ahead = [f for f in plugin.registry.functions.values() if f.status == "running" and f.ahead]
+        ahead = [f for f in plugin.runs.functions.values() if f.is_on_node and f.fact("prefetched")]
         why = await execution.explain(f"f{ahead[0].position}")
         assert (why.status, why.sent_ahead) == ("running", True)
         assert "behind others like it" in str(why)

@@ -327,7 +327,7 @@ async def test_a_lost_scheduler_is_an_error_and_no_hang(c, s, a, stage):
 @live(1, 1)
 async def test_workers_that_do_not_report_are_no_nodes(c, s, a, b, stage, monkeypatch):
     """One where handoff_dask is not installed, say."""
-    monkeypatch.setattr("handoff_dask.scheduler.requests.REPORT_S", 0.2)
+    monkeypatch.setattr("handoff_dask.scheduler.nodes.REPORT_S", 0.2)
     async with handoff.Handoff(c) as session:
         await session.start()
         setup = "handoff_dask.worker.plugin.HandoffWorkerPlugin.setup"

@@ -151,8 +151,8 @@ async def test_short_functions_that_are_sent_ahead(c, s, w0, w1, w2, w3):
         await register(session)
         execution = await session.submit(dag)
         result = await execution
-        functions = s.plugins["handoff"].registry.functions
-        ahead = sum(functions[key].ahead for key in execution.compiled.keys.values())
+        functions = s.plugins["handoff"].runs.functions
+        ahead = sum(functions[key].fact("prefetched") for key in execution.compiled.keys.values())
         await nothing_claimed(s)
     assert ahead > 100
     assert len(noted) == 2400

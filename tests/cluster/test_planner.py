@@ -83,7 +83,7 @@ async def test_a_run_is_ordered_anew(c, s, a):
     ]
     async with handoff.Handoff(c) as session:
         execution = await session.submit(dag, outputs=list(range(40)))
-        runs = s.plugins["handoff"].registry.runs
+        runs = s.plugins["handoff"].runs.by_token
         await until(lambda: execution.token in runs)
         run = runs[execution.token]
         by_rule = {position: function.rank for position, function in run.functions.items()}
@@ -123,9 +123,9 @@ async def test_nobody_is_told_how_a_run_stands_of_which_little_is_left(c, s, a, 
             names = [f"{duration_s} {n}" for n in range(50)]
             dag = [stage.function(name, duration=duration_s, cost={"cpu": 1}) for name in names]
             execution = await session.submit(dag)
-            foresight = s.plugins["handoff"].foresight
-            await until(lambda f=foresight, token=execution.token: f.standing(c.id, token))
-            counts[duration_s] = len(foresight.standing(c.id, execution.token).states)
+            ranks = s.plugins["handoff"].ranks
+            await until(lambda f=ranks, token=execution.token: f.standing(c.id, token))
+            counts[duration_s] = len(ranks.standing(c.id, execution.token).states)
             await execution.cancel()
         stage.close()
     assert counts == {0.001: 0, 5.0: 50}

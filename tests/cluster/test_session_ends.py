@@ -126,7 +126,7 @@ async def test_what_is_submitted_while_its_session_stops_ends_too(c, s, a, b, st
     with pytest.raises(handoff.SessionEndedError, match="has been stopped"):
         await session.submit([stage.function("f")])
     plugin = s.plugins["handoff"]
-    assert (plugin.registry.announced, plugin.registry.runs, stage.started) == ({}, {}, [])
+    assert (plugin.runs.announced, plugin.runs.by_token, stage.started) == ({}, {}, [])
 
 
 @live()

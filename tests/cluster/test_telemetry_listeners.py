@@ -23,8 +23,8 @@ from told import (
 
 import handoff_dask as handoff
 from handoff_dask import Function, telemetry
-from handoff_dask.scheduler.requests import Requests
-from handoff_dask.scheduler.telemetry import Announcer
+from handoff_dask.scheduler.mailboxes import Mailboxes
+from handoff_dask.scheduler.telemetry import Telemetry
 from handoff_dask.testing import capture_telemetry
 
 
@@ -37,7 +37,7 @@ async def test_functions_sent_ahead(c, s, a, b):
             dag.append(Function("sum", range(300), same, argument_inclusion="as_list"))
             result = await session.execute(dag)
             again = await session.execute(dag)
-            ahead = s.plugins["handoff"].foresight.estimates
+            ahead = s.plugins["handoff"].ranks.estimates
     assert ahead is not None
     captured.balance()
     check_amounts(captured)
@@ -138,10 +138,12 @@ async def test_whoever_listens_late_hears_what_happens_from_then_on(c, s, a, sta
 @live(2)
 async def test_with_no_handler_nothing_is_sent(c, s, a, stage, monkeypatch):
     told, started = [], []
-    put = Requests.tell_events
-    monkeypatch.setattr(Requests, "tell_events", lambda self, *args: (told.append(args), put(self, *args)))
-    begun = Announcer.started
-    monkeypatch.setattr(Announcer, "started", lambda self, f: (started.append(f), begun(self, f)))
+    put = Mailboxes.tell_events
+    monkeypatch.setattr(Mailboxes, "tell_events", lambda self, *args: (told.append(args), put(self, *args)))
+    begun = Telemetry.attempt_began
+    monkeypatch.setattr(
+        Telemetry, "attempt_began", lambda self, f, at: (started.append(f), begun(self, f, at))
+    )
     async with handoff.Handoff(c) as session:
         with capture_telemetry((*FUNCTION, "start")):
             execution = await session.submit([stage.function("heard")])
@@ -158,7 +160,7 @@ async def test_with_no_handler_nothing_is_sent(c, s, a, stage, monkeypatch):
         assert not plugin._begun
         stage.cue("unheard")
         await execution
-        announcer = s.plugins["handoff"].announcer
+        announcer = s.plugins["handoff"].telemetry
         assert (told, started, announcer._pending, announcer._held) == ([], [], [], {})
 
 

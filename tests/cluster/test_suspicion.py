@@ -13,6 +13,7 @@ from distributed.utils_test import gen_cluster
 from stage import until
 
 from handoff_dask import Function, FunctionFailedError, Handoff
+from handoff_dask.scheduler.states import Prefetched, Running
 
 #: So many that they have not all ended when the other function begins.
 COUNT = 2_000
@@ -49,11 +50,11 @@ def test_functions_sent_ahead_are_not_blamed(tmp_path):
                 [Function(i, [], tiny, extra_args=[i], cost={"cpu": 1}) for i in range(COUNT)]
             )
             wild = await session.submit([held])
-            functions = s.plugins["handoff"].registry.functions
+            functions = s.plugins["handoff"].runs.functions
             key = wild.futures["held"].key
             # What ended before it has been reported; else Dask could not know who ran.
-            await until(lambda: path.exists() and not functions[key].behind)
-            assert any(f.behind for f in functions.values())
+            await until(lambda: path.exists() and isinstance(functions[key].state, Running))
+            assert any(isinstance(f.state, Prefetched) for f in functions.values())
             (worker,) = s.workers.values()
             os.kill(worker.pid, signal.SIGKILL)
 

@@ -6,6 +6,8 @@ from clusters import live, nothing_claimed, settled
 from told import FUNCTION
 
 import handoff_dask as handoff
+from handoff_dask.scheduler.lifecycle import TurnCame
+from handoff_dask.scheduler.states import Prefetched
 from handoff_dask.testing import capture_telemetry
 
 
@@ -55,13 +57,16 @@ async def test_those_whose_turn_had_come_by_our_account_have_not_begun_either(c,
     async with handoff.Handoff(c) as session:
         await learn(session, stage)
         plugin = s.plugins["handoff"]
-        answered = plugin.overdue._answered
+        recalled = plugin.recall._recalled
 
-        def meanwhile(key, state, worker):
-            plugin.registry.functions[key].behind = False
-            answered(key, state, worker)
+        def meanwhile(key, address):
+            # The one before it ends, and the worker's answer comes only then.
+            function = plugin.runs.functions[key]
+            if isinstance(function.state, Prefetched):
+                plugin.dispatcher.tell(function, TurnCame())
+            recalled(key, address)
 
-        plugin.overdue._answered = meanwhile
+        plugin.recall._recalled = meanwhile
         dag = [stage.function("long", duration=None, cost={"cpu": 1})]
         dag += [stage.quick(str(n), duration=None, cost={"cpu": 1}) for n in range(9)]
         with capture_telemetry() as captured:

@@ -1,0 +1,317 @@
+"""The dispatcher: applies events to functions, and carries out what their lifecycle demands.
+
+An event comes from a hook of Dask, from a worker, or from the engine.  :meth:`Dispatcher.tell`
+applies it, carries out the actions that the lifecycle answers with, and lets the observers know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from distributed.metrics import monotonic, time
+
+from handoff_dask.errors import AllocationError, HandoffError
+from handoff_dask.placement.decisions import Decision, Place, Reject
+from handoff_dask.placement.events import (
+    ClaimedElsewhere,
+    FunctionFinished,
+    FunctionReady,
+    FunctionWithdrawn,
+    ReturnedElsewhere,
+)
+from handoff_dask.protocol.names import OVERDUE_S
+from handoff_dask.record.status import FAILED
+from handoff_dask.scheduler import lifecycle as life
+from handoff_dask.scheduler.engine_driver import EngineDriver
+from handoff_dask.scheduler.lingering import LingeringThreads
+from handoff_dask.scheduler.nodes import Nodes
+from handoff_dask.scheduler.observer import Observer
+from handoff_dask.scheduler.prefetch_queues import PrefetchQueues
+from handoff_dask.scheduler.ranks import Ranks
+from handoff_dask.scheduler.refusals import Refusal, refusal_of
+from handoff_dask.scheduler.registry import Registry
+from handoff_dask.scheduler.runs import FunctionState
+from handoff_dask.scheduler.states import Attempt, Waiting
+from handoff_dask.scheduler.tasks import Tasks
+from handoff_dask.scheduler.transfers import Transfers
+
+
+class Dispatcher:
+    """Drives every function from one state to the next.
+
+    Parameters
+    ----------
+    registry, nodes, tasks
+        The runs, the workers, Dask's tasks.
+    driver
+        Of the engine.
+    ranks
+        What is expected of the functions.
+    queues, threads, transfers
+        Who waits behind whom on a node; threads that go on without their function; groups' nodes.
+    observers
+        Told of every change.
+    later
+        Calls a function in the next turn of the scheduler's event loop.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        nodes: Nodes,
+        tasks: Tasks,
+        driver: EngineDriver,
+        ranks: Ranks,
+        queues: PrefetchQueues,
+        threads: LingeringThreads,
+        transfers: Transfers,
+        observers: Observer,
+        later: Callable[..., object],
+    ) -> None:
+        self._registry = registry
+        self._nodes = nodes
+        self._tasks = tasks
+        self._driver = driver
+        self._ranks = ranks
+        self._queues = queues
+        self._threads = threads
+        self._transfers = transfers
+        self._observers = observers
+        self._later = later
+        self._lifecycle = life.Lifecycle()
+        #: Keys of tasks that are to be taken off their nodes.
+        self._to_take_back: list[str] = []
+        self._carry: dict[type, Callable[[FunctionState, Any], object]] = {
+            life.Offer: self._offer,
+            life.Refuse: lambda function, action: self._later(self._refuse, function),
+            life.Withdraw: self._withdraw,
+            life.Send: self._restrict,
+            life.Hold: self._hold,
+            life.LeaveQueue: self._leave_queue,
+            life.ReturnClaim: self._return_claim,
+            life.ReturnThread: self._return_thread,
+            life.KeepClaim: self._keep_claim,
+            life.TakeBack: lambda function, action: self.take_back([function.key]),
+            life.FailTask: lambda function, action: self._tasks.fail(function.key, action.error, "reject"),
+        }
+
+    def tell(self, function: FunctionState, event: life.LifeEvent) -> None:
+        """Something has happened to a function."""
+        old = function.state
+        actions = self._lifecycle.apply(function, event, time())
+        for action in actions:
+            self._carry[type(action)](function, action)
+        if function.state is not old:
+            self._observers.function_changed(function, old, function.state, event)
+        for action in actions:
+            if isinstance(action, life.ReturnClaim):
+                self._observers.claim_returned(function, action.attempt)
+        # Last of all: with its last function a run ends.
+        self._registry.function_changed(function, event)
+
+    # ------------------------------------------------------------------ actions
+
+    def _offer(self, function: FunctionState, action: life.Offer) -> None:
+        run, position = function.run, function.position
+        if function.expected_s is None:
+            function.expected_s = self._ranks.expected(function)
+        address = self._tasks.preferred_address(function.key)
+        node = None if address is None else self._nodes.by_address.get(address)
+        ready = FunctionReady(
+            function=function.key,
+            run=run.token,
+            demand=run.demand(position),
+            priority=run.manifest.priorities.get(position, 0),
+            rank=function.rank,
+            duration_s=function.expected_s,
+            certain=self._ranks.is_certain(function),
+            home=None if node is None else node.name,
+        )
+        self._driver.gather([ready])
+
+    def _withdraw(self, function: FunctionState, action: life.Withdraw) -> None:
+        self._driver.gather([FunctionWithdrawn(function=function.key)])
+
+    def _restrict(self, function: FunctionState, action: life.Send) -> None:
+        task = self._tasks.get(function.key)
+        assert task is not None
+        self._tasks.restrict(task, action.attempt.address)
+
+    def _hold(self, function: FunctionState, action: life.Hold) -> None:
+        task = self._tasks.get(function.key)
+        if task is not None:
+            self._tasks.hold(task)
+
+    def _leave_queue(self, function: FunctionState, action: life.LeaveQueue) -> None:
+        attempt = action.attempt
+        if attempt.queue is None or not action.goes_on:
+            return
+        follower = self._queues.leave(attempt, time())
+        if follower is not None:
+            self.tell(follower, life.TurnCame())
+        if action.is_stuck:
+            # What waits behind it on the worker would wait for a thread that nobody wants.
+            self._queues.sticks(attempt)
+            self.take_back(f.key for f in self._queues.behind(attempt.queue))
+
+    def _return_claim(self, function: FunctionState, action: life.ReturnClaim) -> None:
+        if action.attempt.seceded:
+            self._driver.gather([ReturnedElsewhere(claim=("seceded", function.key))])
+        self._driver.gather([FunctionFinished(function=function.key, took_s=action.took_s)])
+
+    def _return_thread(self, function: FunctionState, action: life.ReturnThread) -> None:
+        cost = function.run.demand(function.position).cost
+        claim = ClaimedElsewhere(
+            claim=("seceded", function.key), node=action.attempt.node, cost=cost, threads=0
+        )
+        self._driver.gather([FunctionFinished(function=function.key), claim])
+
+    def _keep_claim(self, function: FunctionState, action: life.KeepClaim) -> None:
+        if action.attempt.seceded:
+            self._driver.gather([ReturnedElsewhere(claim=("seceded", function.key))])
+        kept = self._threads.add(function, action.attempt)
+        self._driver.gather([FunctionFinished(function=function.key), kept])
+
+    def _refuse(self, function: FunctionState) -> None:
+        """A function of a run that was given up is asked for, since its result is lost or to retry it."""
+        if not self._tasks.is_held(function.key) or not isinstance(function.state, Waiting):
+            return
+        run = function.run
+        how = "has failed" if run.status == FAILED else "was cancelled"
+        error = HandoffError(
+            f"function {run.id_of(function.position)!r} is not computed again: "
+            f"the execution of DAG {run.dag_id!r} {how}; execute it again"
+        )
+        self.tell(function, life.Rejected(error, ({}, str(error))))
+
+    # ------------------------------------------------------------------ from the workers
+
+    def thread_ended(self, claim: int) -> None:
+        """A thread is over that went on although its function had been dropped."""
+        over = self._threads.over(claim)
+        if over is not None:
+            (function, attempt), returned = over
+            self._queues.comes_free(attempt)
+            self._driver.gather([returned])
+            self._observers.claim_returned(function, attempt)
+
+    def node_left(self, node: str, address: str) -> None:
+        """A node is gone; its functions are told of one by one, after this."""
+        self._tasks.node_left(address)
+        self._transfers.node_left(node)
+        for function, attempt in self._threads.node_left(address):
+            self._observers.claim_returned(function, attempt)
+        self._queues.node_left(address)
+
+    def recalled(self, key: str, address: str) -> None:
+        """A worker has given back a function that it had not begun."""
+        function = self._registry.functions.get(key)
+        if function is not None and function.is_on_node and function.fact("address") == address:
+            # It is placed when there is room, not behind others again.
+            function.expected_s = max(function.expected_s or 0.0, OVERDUE_S)
+            self.tell(function, life.Recalled())
+
+    # ------------------------------------------------------------------ decisions of the engine
+
+    def take_back(self, keys: Iterable[str]) -> None:
+        """Have functions placed again that were sent to a node and cannot begin there."""
+        self._to_take_back.extend(keys)
+        self._driver.wake_soon()
+
+    def prepare(self) -> None:
+        """Do what must be done before the engine is asked."""
+        if self._to_take_back:
+            keys, self._to_take_back = self._to_take_back, []
+            self._tasks.release(keys, "processing", "back")
+        if self._transfers.outdated:
+            keys, self._transfers.outdated = self._transfers.outdated, []
+            self._tasks.release(keys, "memory", "again")
+        self._ranks.review()
+        self._threads.ask()
+
+    def carry_out(self, decisions: list[Decision]) -> None:
+        """Make the engine's decisions Dask's."""
+        sent: list[FunctionState] = []
+        for decision in decisions:
+            if isinstance(decision, Place):
+                function = self._place(decision)
+                if function is not None:
+                    sent.append(function)
+            elif isinstance(decision, Reject):
+                self._reject(decision)
+        if not sent:
+            return
+        self._tasks.send(function.key for function in sent)
+        for function in sent:
+            if function.is_on_node and self._tasks.is_held(function.key):
+                # Its worker has just paused: ask again.
+                self.tell(function, life.NotTaken())
+
+    def _place(self, decision: Place) -> FunctionState | None:
+        key = cast("str", decision.function)
+        function, task = self._registry.functions.get(key), self._tasks.get(key)
+        node = self._nodes.by_name.get(decision.node)
+        if function is None or task is None or task.state != "no-worker" or node is None:
+            self._driver.gather([FunctionFinished(function=key)])
+            self._registry.not_placed(key)
+            return None
+        if not isinstance(function.state, Waiting):
+            raise life.LifecycleError(key, function.status, "Placed")
+        attempt = Attempt(
+            node=node.name,
+            address=node.address,
+            ready=function.state.since,
+            placed=time(),
+            candidates=decision.candidates,
+            cause=decision.cause,
+            prefetched=decision.ahead,
+        )
+        behind = False
+        if decision.lane is not None:
+            number, slots = decision.lane
+            attempt.queue = (node.address, number)
+            behind = self._queues.enter(function, attempt, slots)
+            # The worker takes them in this order, which is the engine's, whatever graph they are of.
+            task.priority = (0, 0, self._queues.turn)
+        self._transfers.placed(function, node.name, decision.bound)
+        if function.run.manifest.transfers:
+            self._transfers.tell(function, task, node.name)
+        self.tell(function, life.Placed(attempt, behind, decision.waited_s))
+        if decision.lane is not None and decision.lane[1] < node.threads:
+            task.resource_restrictions = self._queues.restriction((node.address, number), slots)
+        return function
+
+    def _reject(self, decision: Reject) -> None:
+        """Nothing can hold this function: it fails, with the reasons."""
+        key = cast("str", decision.function)
+        function = self._registry.functions.get(key)
+        if function is None or not self._tasks.is_held(key) or not isinstance(function.state, Waiting):
+            return
+        manifest, demand = function.run.manifest, function.run.demand(function.position)
+        group = manifest.groups.get(demand.group) if demand.group is not None else None
+        refusal = refusal_of(demand, group, decision.obstacles, self._nodes.offers(), decision.problem)
+        self.fail(function, refusal)
+
+    def fail(self, function: FunctionState, refusal: Refusal) -> None:
+        """End a function that waits and cannot be placed, and with it its run."""
+        run, cost = function.run, function.run.demand(function.position).cost
+        error = AllocationError(run.id_of(function.position), cost.to_dict(), *refusal)
+        self.tell(function, life.Rejected(error, refusal))
+
+    def give_up(self, problem: str) -> None:
+        """Fail what waits: the engine has failed, and nobody must wait for it."""
+        for function in list(self._registry.functions.values()):
+            waits = isinstance(function.state, Waiting) and not function.run.over
+            if waits and self._tasks.is_held(function.key):
+                self.fail(function, ({}, problem))
+
+    def deadline(self) -> float | None:
+        """When the next node that is being restarted is given up, in monotonic seconds."""
+        return self._nodes.next_not_back()
+
+    def woken(self) -> None:
+        """Give up nodes that nobody has brought back."""
+        for event in self._nodes.not_back(monotonic()):
+            self._driver.gather([event])
+            self._observers.node_changed(event)

@@ -1,0 +1,114 @@
+"""The states of a function on the scheduler, each with the facts that belong to it.
+
+``lifecycle.py`` has the table of transitions between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, WAITING
+
+#: A node's address and the number of a prefetch queue there.
+QueueKey: TypeAlias = tuple[str, int]
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One placement of a function on a node.  Times are seconds since the epoch.
+
+    An attempt is known by its identity: what it holds of its node is returned once, whatever has
+    become of the function meanwhile.
+    """
+
+    #: Name and address of the node.
+    node: str
+    address: str
+    #: When the arguments were there, and when the function was bound to the node.
+    ready: float
+    placed: float
+    #: How many nodes had room then, and what the function had waited for.
+    candidates: int = 0
+    cause: str = ""
+    #: Whether it was sent before there was room, behind another function whose claim it takes over.
+    prefetched: bool = False
+    #: The prefetch queue through which its worker admits it.
+    queue: QueueKey | None = None
+    #: When it ran, by its worker's clock; known once it has ended, or its start has been reported.
+    start: float | None = None
+    stop: float | None = None
+    #: Seconds that it ran, once it has ended.
+    took_s: float | None = None
+    #: Seconds that its arguments took to the node.
+    transfer_s: float | None = None
+    #: Bytes of arguments that had to be moved to the node, as the engine saw it.
+    transfer_bytes: int = 0
+    #: Size of its result in bytes.
+    nbytes: int | None = None
+    #: Whether it has seceded: it has given its thread back and waits for others.
+    seceded: bool = False
+    #: What it has raised, before Dask has decided about a retry.
+    raised: Any = None
+    #: Whether its worker has given it back: no thread of it goes on.
+    recalled: bool = False
+
+
+@dataclass(slots=True)
+class Pending:
+    """Arguments are missing."""
+
+    status: ClassVar[str] = PENDING
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Every argument is there; the engine has not placed it yet."""
+
+    status: ClassVar[str] = WAITING
+    #: Seconds since the epoch.
+    since: float
+
+
+@dataclass(slots=True)
+class Prefetched:
+    """It is on its node, behind others; its turn has not come, by the scheduler's account."""
+
+    status: ClassVar[str] = RUNNING
+    attempt: Attempt
+
+
+@dataclass(slots=True)
+class Running:
+    """It is on its node, and may have begun."""
+
+    status: ClassVar[str] = RUNNING
+    attempt: Attempt
+
+
+@dataclass(slots=True)
+class Finished:
+    """Its result is in the memory of a worker, or was."""
+
+    status: ClassVar[str] = FINISHED
+    attempt: Attempt
+
+
+@dataclass(slots=True)
+class Failed:
+    """It has failed for good."""
+
+    status: ClassVar[str] = FAILED
+    #: None if it never got a node.
+    attempt: Attempt | None
+
+
+@dataclass(slots=True)
+class Cancelled:
+    """Its run was over before it had ended."""
+
+    status: ClassVar[str] = CANCELLED
+    attempt: Attempt
+
+
+State: TypeAlias = Pending | Waiting | Prefetched | Running | Finished | Failed | Cancelled

@@ -1,0 +1,149 @@
+"""Dask's tasks as handoff controls them: held, sent, taken back, failed.
+
+A task is *held* by a worker restriction that no worker matches: Dask tracks its arguments, and
+parks it in the state ``no-worker`` when they are there.  To send it, the restriction is exchanged
+for the address of one worker, and the task is moved to ``processing``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from distributed.metrics import time
+from distributed.protocol import pickle
+
+from handoff_dask.scheduler.lifecycle import Failure
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+    from distributed.scheduler import TaskState
+
+#: The worker restriction of a held task: no worker has such an address.
+HELD = {"handoff://held"}
+#: So many arguments are looked at to find the node that has most of them.
+GLANCE = 16
+
+
+class Tasks:
+    """Dask's tasks, by key.
+
+    Parameters
+    ----------
+    scheduler
+        Dask's.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._tasks: Mapping[Any, TaskState] = scheduler.tasks
+        #: ``{address: the restriction to it}``, shared by all tasks that are sent there.
+        self._only: dict[str, set[str]] = {}
+
+    def get(self, key: Hashable) -> TaskState | None:
+        """Dask's task, if it knows the key."""
+        return self._tasks.get(key)
+
+    def is_held(self, key: Hashable) -> bool:
+        """Whether a task is parked, its arguments there."""
+        task = self._tasks.get(key)
+        return task is not None and task.state == "no-worker"
+
+    def is_in_memory(self, key: Hashable) -> bool:
+        """Whether some worker has the result of a task."""
+        task = self._tasks.get(key)
+        return task is not None and task.state == "memory"
+
+    def is_present(self, key: Hashable, run_id: int) -> bool:
+        """Whether a worker speaks of the present attempt of a task."""
+        task = self._tasks.get(key)
+        return task is not None and task.run_id == run_id
+
+    # ------------------------------------------------------------------ control
+
+    def hold_first(self, key: str, amounts: dict[str, Any], retries: int) -> None:
+        """Hold a task that has just arrived; Dask shows what it costs."""
+        task = self._tasks[key]
+        self.hold(task)
+        task.annotations = amounts
+        task.retries = retries
+
+    @staticmethod
+    def hold(task: TaskState) -> None:
+        """Let no worker match a task.  The ledger decides, not Dask's own count on the worker."""
+        task.worker_restrictions = HELD
+        task.resource_restrictions = {}
+
+    def restrict(self, task: TaskState, address: str) -> None:
+        """Let a task go to one worker only."""
+        only = self._only.get(address)
+        if only is None:
+            only = self._only[address] = {address}
+        task.worker_restrictions = only
+
+    def send(self, keys: Iterable[str]) -> None:
+        """Have Dask send tasks that have been restricted to a worker, in this order."""
+        # Dask takes recommendations from the end.
+        self._transitions(dict.fromkeys(reversed(list(keys)), "processing"), "place")
+
+    def release(self, keys: Iterable[str], state: str, why: str) -> None:
+        """Release those tasks that are in this state: what is wanted of them is computed again."""
+        found = [key for key in keys if key in self._tasks and self._tasks[key].state == state]
+        if found:
+            self._transitions(dict.fromkeys(found, "released"), why)
+
+    def fail(self, key: str, error: BaseException, why: str) -> None:
+        """Make a task that is held fail."""
+        more = self._scheduler.transition(
+            key, "erred", exception=pickle.dumps(error), cause=key, stimulus_id=f"handoff-{why}-{time()}"
+        )
+        self._transitions(more, why)
+
+    def drop(self, keys: Iterable[str], client: str, reason: str) -> None:
+        """Let go of what a client wants, as if it had cancelled its futures."""
+        rest = [k for k in keys if k in self._tasks and self._tasks[k].state not in ("memory", "erred")]
+        if not rest or client not in self._scheduler.clients:
+            return
+        # Scheduler.stimulus_cancel would do both, but calls itself once for each link of a chain.
+        self._scheduler.client_releases_keys(keys=rest, client=client, stimulus_id=f"handoff-cancel-{time()}")
+        self._scheduler.report(
+            {"op": "cancelled-keys", "keys": rest, "reason": reason, "msg": ""}, client=client
+        )
+
+    def node_left(self, address: str) -> None:
+        """A worker is gone."""
+        self._only.pop(address, None)
+
+    def _transitions(self, recommendations: dict[Any, Any], why: str) -> None:
+        self._scheduler.transitions(recommendations, f"handoff-{why}-{time()}")
+
+    def failure(self, key: str) -> Failure | None:
+        """Why a task has failed; None if another task is to blame."""
+        task = self._tasks[key]
+        if task.exception_blame is not task:
+            return None
+        return Failure(task.exception, task.traceback, f"{task.traceback_text}{task.exception_text}")
+
+    def forbid_retries(self, key: str) -> None:
+        """Let the next failure of a task be final."""
+        self._tasks[key].retries = 0
+
+    # ------------------------------------------------------------------ data
+
+    def preferred_address(self, key: str) -> str | None:
+        """Address of the worker that has most of a task's arguments, by what can be seen at a glance."""
+        nbytes: dict[str, int] = {}
+        for dependency in islice(self._tasks[key].dependencies, GLANCE):
+            for ws in dependency.who_has or ():
+                nbytes[ws.address] = nbytes.get(ws.address, 0) + dependency.get_nbytes()
+        return max(nbytes, key=nbytes.__getitem__) if nbytes else None
+
+    def dependents(self, key: str) -> Iterator[str]:
+        """Keys of the tasks that take a task's result."""
+        return (str(dependent.key) for dependent in self._tasks[key].dependents)
+
+    def next_ready(self, key: str) -> list[str]:
+        """Keys of the tasks that lack nothing but a task's result."""
+        task = self._tasks.get(key)
+        return [] if task is None else [str(t.key) for t in task.dependents if len(t.waiting_on or ()) == 1]
