@@ -86,21 +86,6 @@ CIRCLES: list[list[str]] = [
         "handoff_dask.client.telemetry",
     ],
     [
-        "handoff_dask.placement.backlog",
-        "handoff_dask.placement.choosing",
-        "handoff_dask.placement.collocation",
-        "handoff_dask.placement.events",
-        "handoff_dask.placement.lanes",
-        "handoff_dask.placement.ledger",
-        "handoff_dask.placement.queues",
-        "handoff_dask.placement.reservation",
-        "handoff_dask.placement.runs",
-        "handoff_dask.placement.searching",
-        "handoff_dask.placement.shapes",
-        "handoff_dask.placement.strategies",
-        "handoff_dask.placement.successors",
-    ],
-    [
         "handoff_dask.scheduler.attempts",
         "handoff_dask.scheduler.dask_tasks",
         "handoff_dask.scheduler.engine_driver",
@@ -120,8 +105,6 @@ CIRCLES: list[list[str]] = [
         "handoff_dask.scheduler.user_trackers",
         "handoff_dask.scheduler.views",
     ],
-    ["handoff_dask.simulation.idleness", "handoff_dask.simulation.running"],
-    ["handoff_dask.simulation.lean", "handoff_dask.simulation.leanrun"],
 ]
 
 

@@ -6,36 +6,36 @@ engine compares and hashes them and looks no further.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from handoff_dask.placement.demand import ClaimKey, Demand, FunctionKey, GroupKey, RunKey
+from handoff_dask.placement.strategies import Strategy
 from handoff_dask.resources import NOTHING, Capabilities, Cost
 
-if TYPE_CHECKING:
-    from handoff_dask.placement.strategies import Strategy
-
-#: One function of one run (live: its Dask key).
-FunctionKey: TypeAlias = Hashable
-#: One execution of a DAG.
-RunKey: TypeAlias = Hashable
-#: Functions that must share a node.
-GroupKey: TypeAlias = Hashable
-#: Something that holds resources and is none of our functions.
-ClaimKey: TypeAlias = Hashable
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What a function asks of a node.  Equal demands of one run wait in one queue."""
-
-    cost: Cost = NOTHING
-    #: Name or address of the only node it may run on.
-    pin: str | None = None
-    #: The collocation group it belongs to.
-    group: GroupKey | None = None
-    #: A group that must have a node before this function starts (its value is sent there).
-    binds: GroupKey | None = None
+__all__ = [
+    "ClaimKey",
+    "ClaimedElsewhere",
+    "Demand",
+    "DurationsLearned",
+    "Event",
+    "FunctionFinished",
+    "FunctionKey",
+    "FunctionReady",
+    "FunctionWithdrawn",
+    "GroupKey",
+    "NodeChanged",
+    "NodeJoined",
+    "NodeLeft",
+    "PermissionsChanged",
+    "ReturnedElsewhere",
+    "RunClosed",
+    "RunKey",
+    "RunOpened",
+    "RunRanked",
+    "TimePassed",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +154,7 @@ class FunctionReady:
     #: ``{node: seconds to bring the arguments there}``; a node that is left out has them.
     transfer_s: Mapping[str, float] = field(default_factory=dict)
     #: The node that has most of its arguments, if anybody knows.
-    home: str | None = None
+    preferred_node: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

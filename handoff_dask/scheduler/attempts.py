@@ -106,7 +106,7 @@ class Attempts:
                     rank=function.rank,
                     duration_s=function.expected_s,
                     certain=self._plugin.foresight.is_certain(function),
-                    home=self._home(function),
+                    preferred_node=self._home(function),
                 )
             ]
         )

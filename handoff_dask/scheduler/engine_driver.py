@@ -20,6 +20,7 @@ from handoff_dask.errors import AllocationError
 from handoff_dask.placement.decisions import Decision, Place, Reject
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import Event, FunctionFinished, FunctionReady, RunKey, TimePassed
+from handoff_dask.placement.settings import EngineSettings
 from handoff_dask.protocol.calls import TRANSFER
 from handoff_dask.protocol.names import RELAYS, SHORT_LANES
 from handoff_dask.record.status import FAILED, FINISHED, PENDING, RUNNING, WAITING
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Functions that take less are sent ahead: on a busy machine some milliseconds become many.
-ROUND_TRIP_S = 0.04
-
 
 class Driver:
     """The engine's hands."""
@@ -44,12 +42,7 @@ class Driver:
     def __init__(self, plugin: HandoffSchedulerPlugin) -> None:
         self._plugin = plugin
         self._scheduler = plugin.scheduler
-        self.engine = PlacementEngine(
-            round_trip_s=ROUND_TRIP_S,
-            lanes_per_node=SHORT_LANES,
-            ahead_limit=512,
-            relays_per_node=RELAYS,
-        )
+        self.engine = PlacementEngine(EngineSettings(prefetch_queues=SHORT_LANES, timed_prefetches=RELAYS))
         self._events: list[Event] = []
         self._flushing = False
         self._timer: Any = None
@@ -145,8 +138,8 @@ class Driver:
         if restriction is None:
             restriction = self._only[node.address] = {node.address}
         task.worker_restrictions = restriction
-        if decision.lane is not None and decision.lane[1] < node.threads:
-            lane, slots = decision.lane
+        if decision.prefetch_queue is not None and decision.prefetch_queue[1] < node.threads:
+            lane, slots = decision.prefetch_queue
             task.resource_restrictions = self._plugin.admission.restriction((node.address, lane), slots)
         function.node, function.address = node.name, node.address
         if decision.bound is not None:
@@ -159,10 +152,10 @@ class Driver:
         function.placed = time()
         function.start = function.stop = None
         function.told, function.claim = "", None
-        function.ahead, function.behind = decision.ahead, False
-        function.short = decision.lane is not None and decision.lane[0] < SHORT_LANES
-        if decision.lane is not None:
-            self._plugin.blame.placed(function, task, decision.lane)
+        function.ahead, function.behind = decision.prefetched, False
+        function.short = decision.prefetch_queue is not None and decision.prefetch_queue[0] < SHORT_LANES
+        if decision.prefetch_queue is not None:
+            self._plugin.blame.placed(function, task, decision.prefetch_queue)
             if function.behind:
                 self._plugin.overdue.watch()
         function.candidates = decision.candidates

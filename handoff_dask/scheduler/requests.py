@@ -12,7 +12,7 @@ from distributed.metrics import monotonic
 from distributed.protocol import pickle
 
 from handoff_dask.errors import HandoffError, NotFoundError
-from handoff_dask.placement.asking import StrategyFailed
+from handoff_dask.placement.user_strategies import StrategyFailed
 from handoff_dask.protocol.capabilities import declared
 from handoff_dask.protocol.manifest import Manifest
 from handoff_dask.protocol.names import NAME, REPORT

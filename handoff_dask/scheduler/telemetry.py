@@ -185,7 +185,7 @@ class Announcer:
             )
         # Of those that are sent in a lane the node begins as many as there is room for, in an order
         # of its own.
-        if decision.lane is None:
+        if decision.prefetch_queue is None:
             self._claimed(function)
 
     def not_taken(self, function: Function) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from distributed.protocol import pickle
 
 from handoff_dask.errors import ValidationError
-from handoff_dask.placement.asking import StrategyFailed
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
     FunctionKey,
@@ -20,6 +19,7 @@ from handoff_dask.placement.events import (
     PermissionsChanged,
     ReturnedElsewhere,
 )
+from handoff_dask.placement.user_strategies import StrategyFailed
 from handoff_dask.resources import Cost
 from handoff_dask.scheduler.runs import Run
 

@@ -14,8 +14,12 @@ from handoff_dask.placement.events import (
     NodeJoined,
     RunOpened,
 )
+from handoff_dask.placement.settings import EngineSettings
 from handoff_dask.placement.strategies import BUILT_IN, Strategy
 from handoff_dask.resources import Capabilities, Cost
+
+#: Small numbers, so that few functions show what they do.
+SETTINGS = EngineSettings(round_trip_s=0.02, prefetch_limit=64, timed_prefetches=4)
 
 
 def joined(node: str, *, threads: int = 8, address: str | None = None, **capabilities: Any) -> NodeJoined:
@@ -47,7 +51,7 @@ def ready(
     rank: float = 0.0,
     duration_s: float | None = None,
     certain: bool = False,
-    home: str | None = None,
+    preferred_node: str | None = None,
     transfer_s: Mapping[str, float] | None = None,
     **asked: Any,
 ) -> FunctionReady:
@@ -59,7 +63,7 @@ def ready(
         rank=rank,
         duration_s=duration_s,
         certain=certain,
-        home=home,
+        preferred_node=preferred_node,
         transfer_s=transfer_s or {},
     )
 

@@ -25,6 +25,7 @@ from handoff_dask.placement.events import (
     RunRanked,
     TimePassed,
 )
+from handoff_dask.placement.settings import EngineSettings
 from handoff_dask.placement.strategies import AllocateStrategy, SelectStrategy
 from handoff_dask.resources import Capabilities, Cost
 from tests.placement.facts import changed, demand, finished, joined, opened
@@ -43,9 +44,9 @@ CAPABILITIES = st.fixed_dictionaries(
     {"cpu": st.integers(0, 6), "memory": st.integers(0, 10)},
     optional={"gpu": st.integers(0, 1), "zone": st.sampled_from(["eu", "us"]), "price": st.integers(0, 3)},
 )
-OPTIONS: dict[str, Any] = {
-    "round_trip_s": 0.02, "ahead_limit": 3, "patience_floor_s": 2.0, "lead_s": 0.5, "relays_per_node": 2
-}  # fmt: skip
+SETTINGS = EngineSettings(
+    round_trip_s=0.02, prefetch_limit=3, aging_floor_s=2.0, timed_prefetch_lead_s=0.5, timed_prefetches=2
+)
 GROUPS = {"g": demand(cpu=3, memory=4), "h": demand(cpu=1, pin="b"), "i": demand(cpu=1)}
 
 
@@ -68,9 +69,9 @@ class Worker:
         """Those that are not held back: each takes its share of its lane while it is admitted."""
         lanes: dict[int, Fraction] = {}
         running = []
-        for function, (_, lane) in self.sent.items():
-            if lane is not None:
-                number, slots = lane
+        for function, (_, prefetch_queue) in self.sent.items():
+            if prefetch_queue is not None:
+                number, slots = prefetch_queue
                 lanes[number] = lanes.get(number, Fraction(0)) + Fraction(1, slots)
                 if lanes[number] > 1:
                     lanes[number] = Fraction(2)
@@ -97,7 +98,7 @@ class AnyCourse(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = PlacementEngine(**OPTIONS)
+        self.engine = PlacementEngine(SETTINGS)
         self.now = 0.0
         self.workers: dict[str, Worker] = {}
         self.open: dict[int, Any] = {}
@@ -138,7 +139,7 @@ class AnyCourse(RuleBasedStateMachine):
         worker = self.workers[place.node]
         was_running = worker.running()
         assert not worker.is_over()
-        worker.sent[function] = (event.demand.cost, place.lane)
+        worker.sent[function] = (event.demand.cost, place.prefetch_queue)
         if function in worker.running():
             assert not worker.is_over(), (place, worker.used(), worker.has)
             worker.excused = False
@@ -354,7 +355,7 @@ class AnyCourse(RuleBasedStateMachine):
         self.leaves_nothing_behind()
 
     def decides_the_same_again(self) -> None:
-        engine = PlacementEngine(**OPTIONS)
+        engine = PlacementEngine(SETTINGS)
         for now, events, decisions in self.log:
             assert engine.handle_all(events, now=now) == decisions
 
