@@ -156,8 +156,7 @@ class Backfill:
 
     def _passed_over(self, now: float) -> Iterator[Queue]:
         reserved = {reservation.queue for reservation in self.active.values()}
-        lines = [self._backlog.anywhere, *self._backlog.at.values()]
-        for queue in [queue for line in lines for queue in line]:
+        for queue in [queue for line in self._backlog.lines() for queue in line]:
             assert queue.key is not None
             if now - queue.served > self.aging_s(queue.key[3]) and queue not in reserved:
                 yield queue

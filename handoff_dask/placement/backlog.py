@@ -9,12 +9,16 @@ from handoff_dask.placement.clock import Clock
 from handoff_dask.placement.demand import FunctionKey, RunKey
 from handoff_dask.placement.events import FunctionReady, RunOpened, RunRanked
 from handoff_dask.placement.ledger import Ledger, Node
+from handoff_dask.placement.network import Datum, Network
 from handoff_dask.placement.priority_queue import PriorityQueue
 from handoff_dask.placement.queue_tables import QueueTables
 from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction
 from handoff_dask.placement.reservation import Reservation
 from handoff_dask.placement.runs import Run
 from handoff_dask.placement.settings import EngineSettings
+
+#: How much earlier than it arrived a function counts that frees data, in places of the order.
+_FREEING_FIRST = 1 << 60
 
 
 class Backlog:
@@ -24,6 +28,7 @@ class Backlog:
         self.ledger = ledger
         self.settings = settings
         self.clock = Clock()
+        self.network = Network(self.clock, settings)
         self.tables = QueueTables(ledger)
         self.runs: dict[RunKey, Run] = {}
         #: In the order in which they became ready.
@@ -36,6 +41,8 @@ class Backlog:
         self.anywhere = PriorityQueue()
         #: Queues that wait for one node, by its name (or by the pin, if there is no such node).
         self.at: dict[str, PriorityQueue] = {}
+        #: Queues of functions whose data is at some node.
+        self.with_data = PriorityQueue()
         #: Queues whose strategy has to be asked again when anything changes.
         self.to_ask: dict[Queue, None] = {}
         #: ``{node name: its backfill reservation}``.
@@ -86,15 +93,28 @@ class Backlog:
 
     # Functions
 
-    def add(self, run: Run, event: FunctionReady, now: float, assigned: str | None) -> ScheduledFunction:
+    def add(
+        self,
+        run: Run,
+        event: FunctionReady,
+        assigned: str | None,
+        data: tuple[Datum, ...],
+        home: str | None,
+    ) -> ScheduledFunction:
         """Let a function wait; the caller decides when it is looked at."""
-        queue = self.tables.queue(run, event.demand, assigned)
+        now = self.clock.now
+        if home is None:
+            queue = self.tables.queue(run, event.demand, assigned)
+        else:
+            queue = self.tables.queue_near(run, event.demand, home)
         self._arrivals += 1
         rank = run.ranks.get(event.function, event.rank) if run.ranks else event.rank
-        order = (event.priority, rank, self._arrivals)
-        scheduled = ScheduledFunction(
-            event.function, run, queue, order, now, event.duration_s, event.transfer_s
-        )
+        # Among equals, what frees data goes first: what is held by results does not grow without need.
+        arrival = self._arrivals - _FREEING_FIRST if event.frees else self._arrivals
+        order = (event.priority, rank, arrival)
+        scheduled = ScheduledFunction(event.function, run, queue, order, now, event.duration_s)
+        scheduled.data = data
+        scheduled.frees = event.frees
         scheduled.certain = event.certain and event.duration_s is not None
         scheduled.preferred_node = event.preferred_node
         self.expect(scheduled, event.duration_s)
@@ -104,6 +124,9 @@ class Backlog:
         if queue.key is not None:
             if queue.key > (-scheduled.priority, -scheduled.rank, scheduled.arrival):
                 self.reposition(queue)
+            elif queue.delay is not None:
+                # It may be one of so many that some had better go elsewhere.
+                self.refresh(queue)
             elif self.reserved and scheduled.may_backfill_before(queue.key[3]):
                 self.refresh(queue)
         elif not queue.fresh:
@@ -120,6 +143,8 @@ class Backlog:
         """Let a function wait no longer."""
         del self.waiting[scheduled.function]
         scheduled.run.waiting -= 1
+        if scheduled.data:
+            self.network.release(scheduled.data)
         queue = scheduled.queue
         queue.drop(scheduled)
         if queue.key is not None and queue.key[3] is scheduled:
@@ -130,6 +155,7 @@ class Backlog:
     def refresh(self, queue: Queue) -> None:
         """Have a queue looked at, all nodes considered."""
         self._leave_line(queue)
+        queue.delay = None
         if queue.declined:
             queue.take_back_declined()
         if queue.count and not queue.fresh:
@@ -157,7 +183,10 @@ class Backlog:
         if line is None:
             return
         assert old is not None
-        if self.reserved and key is not None and key[3].may_backfill_before(old[3]):
+        if queue.delay is not None and key is not None:
+            # Another head may go where the old one would not.
+            self.refresh(queue)
+        elif self.reserved and key is not None and key[3].may_backfill_before(old[3]):
             # A reserved node that did not admit the old head may admit this one.
             self.refresh(queue)
         elif key is None:
@@ -168,17 +197,27 @@ class Backlog:
 
     # Where
 
-    def first_fit(self, node: Node, after: OrderKey | None) -> Queue | None:
+    def first_fit(self, node: Node, after: OrderKey | None, with_data: bool = True) -> Queue | None:
         """The first queue, behind a place in the order, for whose head a node has room."""
         found, line = self.anywhere.first_fit(node, after), self.at.get(node.name)
-        return found if line is None else _earlier(found, line.first_fit(node, after))
+        if line is not None:
+            found = _earlier(found, line.first_fit(node, after))
+        if self.with_data and with_data:
+            found = _earlier(found, self.with_data.first_fit(node, after))
+        return found
 
     def first_blocked(self) -> Queue | None:
         """The queue that stands first of those whose heads have no room."""
         first = self.anywhere.first()
         for line in self.at.values():
             first = _earlier(first, line.first())
+        if self.with_data:
+            first = _earlier(first, next((q for q in self.with_data if q.delay is None), None))
         return first
+
+    def lines(self) -> list[PriorityQueue]:
+        """All priority queues of queues whose heads have no room."""
+        return [self.anywhere, self.with_data, *self.at.values()]
 
     def target(self, queue: Queue) -> Node | None:
         """The only node that will do, if there is such a one and it is there."""
@@ -214,7 +253,7 @@ class Backlog:
 
     def _line_for(self, queue: Queue) -> PriorityQueue:
         if not self.is_tied(queue):
-            return self.anywhere
+            return self.anywhere if queue.home is None else self.with_data
         node = self.target(queue)
         name = queue.pin if node is None else node.name
         assert name is not None

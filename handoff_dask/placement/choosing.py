@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from handoff_dask.placement.amounts import THREAD
@@ -25,6 +24,8 @@ class Chooser:
         self._backfill = backfill
         self._settings = backlog.settings
         self._least_loaded = self._new_order_by_load()
+        #: Names of nodes whose memory is nearly full.
+        self.full_nodes: dict[str, None] = {}
 
     def _new_order_by_load(self) -> LeastLoaded:
         return LeastLoaded(self._ledger, self._backlog.tables.anything, self._settings.least_loaded_looks)
@@ -65,10 +66,10 @@ class Chooser:
             return node, 1
         strategy = queue.queue_group.strategy
         barred = self._backfill.barring(head)
-        if head.transfer_s and strategy.heeds_transfer:
-            node = self._nearest(request, head, strategy, barred)
-        else:
-            node = self._best(request, strategy, barred)
+        if head.data and queue.home is None:
+            nodes = self.fitting(queue, head)
+            return (self.best_of(queue, head, nodes) if nodes else None), len(nodes)
+        node = self._best_with_memory(request, head, strategy, barred)
         if node is None:
             return None, 0
         if head.preferred_node is not None and head.preferred_node != node.name:
@@ -95,11 +96,12 @@ class Chooser:
 
     def best_of(self, queue: Queue, head: ScheduledFunction, nodes: Sequence[Node]) -> Node:
         """The best of a few nodes that all have room."""
-        strategy, request, away = queue.queue_group.strategy, queue.request, head.transfer_s
-        if strategy.heeds_transfer and away:
-            best = min(nodes, key=lambda n: (away.get(n.name, 0.0), strategy.score(n, request), n.name))
-        else:
-            best = min(nodes, key=lambda n: (strategy.score(n, request), n.name))
+        strategy, request = queue.queue_group.strategy, queue.request
+        if head.data and len(nodes) > 1:
+            nodes = self._nearest(head, strategy, nodes)
+        if self.full_nodes and not head.frees:
+            nodes = [node for node in nodes if node.name not in self.full_nodes] or nodes
+        best = min(nodes, key=lambda n: (strategy.score(n, request), n.name))
         preferred_node = next((node for node in nodes if node.name == head.preferred_node), None)
         return best if preferred_node is None else _or_preferred(queue, head, best, preferred_node)
 
@@ -124,6 +126,8 @@ class Chooser:
         backlog = self._backlog
         if not backlog.is_possible(queue):
             return "pin" if queue.pin is not None else "no nodes"
+        if queue.delay is not None:
+            return "data"
         if queue.queue_group.full:
             return "max_concurrency"
         if queue.refused:
@@ -172,31 +176,27 @@ class Chooser:
         return order
 
     def _nearest(
+        self, head: ScheduledFunction, strategy: ScoredStrategy, nodes: Sequence[Node]
+    ) -> Sequence[Node]:
+        """The nodes to which moving a function's data takes least."""
+        moves = [self._backlog.network.move_s(head.data, node.name) for node in nodes]
+        slack_s = 0.0 if strategy.heeds_transfer else self._settings.transfer_floor_s
+        least_s = min(moves) + slack_s
+        return [node for node, move_s in zip(nodes, moves, strict=True) if move_s <= least_s]
+
+    def _best_with_memory(
         self,
         request: ResourceRequest,
         head: ScheduledFunction,
         strategy: ScoredStrategy,
         barred: frozenset[str],
     ) -> Node | None:
-        """The node with room to which the arguments come soonest."""
-        away, eligible = head.transfer_s, request.eligible
-        # Nodes that are left out have the arguments: if one of them has room it is the best.
-        if 2 * len(away) < len(eligible):
-            best = self._best(request, strategy, barred.union(away))
-        else:
-            here = [n for name, n in eligible.items() if name not in away and name not in barred]
-            best = min_by_score(strategy, request, [n for n in here if request.fits(n)])
-        if best is not None:
-            return best
-        soonest = math.inf
-        nearest: list[Node] = []
-        for name, seconds in away.items():
-            if seconds <= soonest and name not in barred:
-                node = eligible.get(name)
-                if node is not None and request.fits(node):
-                    nearest = [*nearest, node] if seconds == soonest else [node]
-                    soonest = seconds
-        return min_by_score(strategy, request, nearest)
+        """The best node; for a function that frees no data, not one with hardly any memory left."""
+        if self.full_nodes and not head.frees:
+            best = self._best(request, strategy, barred.union(self.full_nodes))
+            if best is not None:
+                return best
+        return self._best(request, strategy, barred)
 
 
 def min_by_score(strategy: ScoredStrategy, request: ResourceRequest, nodes: Sequence[Node]) -> Node | None:
@@ -206,10 +206,8 @@ def min_by_score(strategy: ScoredStrategy, request: ResourceRequest, nodes: Sequ
 
 def _or_preferred(queue: Queue, head: ScheduledFunction, node: Node, preferred_node: Node) -> Node:
     """The node that has most of a function's arguments, if it is as good as the best."""
-    strategy, request, away = queue.queue_group.strategy, queue.request, head.transfer_s
+    strategy, request = queue.queue_group.strategy, queue.request
     if strategy.is_by_name:
-        return node
-    if strategy.heeds_transfer and away.get(preferred_node.name, 0.0) != away.get(node.name, 0.0):
         return node
     return (
         preferred_node if strategy.score(preferred_node, request) == strategy.score(node, request) else node

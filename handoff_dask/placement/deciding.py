@@ -7,6 +7,7 @@ have been freed (the priority queues are searched for the first heads that fit t
 
 from __future__ import annotations
 
+from collections import Counter
 from heapq import heappop, heappush
 
 from handoff_dask.placement.backfill import Backfill
@@ -15,6 +16,7 @@ from handoff_dask.placement.choosing import Chooser
 from handoff_dask.placement.decisions import Decision, Place
 from handoff_dask.placement.demand import GroupKey
 from handoff_dask.placement.ledger import Node
+from handoff_dask.placement.locality import Locality
 from handoff_dask.placement.prefetch import PrefetchQueues
 from handoff_dask.placement.prefetch_timed import TimedPrefetches
 from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction
@@ -32,6 +34,7 @@ class Decider:
         self,
         backlog: Backlog,
         chooser: Chooser,
+        locality: Locality,
         backfill: Backfill,
         prefetch_queues: PrefetchQueues,
         timed: TimedPrefetches,
@@ -40,11 +43,14 @@ class Decider:
         self._ledger = backlog.ledger
         self._settings = backlog.settings
         self._chooser = chooser
+        self._locality = locality
         self._backfill = backfill
         self._prefetch = prefetch_queues
         self._timed = timed
         self._offers: list[_Offer] = []
         self._number = 0
+        #: How many heads whose data is elsewhere were passed over, by name of the freed node.
+        self._passed_over: Counter[str] = Counter()
         #: What has been decided in this turn.
         self._decisions: list[Decision] = []
 
@@ -52,12 +58,15 @@ class Decider:
         """Place whatever has room; afterwards every queue that still waits has none."""
         self._decisions = decisions
         backlog, ledger, prefetch_queues = self._backlog, self._ledger, self._prefetch
+        self._locality.begin()
         while True:
-            # More than one round only where there are reservations.
+            # More than one round only where there are reservations, or large data.
             while backlog.fresh or ledger.freed or prefetch_queues.due:
                 self._give_room()
                 if prefetch_queues.due:
                     prefetch_queues.prefetch(self._note_prefetched)
+                if self._locality.yielded:
+                    self._locality.take_back_yielded()
             if not self._timed.pending or not self._timed.is_due(backlog.clock.now):
                 break
             self._timed.prefetch(backlog.clock.now, self._note_timed)
@@ -83,8 +92,9 @@ class Decider:
             for queue in list(backlog.to_ask):
                 backlog.refresh(queue)
         ledger.freed.clear()
+        self._passed_over.clear()
         if len(freed) > self._settings.few_freed:
-            for line in [backlog.anywhere, *backlog.at.values()]:
+            for line in backlog.lines():
                 for queue in list(line):
                     backlog.refresh(queue)
             freed = []
@@ -102,7 +112,8 @@ class Decider:
 
     def _offer_room(self, node: Node, after: OrderKey | None) -> None:
         """Find the first queue, behind a place in the order, whose head fits on a freed node."""
-        found = self._backlog.first_fit(node, after)
+        with_data = self._passed_over[node.name] < self._settings.data_tries
+        found = self._backlog.first_fit(node, after, with_data)
         if found is not None:
             assert found.key is not None
             self._number += 1
@@ -115,6 +126,12 @@ class Decider:
                 self._offer(queue)
                 return
             head = order_key[3]
+            if queue.home is not None:
+                choice = self._locality.choose(queue)
+                if choice is None:
+                    break
+                self._decisions.append(self.settle(*choice))
+                continue
             if queue.queue_group.asks_user:
                 node, candidates = self._ask(queue, head)
                 if node is None and candidates:
@@ -131,6 +148,8 @@ class Decider:
 
     def _backfill_node(self, queue: Queue, node: Node) -> None:
         """Place functions behind the head of a queue that do not delay the one a node is reserved for."""
+        if queue.home not in (None, node.name):
+            return
         while (scheduled := self._chooser.backfills(queue, node)) is not None:
             self._decisions.append(self.settle(scheduled, node, 1))
 
@@ -193,7 +212,9 @@ class Decider:
     ) -> None:
         """Place the head of a queue that fits on a freed node, on the best of the freed ones."""
         chosen = node
-        if queue.key is order_key and self._chooser.admits(queue, order_key[3], node):
+        if queue.home is not None:
+            self._fill_with_data(node, queue, order_key)
+        elif queue.key is order_key and self._chooser.admits(queue, order_key[3], node):
             fitting = [node]
             if len(freed) > 1 and not self._backlog.is_tied(queue):
                 fitting = [n for n in freed if n.name in queue.request.eligible]
@@ -209,6 +230,28 @@ class Decider:
             self._backfill_node(queue, node)
         self._offer_room(node, order_key)
 
+    def _fill_with_data(self, node: Node, queue: Queue, order_key: OrderKey) -> None:
+        """Place a function of a queue whose head fits on a freed node, if one had better go now."""
+        if queue.key is not order_key:
+            return
+        choice = self._locality.choose(queue, node)
+        if choice is None:
+            self._passed_over[node.name] += 1
+            queue.cause = self._chooser.cause(queue)
+            if node.name in self._backlog.reserved:
+                self._backfill_node(queue, node)
+            return
+        self._decisions.append(self.settle(*choice))
+        if choice[2] > 1 or queue.delay is not None:
+            # Another node has room as well, and may do for the next one.
+            self._backlog.refresh(queue)
+        else:
+            self._backlog.reposition(queue)
+        if queue.fresh:
+            self._offer(queue)
+        if choice[1] is not node:
+            self._offer_room(choice[1], order_key)
+
     def settle(self, head: ScheduledFunction, node: Node, candidates: int) -> Place:
         """Book a function, the head of its queue as a rule, on a node."""
         queue = head.queue
@@ -220,7 +263,10 @@ class Decider:
         queue.queue_group.claims += 1
         queue.request.take(self._ledger, node)
         self._backfill.settled(head, node)
-        return self._note(head, node, candidates)
+        place = self._note(head, node, candidates)
+        if self._backlog.with_data:
+            self._locality.look_again(node)
+        return place
 
     def _note_prefetched(self, head: ScheduledFunction, node: Node) -> None:
         """Note that a short function has been sent behind others: it holds nothing of its own."""
@@ -243,6 +289,7 @@ class Decider:
         head.run.waiting -= 1
         queue.served = now
         head.node, head.placed_at = node, now
+        transfer_bytes = self._move_data(head, node) if head.data else 0
         backlog.placed[function] = head
         node.placed[function] = None
         bound = (
@@ -256,8 +303,15 @@ class Decider:
             cause=queue.cause if head.told else "",
             prefetch_queue=slot,
             prefetched=prefetched,
+            transfer_bytes=transfer_bytes,
             bound=bound,
         )
+
+    def _move_data(self, head: ScheduledFunction, node: Node) -> int:
+        """Note that a function's data is on its way; the bytes that move."""
+        network = self._backlog.network
+        head.move_s = network.move_s(head.data, node.name)
+        return network.take(head.data, node.name)
 
     def _bind(self, queue: Queue, head: ScheduledFunction, node: Node) -> tuple[GroupKey, str] | None:
         """Give the groups that need one their node; tell of the one the driver may not know."""

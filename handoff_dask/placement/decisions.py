@@ -27,6 +27,8 @@ class Place:
     prefetch_queue: tuple[int, int] | None = None
     #: Whether it is sent before there is room, behind a function whose claim it takes over.
     prefetched: bool = False
+    #: Bytes of its arguments that have to move there: neither there nor on their way.
+    transfer_bytes: int = 0
     #: ``(group, node)``: of the group that it binds, whoever bound it first; or else of its own
     #: group, if that has been given its node (this one) because of it.
     bound: tuple[GroupKey, str] | None = None

@@ -16,6 +16,8 @@ RunKey: TypeAlias = Hashable
 GroupKey: TypeAlias = Hashable
 #: Something that holds resources and is none of our functions.
 ClaimKey: TypeAlias = Hashable
+#: A piece of data that functions take (live: the Dask key of a result).
+DataKey: TypeAlias = Hashable
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +31,13 @@ class Demand:
     group: GroupKey | None = None
     #: A group that must have a node before this function starts (its value is sent there).
     binds: GroupKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataArgument:
+    """A piece of data that a function takes, when the function becomes ready."""
+
+    key: DataKey
+    nbytes: int
+    #: Names of the nodes that have it.
+    nodes: tuple[str, ...] = ()

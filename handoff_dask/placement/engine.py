@@ -18,9 +18,11 @@ from handoff_dask.placement.events import (
     FunctionFinished,
     FunctionReady,
     FunctionWithdrawn,
+    NetworkMeasured,
     NodeChanged,
     NodeJoined,
     NodeLeft,
+    NodeMemory,
     PermissionsChanged,
     ReturnedElsewhere,
     RunClosed,
@@ -29,6 +31,7 @@ from handoff_dask.placement.events import (
     TimePassed,
 )
 from handoff_dask.placement.ledger import Ledger, Node
+from handoff_dask.placement.locality import Locality
 from handoff_dask.placement.prefetch import PrefetchQueues
 from handoff_dask.placement.prefetch_timed import TimedPrefetches
 from handoff_dask.placement.queues import ScheduledFunction
@@ -74,9 +77,12 @@ class PlacementEngine(EngineView):
         self._placed = backlog.placed
         self._backfill = Backfill(backlog)
         self._chooser = Chooser(backlog, self._backfill)
-        self._prefetch = PrefetchQueues(backlog)
-        self._timed = TimedPrefetches(backlog, self._chooser, self._prefetch)
-        self._decider = Decider(backlog, self._chooser, self._backfill, self._prefetch, self._timed)
+        self._locality = Locality(backlog, self._chooser)
+        self._prefetch = PrefetchQueues(backlog, self._locality.is_near)
+        self._timed = TimedPrefetches(backlog, self._chooser, self._locality, self._prefetch)
+        self._decider = Decider(
+            backlog, self._chooser, self._locality, self._backfill, self._prefetch, self._timed
+        )
         self._unplaceable = Unplaceable(backlog)
         self._arrived: list[ScheduledFunction] = []
         #: Functions for which a user's strategy answered what cannot be, and what that was.
@@ -95,6 +101,8 @@ class PlacementEngine(EngineView):
             FunctionReady: self._function_ready,
             FunctionFinished: self._function_finished,
             FunctionWithdrawn: self._function_withdrawn,
+            NetworkMeasured: self._network_measured,
+            NodeMemory: self._node_memory,
             PermissionsChanged: self._permissions_changed,
             TimePassed: lambda event: None,
         }
@@ -117,6 +125,7 @@ class PlacementEngine(EngineView):
         if self._rejected_answers or self._unplaceable.queues:
             self._give_up(decisions)
         self._backfill.review(now)
+        self._locality.review(now)
         self._decider.decide(decisions)
         for scheduled in self._arrived:
             if scheduled.waits:
@@ -126,12 +135,13 @@ class PlacementEngine(EngineView):
         if not self._backlog.tables.requests:
             self._ledger.forget_changes()
             self._chooser.forget()
+            self._locality.forget()
             self._backlog.longest_s = 0.0
         return decisions
 
     def next_deadline(self) -> float | None:
         """When a :class:`TimePassed` is due at the latest, if nothing else happens before."""
-        parts = (self._unplaceable, self._timed, self._backfill)
+        parts = (self._unplaceable, self._timed, self._backfill, self._locality)
         deadlines = [part.deadline() for part in parts]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -185,12 +195,15 @@ class PlacementEngine(EngineView):
         self._backfill.drop(node)
         for function in list(node.placed):
             scheduled = self._placed.pop(function)
+            self._backlog.network.release(scheduled.data)
             if self._prefetch.end(scheduled):
                 self._return(scheduled)
         for group in self._backlog.tables.bound_to(node):
             self._backlog.tables.unbind(group)
             for queue in self._backlog.tables.members(group):
                 self._backlog.refresh(queue)
+        self._backlog.network.node_left(node.name)
+        self._chooser.full_nodes.pop(node.name, None)
         self._ledger.empty(node, returning)
         if not returning:
             self._backlog.free_assigned(node.name)
@@ -252,7 +265,10 @@ class PlacementEngine(EngineView):
             return
         self._forget(event.function)
         assigned = self._assigned(run, event) if run.assigned else None
-        scheduled = self._backlog.add(run, event, self._now, assigned)
+        data, home = self._locality.data_of(event), None
+        if data and assigned is None:
+            home = self._locality.home_of(run, event, data)
+        scheduled = self._backlog.add(run, event, assigned, data, home)
         self._arrived.append(scheduled)
         if run.problem is not None:
             self._rejected_answers.append((scheduled, run.problem))
@@ -289,6 +305,10 @@ class PlacementEngine(EngineView):
         node = scheduled.node
         assert node is not None
         del node.placed[event.function]
+        if scheduled.data:
+            # It ran, so its arguments were there.
+            arrived = None if event.took_s is None else node.name
+            self._backlog.network.release(scheduled.data, arrived)
         if scheduled.prefetch_queue is None:
             self._backfill.learn(self._now - scheduled.placed_at)
             if scheduled.certain:
@@ -318,6 +338,17 @@ class PlacementEngine(EngineView):
         scheduled = self._backlog.waiting.get(event.function)
         if scheduled is not None:
             self._backlog.withdraw(scheduled)
+
+    def _network_measured(self, event: NetworkMeasured) -> None:
+        self._backlog.network.measured(event.bandwidth, event.latency_s, event.pairs)
+        self._locality.look_again_at_all()
+
+    def _node_memory(self, event: NodeMemory) -> None:
+        full_nodes = self._chooser.full_nodes
+        if event.node in self._ledger.nodes and event.used > self.settings.memory_target * event.limit:
+            full_nodes[event.node] = None
+        else:
+            full_nodes.pop(event.node, None)
 
     def _permissions_changed(self, event: PermissionsChanged) -> None:
         for queue in list(self._backlog.to_ask):

@@ -10,13 +10,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from handoff_dask.placement.demand import ClaimKey, Demand, FunctionKey, GroupKey, RunKey
+from handoff_dask.placement.demand import (
+    ClaimKey,
+    DataArgument,
+    DataKey,
+    Demand,
+    FunctionKey,
+    GroupKey,
+    RunKey,
+)
 from handoff_dask.placement.strategies import Strategy
 from handoff_dask.resources import NOTHING, Capabilities, Cost
 
 __all__ = [
     "ClaimKey",
     "ClaimedElsewhere",
+    "DataArgument",
+    "DataKey",
     "Demand",
     "DurationsLearned",
     "Event",
@@ -25,9 +35,11 @@ __all__ = [
     "FunctionReady",
     "FunctionWithdrawn",
     "GroupKey",
+    "NetworkMeasured",
     "NodeChanged",
     "NodeJoined",
     "NodeLeft",
+    "NodeMemory",
     "PermissionsChanged",
     "ReturnedElsewhere",
     "RunClosed",
@@ -151,10 +163,34 @@ class FunctionReady:
     duration_s: float | None = None
     #: Whether that is known for sure: told by the user, or measured of this very function.
     certain: bool = False
-    #: ``{node: seconds to bring the arguments there}``; a node that is left out has them.
-    transfer_s: Mapping[str, float] = field(default_factory=dict)
-    #: The node that has most of its arguments, if anybody knows.
+    #: Where its large arguments are; none if moving all of them takes less than the transfer floor.
+    arguments: tuple[DataArgument, ...] = ()
+    #: Whether an argument can be dropped when it ends: nobody else waits for that.
+    frees: bool = False
+    #: The node that has most of its arguments, if anybody knows: taken among equal nodes.
     preferred_node: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkMeasured:
+    """It has become known how fast data moves between nodes; None leaves a value as it is."""
+
+    #: Bytes per second between nodes of which nothing else is known.
+    bandwidth: float | None = None
+    #: Seconds that a move takes besides.
+    latency_s: float | None = None
+    #: ``{(source, target): bytes per second}``, replacing what was said of pairs before.
+    pairs: Mapping[tuple[str, str], float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeMemory:
+    """How full a node's memory is; told now and then."""
+
+    node: str
+    #: Bytes in use, and bytes that it may use.
+    used: int
+    limit: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,5 +236,7 @@ Event: TypeAlias = (
     | FunctionFinished
     | FunctionWithdrawn
     | PermissionsChanged
+    | NetworkMeasured
+    | NodeMemory
     | TimePassed
 )

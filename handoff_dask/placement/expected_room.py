@@ -33,18 +33,46 @@ def plan_of(backlog: Backlog, node: Node, request: ResourceRequest) -> Plan | No
     return Plan(start_s, missing(node, request), node.name, node, free)
 
 
+def room_at(backlog: Backlog, node: Node, request: ResourceRequest) -> float | None:
+    """When a node is expected to have room, in seconds; None if nobody knows, infinity for never."""
+    if not node.offer:
+        return math.inf
+    free, amounts = dict(node.free), request.amounts
+    if _covers(free, amounts):
+        return backlog.clock.now
+    for end_s, given_back in sorted(_expected_ends(backlog, node)):
+        for name, units in given_back:
+            free[name] += units
+        if _covers(free, amounts):
+            return None if end_s == math.inf else end_s
+    return math.inf
+
+
+def _expected_ends(backlog: Backlog, node: Node) -> Iterator[tuple[float, Amounts]]:
+    """When each claim is expected to be returned; what is in prefetch queues takes its time, too."""
+    now = backlog.clock.now
+    yield from _ends_of_functions(backlog, node, now)
+    for prefetch_queue in node.prefetch_queues.values():
+        for _ in range(prefetch_queue.booked):
+            yield now + prefetch_queue.expected_s / prefetch_queue.slots, prefetch_queue.amounts
+
+
 def _ends(backlog: Backlog, node: Node, now: float) -> Iterator[tuple[float, Amounts]]:
     """When each claim on a node is expected to be returned: infinity if nobody knows."""
-    for function in node.placed:
-        scheduled = backlog.placed[function]
-        if scheduled.prefetch_queue is None and not scheduled.holds_nothing():
-            end_s = max(now, scheduled.placed_at + _duration_s(scheduled))
-            if scheduled.timed_prefetch is not None and scheduled.timed_prefetch.next is not None:
-                end_s += _duration_s(scheduled.timed_prefetch.next)
-            yield end_s, scheduled.queue.request.amounts
+    yield from _ends_of_functions(backlog, node, now)
     for prefetch_queue in node.prefetch_queues.values():
         for _ in range(prefetch_queue.booked):
             yield now, prefetch_queue.amounts
+
+
+def _ends_of_functions(backlog: Backlog, node: Node, now: float) -> Iterator[tuple[float, Amounts]]:
+    for function in node.placed:
+        scheduled = backlog.placed[function]
+        if scheduled.prefetch_queue is None and not scheduled.holds_nothing():
+            end_s = max(now, scheduled.placed_at + scheduled.move_s + _duration_s(scheduled))
+            if scheduled.timed_prefetch is not None and scheduled.timed_prefetch.next is not None:
+                end_s += _duration_s(scheduled.timed_prefetch.next)
+            yield end_s, scheduled.queue.amounts
 
 
 def _duration_s(scheduled: ScheduledFunction) -> float:

@@ -79,7 +79,7 @@ def _check_queues(backlog: Backlog) -> None:
     assert sum(queue.count for queue in queues) == len(backlog.waiting)
     waiting = Counter(w.run for w in backlog.waiting.values())
     assert all(run.waiting == waiting[run] for run in backlog.runs.values())
-    for line in [backlog.anywhere, *backlog.at.values()]:
+    for line in backlog.lines():
         keys = [queue.key for queue in line]
         assert keys == sorted(keys, key=lambda key: key[:3] if key else ())
     assert all(backlog.at.values())

@@ -27,8 +27,10 @@ from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction
 class PrefetchQueues:
     """The prefetch queues of all nodes."""
 
-    def __init__(self, backlog: Backlog) -> None:
+    def __init__(self, backlog: Backlog, is_near: Callable[[ScheduledFunction, str], bool]) -> None:
         self._backlog = backlog
+        #: Whether moving a function's data to a node is no matter.
+        self._is_near = is_near
         self._settings = backlog.settings
         self.round_trip_s = backlog.settings.round_trip_s
         #: Queues for which it is worth looking whether more can be prefetched.
@@ -154,6 +156,8 @@ class PrefetchQueues:
         """Whether there is time for one more, and nobody who goes first could use the node."""
         if not self._has_time(prefetch_queue, scheduled):
             return False
+        if scheduled.data and not self._is_near(scheduled, prefetch_queue.node):
+            return False
         return goes_first is None or scheduled.order_key() < goes_first
 
     def _is_open(self, prefetch_queue: PrefetchQueue) -> bool:
@@ -174,7 +178,8 @@ class PrefetchQueues:
         """The order key of the first function that could use the node, and has no prefetch queue there."""
         backlog, name = self._backlog, prefetch_queue.node
         found: OrderKey | None = None
-        for line in (backlog.anywhere, backlog.at.get(name, ())):
+        near = [queue for queue in backlog.tables.near.get(name, ()) if queue.blocked_in is not None]
+        for line in (backlog.anywhere, backlog.at.get(name, ()), near):
             for queue in islice(line, self._settings.prefetch_looks):
                 if (
                     name in queue.request.eligible

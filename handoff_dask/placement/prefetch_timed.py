@@ -22,6 +22,7 @@ from heapq import heapify, heappop, heappush
 from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.choosing import Chooser
 from handoff_dask.placement.ledger import Node
+from handoff_dask.placement.locality import Locality
 from handoff_dask.placement.prefetch import PrefetchQueues
 from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction, TimedPrefetch
 
@@ -29,10 +30,13 @@ from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction, Ti
 class TimedPrefetches:
     """The timed prefetches of all nodes, and when each is due."""
 
-    def __init__(self, backlog: Backlog, chooser: Chooser, prefetch_queues: PrefetchQueues) -> None:
+    def __init__(
+        self, backlog: Backlog, chooser: Chooser, locality: Locality, prefetch_queues: PrefetchQueues
+    ) -> None:
         settings = backlog.settings
         self._backlog = backlog
         self._chooser = chooser
+        self._locality = locality
         self._prefetch = prefetch_queues
         self._settings = settings
         self._lead_s = settings.timed_prefetch_lead_s
@@ -116,7 +120,7 @@ class TimedPrefetches:
     # Inside
 
     def _due_s(self, scheduled: ScheduledFunction) -> float:
-        return scheduled.placed_at + (scheduled.duration_s or 0.0) - self._lead_s
+        return scheduled.placed_at + scheduled.move_s + (scheduled.duration_s or 0.0) - self._lead_s
 
     def _watch(self, scheduled: ScheduledFunction) -> None:
         if not scheduled.certain:
@@ -170,7 +174,8 @@ class TimedPrefetches:
         for _ in range(self._settings.timed_prefetch_tries):
             if found is None or found.key is None:
                 break
-            if self._chooser.admits(found, found.key[3], node):
+            goes = found.home is None or self._locality.goes(found, node)
+            if goes and self._chooser.admits(found, found.key[3], node):
                 return None if self._is_asked_before(found.key) else found
             found = self._backlog.first_fit(node, found.key)
         return None

@@ -21,6 +21,8 @@ class _Shared:
     """Queues of a queue group, by demand: those of all its runs, and those given a node by user code."""
 
     common: dict[Demand, Queue] = field(default_factory=dict)
+    #: The same for functions whose data is at some node.
+    near: dict[tuple[Demand, str], Queue] = field(default_factory=dict)
     assigned: dict[Demand, Queue] = field(default_factory=dict)
 
 
@@ -47,6 +49,8 @@ class QueueTables:
         self._shared: dict[QueueGroup, _Shared] = {}
         #: Queues of a run's collocation groups: what belongs to a group of a run is no other run's demand.
         self._private: dict[Run, dict[Demand, Queue]] = {}
+        #: ``{node name: queues of functions whose data is there}``.
+        self.near: dict[str, dict[Queue, None]] = {}
         self._members: dict[Group, dict[Queue, None]] = {}
         #: ``{node name: the collocation groups that are bound to it}``.
         self._bound: dict[str, dict[Group, None]] = {}
@@ -89,6 +93,8 @@ class QueueTables:
             if queue_group.shared:
                 del self.queue_groups[queue_group.strategy]
         for queue in queues:
+            if queue.home is not None:
+                self._no_longer_near(queue, queue.home)
             del self._uses[queue.request].queues[queue]
             self._release(queue.request)
         for group in run.groups.values():
@@ -118,6 +124,26 @@ class QueueTables:
             queue.soft = assigned is not None
         return queue
 
+    def queue_near(self, run: Run, demand: Demand, home: str) -> Queue:
+        """The queue of functions of one demand whose data is at one node."""
+        queues = self._shared[run.queue_group].near
+        queue = queues.get((demand, home))
+        if queue is None:
+            queue = queues[demand, home] = self._new_queue(run, demand)
+            queue.home = home
+            self.near.setdefault(home, {})[queue] = None
+        return queue
+
+    def request_of(self, run: Run, demand: Demand) -> ResourceRequest:
+        """What functions of one demand ask for, that are in no collocation group."""
+        return self._request(demand.cost, demand.cost, run.queue_group.confinement)
+
+    def _no_longer_near(self, queue: Queue, home: str) -> None:
+        near = self.near[home]
+        del near[queue]
+        if not near:
+            del self.near[home]
+
     def queues(self) -> Iterator[Queue]:
         """Every queue there is."""
         for uses in self._uses.values():
@@ -126,7 +152,9 @@ class QueueTables:
     def queues_of(self, queue_group: QueueGroup) -> list[Queue]:
         """The queues that the runs of a queue group share."""
         shared = self._shared.get(queue_group)
-        return [] if shared is None else [*shared.common.values(), *shared.assigned.values()]
+        if shared is None:
+            return []
+        return [*shared.common.values(), *shared.near.values(), *shared.assigned.values()]
 
     def queues_of_run(self, run: Run) -> list[Queue]:
         """Queues in which functions of a run may wait."""

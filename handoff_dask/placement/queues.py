@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from handoff_dask.placement.collocation import Group
 from handoff_dask.placement.demand import Demand, FunctionKey
 from handoff_dask.placement.ledger import Node
+from handoff_dask.placement.network import Datum
 from handoff_dask.placement.prefetch_queue import PrefetchQueue
 from handoff_dask.placement.requests import ResourceRequest
 from handoff_dask.placement.runs import QueueGroup, Run
@@ -31,6 +32,17 @@ class TimedPrefetch:
         #: The one that takes over, if it has been sent.
         self.next: ScheduledFunction | None = None
         self.is_over = False
+
+
+class Delay(NamedTuple):
+    """Why the head of a queue waits for a node that has its data, while another has room."""
+
+    #: When it goes elsewhere, unless something changes.
+    until_s: float
+    #: What moving its data elsewhere takes, and after how many seconds it is expected to start at the
+    #: node that it waits for; None if nobody knows.
+    move_s: float
+    wait_s: float | None
 
 
 class Line(Protocol):
@@ -58,8 +70,11 @@ class ScheduledFunction:
     __slots__ = (
         "arrival",
         "certain",
+        "data",
         "duration_s",
+        "frees",
         "function",
+        "move_s",
         "node",
         "placed_at",
         "preferred_node",
@@ -71,7 +86,6 @@ class ScheduledFunction:
         "since",
         "timed_prefetch",
         "told",
-        "transfer_s",
         "waits",
     )
 
@@ -83,7 +97,6 @@ class ScheduledFunction:
         order: tuple[float, float, int],
         since: float,
         duration_s: float | None,
-        transfer_s: Mapping[str, float],
     ) -> None:
         self.function = function
         self.run = run
@@ -92,7 +105,8 @@ class ScheduledFunction:
         #: When it became ready.
         self.since = since
         self.duration_s = duration_s
-        self.transfer_s = transfer_s
+        #: What it takes that is so large that it matters where it is.
+        self.data: tuple[Datum, ...] = ()
         #: Whether a Wait has been given for it.
         self.told = False
         #: Whether it still waits; its place in the queue's heap outlives that.
@@ -104,6 +118,10 @@ class ScheduledFunction:
         self.prefetch_queue: PrefetchQueue | None = None
         #: The node that has most of its arguments, if that is known.
         self.preferred_node: str | None = None
+        #: Seconds that moving its data to its node was expected to take when it was placed.
+        self.move_s = 0.0
+        #: Whether data can be dropped when it ends.
+        self.frees = False
         #: Whether its duration is known for sure, and the largest rank of those that follow it.
         self.certain = False
         #: The timed prefetch that it is part of, if any.
@@ -144,10 +162,13 @@ class Queue:
         "cause",
         "count",
         "declined",
+        "delay",
+        "delayed_s",
         "demand",
         "fresh",
         "generation",
         "group",
+        "home",
         "key",
         "pin",
         "prefetch_queues",
@@ -179,6 +200,11 @@ class Queue:
         self.pin = demand.pin if group is None or group.pin is None else group.pin
         #: Whether the pin is a wish of the user's strategy: void once that node is gone.
         self.soft = False
+        #: The node that has most of its functions' data; None for functions whose data is no matter.
+        self.home: str | None = None
+        #: Why its head waits although a node has room; and since when such nodes have been refused.
+        self.delay: Delay | None = None
+        self.delayed_s: float | None = None
         self._heap: list[OrderKey] = []
         self._dead = 0
         #: How many functions wait.
@@ -227,6 +253,13 @@ class Queue:
         scheduled.waits = False
         self.count -= 1
         return scheduled
+
+    def further(self, count: int) -> ScheduledFunction | None:
+        """One that waits behind about so many others; None if there is none."""
+        for order_key in self._heap[count : count + 8]:
+            if order_key[3].waits and order_key[3].rank == -order_key[1]:
+                return order_key[3]
+        return None
 
     def first_few(self, count: int) -> list[ScheduledFunction]:
         """Some of those that stand first, the head among them, in no particular order."""

@@ -70,7 +70,17 @@ def obstacle_now(backlog: Backlog, node: Node, queue: Queue, scheduled: Schedule
         return Obstacle(cause="returning")
     if not node.accepting:
         return Obstacle(cause="not accepting")
-    return _taken(backlog, node, queue) or _forbidden(backlog, node, queue, scheduled)
+    found = _taken(backlog, node, queue) or _forbidden(backlog, node, queue, scheduled)
+    return _better_elsewhere(queue) if found is None else found
+
+
+def _better_elsewhere(queue: Queue) -> Obstacle | None:
+    """Why a node with room is refused: another one that has the data will have room soon enough."""
+    delay = queue.delay
+    if delay is None:
+        return None
+    detail = f"{queue.home!r} has them, and is expected to start it"
+    return Obstacle(cause="data", move_s=delay.move_s, wait_s=delay.wait_s, detail=detail)
 
 
 def _taken(backlog: Backlog, node: Node, queue: Queue) -> Obstacle | None:

@@ -87,6 +87,24 @@ class EngineSettings:
     #: Of the nodes that could hold a function, so many with least missing are looked at closely.
     reserve_looks: int = 64
 
+    # Data
+
+    #: Moving a function's arguments is no matter if it takes less, in seconds; ``handoff.transfer-floor``.
+    transfer_floor_s: float = 0.01
+    #: What a move takes until something is measured: bytes per second (Dask's configured bandwidth), and
+    #: seconds besides.
+    bandwidth: float = 100e6
+    latency_s: float = 0.001
+    #: So many nodes that have a piece of data are looked at as its source, and so many nodes with room
+    #: are compared by what moving a function's arguments there takes.  It bounds the work per event.
+    data_looks: int = 8
+    #: So many functions at the head of the order that wait for their data's nodes are passed over when a
+    #: node is freed.  It bounds the work per event; more than so many nodes rarely hold what is next.
+    data_tries: int = 64
+    #: A node whose memory is fuller than this (Dask's ``distributed.worker.memory.target``) is avoided by
+    #: functions that free no data.
+    memory_target: float = 0.6
+
     # Finding nodes
 
     #: With more freed nodes than this every waiting queue looks at all nodes instead.

@@ -112,7 +112,8 @@ def sizes(backlog: Backlog) -> dict[str, int]:
         "resource requests": len(backlog.tables.requests),
         "waiting": len(backlog.waiting),
         "placed": len(backlog.placed),
-        "queues": len(backlog.to_ask) + len(backlog.at) + bool(backlog.anywhere) + unplaceable,
+        "data": len(backlog.network.data),
+        "queues": len(backlog.to_ask) + sum(map(bool, backlog.lines())) + unplaceable,
     }
     return {kind: size for kind, size in kept.items() if size}
 

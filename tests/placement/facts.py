@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from handoff_dask.placement.decisions import Decision, Place, Reject, Wait
 from handoff_dask.placement.events import (
+    DataArgument,
     Demand,
     FunctionFinished,
     FunctionReady,
@@ -52,7 +53,8 @@ def ready(
     duration_s: float | None = None,
     certain: bool = False,
     preferred_node: str | None = None,
-    transfer_s: Mapping[str, float] | None = None,
+    arguments: Iterable[DataArgument] = (),
+    frees: bool = False,
     **asked: Any,
 ) -> FunctionReady:
     return FunctionReady(
@@ -64,12 +66,18 @@ def ready(
         duration_s=duration_s,
         certain=certain,
         preferred_node=preferred_node,
-        transfer_s=transfer_s or {},
+        arguments=tuple(arguments),
+        frees=frees,
     )
 
 
-def finished(function: Hashable) -> FunctionFinished:
-    return FunctionFinished(function=function)
+def data(key: Hashable, *nodes: str, megabytes: float = 20) -> DataArgument:
+    """A result that some nodes have; to move 20 MB takes 0.2 s and a little."""
+    return DataArgument(key, int(megabytes * 1e6), nodes)
+
+
+def finished(function: Hashable, took_s: float | None = None) -> FunctionFinished:
+    return FunctionFinished(function=function, took_s=took_s)
 
 
 def placed(decisions: Iterable[Decision]) -> dict[Hashable, str]:

@@ -14,12 +14,15 @@ from handoff_dask.placement.decisions import Decision, Place, Reject, Wait
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
+    DataArgument,
     Demand,
     DurationsLearned,
     Event,
     FunctionReady,
     FunctionWithdrawn,
+    NetworkMeasured,
     NodeLeft,
+    NodeMemory,
     ReturnedElsewhere,
     RunClosed,
     RunRanked,
@@ -46,6 +49,13 @@ CAPABILITIES = st.fixed_dictionaries(
 )
 SETTINGS = EngineSettings(
     round_trip_s=0.02, prefetch_limit=3, aging_floor_s=2.0, timed_prefetch_lead_s=0.5, timed_prefetches=2
+)
+#: Nothing, what is no matter, and what takes 0.1 to 2 s to move.
+ARGUMENTS = st.builds(
+    DataArgument,
+    key=st.integers(0, 3),
+    nbytes=st.sampled_from([0, 1000, 10_000_000, 200_000_000]),
+    nodes=st.lists(st.sampled_from(NODES), unique=True).map(tuple),
 )
 GROUPS = {"g": demand(cpu=3, memory=4), "h": demand(cpu=1, pin="b"), "i": demand(cpu=1)}
 
@@ -264,7 +274,7 @@ class AnyCourse(RuleBasedStateMachine):
         rank=st.floats(0, 9),
         duration_s=st.sampled_from([None, 0.001, 0.01, 1.0]),
         certain=st.booleans(),
-        transfer_s=st.dictionaries(st.sampled_from(NODES), st.floats(0, 2)),
+        arguments=st.lists(ARGUMENTS, max_size=3).map(tuple),
     )
     def functions_get_ready(
         self, run: int, costs: list[Any], pin: Any, group: Any, binds: Any, **order: Any
@@ -332,6 +342,15 @@ class AnyCourse(RuleBasedStateMachine):
     @rule(run=runs, duration_s=st.sampled_from([0.001, 0.5]))
     def durations_are_learned(self, run: int, duration_s: float) -> None:
         self.tell(DurationsLearned(run=run, durations=dict.fromkeys(self.waiting, duration_s)))
+
+    @rule(bandwidth=st.sampled_from([1e6, 1e8, 1e10]), slow=st.sampled_from(NODES))
+    def network_is_measured(self, bandwidth: float, slow: str) -> None:
+        pairs = {(slow, name): bandwidth / 10 for name in NODES}
+        self.tell(NetworkMeasured(bandwidth=bandwidth, latency_s=0.001, pairs=pairs))
+
+    @rule(name=st.sampled_from(NODES), used=st.integers(0, 10))
+    def memory_fills(self, name: str, used: int) -> None:
+        self.tell(NodeMemory(node=name, used=used, limit=10))
 
     @rule(later=st.sampled_from([0.1, 5.0, 60.0]))
     def time_passes(self, later: float) -> None:

@@ -18,7 +18,7 @@ from handoff_dask.placement.strategies import (
 )
 from handoff_dask.placement.strategy_check import check_strategy
 from handoff_dask.resources import Capabilities, Cost
-from tests.placement.facts import changed, finished, joined, opened, placed, ready, waits
+from tests.placement.facts import changed, data, finished, joined, opened, placed, ready, waits
 
 
 def test_first_available_takes_names_as_strings(make_engine):
@@ -61,29 +61,20 @@ def test_fastest_counts_the_transfer_then_the_load(make_engine):
     engine = make_engine(
         joined("a", cpu=2), joined("b", cpu=2), joined("c", cpu=2), opened(strategy="fastest")
     )
-    here = {"a": 0.5, "b": 0.5}
-    events = [
-        ready("f", cpu=1, transfer_s=here),
-        ready("g", cpu=1, transfer_s=here),
-        ready("h", cpu=1, transfer_s=here),
-        ready("i", cpu=1, transfer_s={"a": 0.1, "b": 0.2, "c": 0}),
-        ready("j", cpu=1, transfer_s={"a": 0.2}),
-    ]
-    assert placed(engine.handle_all(events, now=1)) == {"f": "c", "g": "c", "h": "a", "i": "a", "j": "b"}
-    running = [ready("k", cpu=1), ready("l", cpu=1, transfer_s={"c": 2, "b": 1})]
-    assert placed(engine.handle(running[0], now=2)) == {"k": "b"}
-    assert waits(engine.handle(running[1], now=2)) == {"l": "room"}
-    assert placed(engine.handle_all([finished("f"), finished("j")], now=3)) == {"l": "b"}
+    events = [ready(name, cpu=1, arguments=[data(name, "c")]) for name in "fg"]
+    # The transfer decides first, and then the load.
+    events += [ready("h", cpu=1, arguments=[data("h", "a", "b")]), ready("i", cpu=1)]
+    events += [ready("j", cpu=1, arguments=[data("j", "a", "b")])]
+    where = placed(engine.handle_all(events, now=1))
+    assert where == {"f": "c", "g": "c", "h": "a", "i": "b", "j": "a"}
 
 
 def test_fastest_of_many_nodes(make_engine):
     engine = make_engine(*(joined(f"n{n:02}", cpu=1) for n in range(80)), opened(strategy="fastest"))
-    away = {f"n{n:02}": 80.0 - n for n in range(80)}
-    assert placed(engine.handle(ready("f", cpu=1, transfer_s=away), now=1)) == {"f": "n79"}
-    few = {f"n{n:02}": 1.0 for n in range(5)}
-    assert placed(engine.handle(ready("g", cpu=1, transfer_s=few), now=2)) == {"g": "n05"}
-    most = {f"n{n:02}": 1.0 for n in range(79)}
-    assert placed(engine.handle(ready("h", cpu=1, transfer_s=most), now=3)) == {"h": "n00"}
+    near = [data("x", "n79"), data("y", "n79", "n05")]
+    assert placed(engine.handle(ready("f", cpu=1, arguments=near), now=1)) == {"f": "n79"}
+    assert placed(engine.handle(ready("g", cpu=1, arguments=near[1:]), now=2)) == {"g": "n05"}
+    assert placed(engine.handle(ready("h", cpu=1), now=3)) == {"h": "n00"}
 
 
 def plainly_best(strategy: ScoredStrategy, request: ResourceRequest, ledger: Ledger) -> str | None:
@@ -261,10 +252,10 @@ def test_home_that_is_not_as_good_as_another_is_not_taken(make_engine):
     )
     events = [
         ready("not as empty", cpu=1, preferred_node="c"),
-        ready("not as near", cpu=1, preferred_node="a", transfer_s={"a": 1.0}),
+        ready("not as near", cpu=1, preferred_node="a", arguments=[data("x", "b")]),
         ready("full", memory=1, preferred_node="b"),
         ready("unknown", cpu=0.1, preferred_node="d"),
-        ready("now", cpu=1, transfer_s={"a": 1.0, "c": 1.0, "b": 1.0}, preferred_node="b"),
+        ready("now", cpu=1, preferred_node="b"),
     ]
     assert placed(engine.handle_all(events, now=1)) == {
         "not as empty": "a",
