@@ -86,7 +86,7 @@ class Cluster:
             demand=self.rng.choice(self.demands),
             rank=self.rng.random(),
             duration_s=0.001 if self.case.short else None,
-            home=home,
+            preferred_node=home,
         )
 
     def fill(self) -> None:

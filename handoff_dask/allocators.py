@@ -11,7 +11,7 @@ from handoff_dask.graph.check import explain_unplaceable
 from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.placement.ledger import Ledger, Node
-from handoff_dask.placement.shapes import Shape
+from handoff_dask.placement.requests import ResourceRequest
 from handoff_dask.placement.strategies import BUILT_IN
 from handoff_dask.resources import NOTHING, Capabilities, Cost
 
@@ -115,7 +115,7 @@ class _Allocation:
             self.group_costs[root] = cost.union(dag.functions[key].needs)
         #: ``{root: the node its group has}``.
         self.homes: dict[FunctionId, Node] = {}
-        self.shapes: dict[tuple[Cost, Cost], Shape] = {}
+        self.requests: dict[tuple[Cost, Cost], ResourceRequest] = {}
 
     def run(self) -> dict[FunctionId, str]:
         given: dict[FunctionId, str] = {}
@@ -125,27 +125,27 @@ class _Allocation:
                 node = self.homes.get(root) or self.choose(function, root)
                 if root in self.roots:
                     self.homes[root] = node
-                self.ledger.take(node, self.shape(function, root).amounts)
+                self.ledger.take(node, self.request(function, root).amounts)
                 given[function.id] = node.name
         return given
 
-    def shape(self, function: Function, root: FunctionId) -> Shape:
+    def request(self, function: Function, root: FunctionId) -> ResourceRequest:
         """What it takes from its node, and what the node must be able to hold."""
         key = (function.needs, self.group_costs.get(root, function.needs))
-        if key not in self.shapes:
-            self.shapes[key] = Shape(*key)
-        return self.shapes[key]
+        if key not in self.requests:
+            self.requests[key] = ResourceRequest(*key)
+        return self.requests[key]
 
     def choose(self, function: Function, root: FunctionId) -> Node:
         """The node with room that the strategy likes best, or the first that could hold it when idle."""
-        shape = self.shape(function, root)
+        request = self.request(function, root)
         pin = self.dag.functions[root].node
-        able = [node for node in self.nodes if pin in (None, node.name) and shape.could_hold(node)]
+        able = [node for node in self.nodes if pin in (None, node.name) and request.could_hold(node)]
         if not able:
             whole = self.group_costs[root].to_dict() if root in self.group_costs else function.cost
             pinned = pin if isinstance(pin, str) else None
             raise explain_unplaceable(function.id, whole, self.offers, pin=pinned)
-        with_room = [node for node in able if shape.fits(node)]
+        with_room = [node for node in able if request.fits(node)]
         if not with_room:
             return able[0]
-        return min(with_room, key=lambda node: (self.strategy.score(node, shape), node.name))
+        return min(with_room, key=lambda node: (self.strategy.score(node, request), node.name))

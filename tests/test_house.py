@@ -69,40 +69,7 @@ LATER = {
 ABOVE = ("__init__.py", "preload.py", "cli", "testing.py")
 
 #: Files that import each other in a circle, since they are halves of one thing; better none.
-CIRCLES: list[list[str]] = [
-    [
-        "handoff_dask.client.cluster_tracker",
-        "handoff_dask.client.completed",
-        "handoff_dask.client.connection",
-        "handoff_dask.client.data",
-        "handoff_dask.client.execution",
-        "handoff_dask.client.explain",
-        "handoff_dask.client.input_checks",
-        "handoff_dask.client.nodes",
-        "handoff_dask.client.planner",
-        "handoff_dask.client.progress",
-        "handoff_dask.client.results",
-        "handoff_dask.client.session",
-        "handoff_dask.client.telemetry",
-    ],
-    [
-        "handoff_dask.placement.backlog",
-        "handoff_dask.placement.choosing",
-        "handoff_dask.placement.collocation",
-        "handoff_dask.placement.events",
-        "handoff_dask.placement.lanes",
-        "handoff_dask.placement.ledger",
-        "handoff_dask.placement.queues",
-        "handoff_dask.placement.reservation",
-        "handoff_dask.placement.runs",
-        "handoff_dask.placement.searching",
-        "handoff_dask.placement.shapes",
-        "handoff_dask.placement.strategies",
-        "handoff_dask.placement.successors",
-    ],
-    ["handoff_dask.simulation.idleness", "handoff_dask.simulation.running"],
-    ["handoff_dask.simulation.lean", "handoff_dask.simulation.leanrun"],
-]
+CIRCLES: list[list[str]] = []
 
 
 def name_of(path: Path) -> str:

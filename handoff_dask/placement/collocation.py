@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from handoff_dask.placement.events import Demand, GroupKey
-
-if TYPE_CHECKING:
-    from handoff_dask.placement.ledger import Node
-    from handoff_dask.placement.queues import Queue
-    from handoff_dask.placement.runs import Run
-    from handoff_dask.placement.shapes import Shape
+from handoff_dask.placement.demand import Demand, GroupKey
+from handoff_dask.placement.ledger import Node
+from handoff_dask.placement.requests import ResourceRequest
 
 
 class Group:
@@ -22,19 +17,16 @@ class Group:
     free again.
     """
 
-    __slots__ = ("key", "node", "pin", "queues", "run", "shape")
+    __slots__ = ("key", "node", "pin", "request")
 
-    def __init__(self, run: Run, key: GroupKey, demand: Demand, shape: Shape) -> None:
-        self.run = run
+    def __init__(self, key: GroupKey, demand: Demand, request: ResourceRequest) -> None:
         self.key = key
         #: Name or address of the only node that will do.
         self.pin = demand.pin
         #: What its node must be able to hold: each of the members.
-        self.shape = shape
+        self.request = request
         #: The node it is bound to.
         self.node: Node | None = None
-        #: Queues of its members.
-        self.queues: dict[Queue, None] = {}
 
     def can_be_bound(self) -> bool:
         """Whether it has a node, or there is one to be had now: none that is being restarted."""
@@ -45,17 +37,6 @@ class Group:
         return self.node is not None or any(True for _ in self._able())
 
     def _able(self) -> Iterator[Node]:
-        for node in self.shape.holders.values():
+        for node in self.request.eligible.values():
             if self.pin in (None, node.name, node.address):
                 yield node
-
-    def bind(self, node: Node) -> None:
-        """Give the group its node."""
-        self.node = node
-        node.groups[self] = None
-
-    def unbind(self) -> None:
-        """Take its node away."""
-        if self.node is not None:
-            self.node.groups.pop(self, None)
-            self.node = None

@@ -1,32 +1,30 @@
 """Deciding: which of the functions that wait go where, once the facts are known.
 
-What is known between two decisions: the head of every queue in an agenda has room nowhere.  So
+What is known between two decisions: the head of every queue in a priority queue has room nowhere.  So
 only two things need a look: queues that are fresh (all nodes are considered), and nodes that
-have been freed (the agendas are searched for the first heads that fit there).
+have been freed (the priority queues are searched for the first heads that fit there).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from heapq import heappop, heappush
 
-from handoff_dask.placement.asking import StrategyFailed, ask_select
+from handoff_dask.placement.backfill import Backfill
 from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.choosing import Chooser
 from handoff_dask.placement.decisions import Decision, Place
-from handoff_dask.placement.events import FunctionKey, GroupKey
-from handoff_dask.placement.lanes import Lane, Lanes
+from handoff_dask.placement.demand import GroupKey
 from handoff_dask.placement.ledger import Node
-from handoff_dask.placement.orphans import reject
-from handoff_dask.placement.queues import Place as Standing
-from handoff_dask.placement.queues import Queue, Waiting
-from handoff_dask.placement.reservation import Reservations
-from handoff_dask.placement.successors import Relay, Successors
+from handoff_dask.placement.locality import Locality
+from handoff_dask.placement.prefetch import PrefetchQueues
+from handoff_dask.placement.prefetch_timed import TimedPrefetches
+from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction
+from handoff_dask.placement.unplaceable import reject
+from handoff_dask.placement.user_strategies import StrategyFailed, ask_select
 
-#: With more freed nodes than this every waiting queue looks at all nodes instead.
-_FEW = 16
-
-#: ``(where the head stands, number, queue, the freed node that has room for it or None)``.
-_Offer = tuple[Standing, int, Queue, "Node | None"]
+#: ``(order key of the head, number, queue, the freed node that has room for it or None)``.
+_Offer = tuple[OrderKey, int, Queue, "Node | None"]
 
 
 class Decider:
@@ -36,60 +34,68 @@ class Decider:
         self,
         backlog: Backlog,
         chooser: Chooser,
-        reservations: Reservations,
-        lanes: Lanes,
-        successors: Successors,
+        locality: Locality,
+        backfill: Backfill,
+        prefetch_queues: PrefetchQueues,
+        timed: TimedPrefetches,
     ) -> None:
         self._backlog = backlog
         self._ledger = backlog.ledger
+        self._settings = backlog.settings
         self._chooser = chooser
-        self._reservations = reservations
-        self._lanes = lanes
-        self._successors = successors
-        #: Functions that are placed, sent ahead included.
-        self.placed: dict[FunctionKey, Waiting] = {}
+        self._locality = locality
+        self._backfill = backfill
+        self._prefetch = prefetch_queues
+        self._timed = timed
         self._offers: list[_Offer] = []
         self._number = 0
+        #: How many heads whose data is elsewhere were passed over, by name of the freed node.
+        self._passed_over: Counter[str] = Counter()
+        #: What has been decided in this turn.
+        self._decisions: list[Decision] = []
 
-    def decide(self, now: float, decisions: list[Decision]) -> None:
+    def decide(self, decisions: list[Decision]) -> None:
         """Place whatever has room; afterwards every queue that still waits has none."""
-        backlog, ledger, lanes = self._backlog, self._ledger, self._lanes
+        self._decisions = decisions
+        backlog, ledger, prefetch_queues = self._backlog, self._ledger, self._prefetch
+        self._locality.begin()
         while True:
-            # More than one round only where there are reservations.
-            while backlog.fresh or ledger.freed or lanes.due:
-                self._give_room(now, decisions)
-                if lanes.due:
-                    lanes.send_ahead(lambda waiting, lane: decisions.append(self._follow(waiting, lane, now)))
-            if not self._successors.pending or not self._successors.is_due(now):
+            # More than one round only where there are reservations, or large data.
+            while backlog.fresh or ledger.freed or prefetch_queues.due:
+                self._give_room()
+                if prefetch_queues.due:
+                    prefetch_queues.prefetch(self._note_prefetched)
+                if self._locality.yielded:
+                    self._locality.take_back_yielded()
+            if not self._timed.pending or not self._timed.is_due(backlog.clock.now):
                 break
-            self._successors.send_ahead(
-                now, lambda waiting, relay: decisions.append(self._succeed(waiting, relay, now))
-            )
-        if backlog.asking:
-            self._give_up_unwanted(decisions)
+            self._timed.prefetch(backlog.clock.now, self._note_timed)
+        if backlog.to_ask:
+            self._give_up_unwanted()
 
-    def _give_room(self, now: float, decisions: list[Decision]) -> None:
+    def _give_room(self) -> None:
         """Place whatever has room of its own."""
         while self._backlog.fresh or self._ledger.freed:
             freed = self._gather()
             while self._offers:
-                standing, _, queue, node = heappop(self._offers)
-                self._reservations.keep_for_first(queue, standing)
+                order_key, _, queue, node = heappop(self._offers)
+                self._backfill.reserve_for_first(queue, order_key)
                 if node is not None:
-                    self._fill(node, queue, standing, freed, now, decisions)
+                    self._fill(node, queue, order_key, freed)
                 elif queue.fresh:
-                    self._look(queue, now, decisions)
+                    self._look(queue)
 
     def _gather(self) -> list[Node]:
         backlog, ledger = self._backlog, self._ledger
         freed = [node for node in ledger.freed.values() if node.offer]
         if freed or backlog.fresh:
-            for queue in list(backlog.asking):
+            for queue in list(backlog.to_ask):
                 backlog.refresh(queue)
         ledger.freed.clear()
-        if len(freed) > _FEW:
-            for agenda in [backlog.anywhere, *backlog.at.values()]:
-                for queue in list(agenda):
+        self._passed_over.clear()
+        if len(freed) > self._settings.few_freed:
+            for line in backlog.lines():
+                for queue in list(line):
                     backlog.refresh(queue)
             freed = []
         for queue in backlog.fresh:
@@ -99,49 +105,58 @@ class Decider:
         return freed
 
     def _offer(self, queue: Queue) -> None:
-        standing = queue.head()
-        assert standing is not None
+        order_key = queue.head()
+        assert order_key is not None
         self._number += 1
-        heappush(self._offers, (standing, self._number, queue, None))
+        heappush(self._offers, (order_key, self._number, queue, None))
 
-    def _offer_room(self, node: Node, after: Standing | None) -> None:
+    def _offer_room(self, node: Node, after: OrderKey | None) -> None:
         """Find the first queue, behind a place in the order, whose head fits on a freed node."""
-        found = self._backlog.first_fit(node, after)
+        with_data = self._passed_over[node.name] < self._settings.data_tries
+        found = self._backlog.first_fit(node, after, with_data)
         if found is not None:
             assert found.key is not None
             self._number += 1
             heappush(self._offers, (found.key, self._number, found, node))
 
-    def _look(self, queue: Queue, now: float, decisions: list[Decision]) -> None:
+    def _look(self, queue: Queue) -> None:
         """Place heads of a fresh queue until one has no room or another queue's goes first."""
-        while (standing := queue.head()) is not None:
-            if self._offers and self._offers[0][0] < standing:
+        while (order_key := queue.head()) is not None:
+            if self._offers and self._offers[0][0] < order_key:
                 self._offer(queue)
                 return
-            head = standing[3]
-            if queue.scope.asks:
-                node, candidates = self._ask(queue, head, decisions)
+            head = order_key[3]
+            if queue.home is not None:
+                choice = self._locality.choose(queue)
+                if choice is None:
+                    break
+                self._decisions.append(self.settle(*choice))
+                continue
+            if queue.queue_group.asks_user:
+                node, candidates = self._ask(queue, head)
                 if node is None and candidates:
                     continue
             else:
                 node, candidates = self._chooser.choose(queue, head)
             if node is None:
                 break
-            decisions.append(self.settle(head, node, candidates, now))
-        if self._backlog.reserved and queue.count and not queue.scope.asks:
-            for reservation in list(self._backlog.reserved.values())[:_FEW]:
-                self._slip_in(queue, reservation.node, now, decisions)
+            self._decisions.append(self.settle(head, node, candidates))
+        if self._backlog.reserved and queue.count and not queue.queue_group.asks_user:
+            for reservation in list(self._backlog.reserved.values())[: self._settings.few_freed]:
+                self._backfill_node(queue, reservation.node)
         self._set_aside(queue)
 
-    def _slip_in(self, queue: Queue, node: Node, now: float, decisions: list[Decision]) -> None:
-        """Place functions behind the head of a queue that do not delay the one a node is kept for."""
-        while (waiting := self._chooser.slips_in(queue, node)) is not None:
-            decisions.append(self.settle(waiting, node, 1, now))
+    def _backfill_node(self, queue: Queue, node: Node) -> None:
+        """Place functions behind the head of a queue that do not delay the one a node is reserved for."""
+        if queue.home not in (None, node.name):
+            return
+        while (scheduled := self._chooser.backfills(queue, node)) is not None:
+            self._decisions.append(self.settle(scheduled, node, 1))
 
-    def _ask(self, queue: Queue, head: Waiting, decisions: list[Decision]) -> tuple[Node | None, int]:
+    def _ask(self, queue: Queue, head: ScheduledFunction) -> tuple[Node | None, int]:
         """Ask those outside who have a say; with no node but candidates, the head is out of the way."""
         fitting = self._chooser.fitting(queue, head)
-        left, permit = list(fitting), queue.scope.permit
+        left, permit = list(fitting), queue.queue_group.permit
         queue.refused = False
         try:
             while left:
@@ -153,7 +168,7 @@ class Decider:
                 queue.refused = True
                 left.remove(node)
         except StrategyFailed as error:
-            decisions.append(reject(self._backlog, head, str(error)))
+            self._decisions.append(reject(self._backlog, head, str(error)))
             return None, len(fitting)
         if queue.refused or not fitting:
             # Its like would be refused as well.
@@ -161,30 +176,30 @@ class Decider:
         queue.decline()
         return None, len(fitting)
 
-    def _wish(self, queue: Queue, head: Waiting, fitting: list[Node]) -> Node | None:
+    def _wish(self, queue: Queue, head: ScheduledFunction, fitting: list[Node]) -> Node | None:
         """The one of these nodes that the strategy, built in or not, wants."""
-        select = queue.scope.select
+        select = queue.queue_group.select
         if select is None:
             return self._chooser.best_of(queue, head, fitting)
         return ask_select(select, head.function, fitting, self._chooser.able(queue))
 
-    def _give_up_unwanted(self, decisions: list[Decision]) -> None:
+    def _give_up_unwanted(self) -> None:
         """Fail the runs whose strategy wants no node although every node is idle."""
         if self._ledger.claims:
             return
-        for queue in list(self._backlog.asking):
-            unwanted = next((waiting for waiting in queue.declined if waiting.waits), None)
+        for queue in list(self._backlog.to_ask):
+            unwanted = next((scheduled for scheduled in queue.declined if scheduled.waits), None)
             if unwanted is not None:
                 problem = "the strategy wants no node for it, and nothing runs that could change that"
-                decisions.append(reject(self._backlog, unwanted, problem))
+                self._decisions.append(reject(self._backlog, unwanted, problem))
 
     def _set_aside(self, queue: Queue) -> None:
         backlog = self._backlog
         cause = self._chooser.cause(queue)
-        if queue.scope.asks and queue.count:
+        if queue.queue_group.asks_user and queue.count:
             backlog.rest(queue)
             queue.cause = cause
-            backlog.asking[queue] = None
+            backlog.to_ask[queue] = None
         else:
             backlog.block(queue, cause)
 
@@ -192,64 +207,91 @@ class Decider:
         self,
         node: Node,
         queue: Queue,
-        standing: Standing,
+        order_key: OrderKey,
         freed: list[Node],
-        now: float,
-        decisions: list[Decision],
     ) -> None:
         """Place the head of a queue that fits on a freed node, on the best of the freed ones."""
         chosen = node
-        if queue.key is standing and self._chooser.admits(queue, standing[3], node):
+        if queue.home is not None:
+            self._fill_with_data(node, queue, order_key)
+        elif queue.key is order_key and self._chooser.admits(queue, order_key[3], node):
             fitting = [node]
             if len(freed) > 1 and not self._backlog.is_tied(queue):
-                fitting = [n for n in freed if n.name in queue.shape.holders]
-                fitting = [n for n in fitting if self._chooser.admits(queue, standing[3], n)]
-                chosen = self._chooser.best_of(queue, standing[3], fitting)
-            decisions.append(self.settle(standing[3], chosen, len(fitting), now))
+                fitting = [n for n in freed if n.name in queue.request.eligible]
+                fitting = [n for n in fitting if self._chooser.admits(queue, order_key[3], n)]
+                chosen = self._chooser.best_of(queue, order_key[3], fitting)
+            self._decisions.append(self.settle(order_key[3], chosen, len(fitting)))
             self._backlog.reposition(queue)
             if queue.fresh:
                 self._offer(queue)
             if chosen is not node:
-                self._offer_room(chosen, standing)
-        elif queue.key is standing and node.reservation is not None:
-            self._slip_in(queue, node, now, decisions)
-        self._offer_room(node, standing)
+                self._offer_room(chosen, order_key)
+        elif queue.key is order_key and node.name in self._backlog.reserved:
+            self._backfill_node(queue, node)
+        self._offer_room(node, order_key)
 
-    def settle(self, head: Waiting, node: Node, candidates: int, now: float) -> Place:
+    def _fill_with_data(self, node: Node, queue: Queue, order_key: OrderKey) -> None:
+        """Place a function of a queue whose head fits on a freed node, if one had better go now."""
+        if queue.key is not order_key:
+            return
+        choice = self._locality.choose(queue, node)
+        if choice is None:
+            self._passed_over[node.name] += 1
+            queue.cause = self._chooser.cause(queue)
+            if node.name in self._backlog.reserved:
+                self._backfill_node(queue, node)
+            return
+        self._decisions.append(self.settle(*choice))
+        if choice[2] > 1 or queue.delay is not None:
+            # Another node has room as well, and may do for the next one.
+            self._backlog.refresh(queue)
+        else:
+            self._backlog.reposition(queue)
+        if queue.fresh:
+            self._offer(queue)
+        if choice[1] is not node:
+            self._offer_room(choice[1], order_key)
+
+    def settle(self, head: ScheduledFunction, node: Node, candidates: int) -> Place:
         """Book a function, the head of its queue as a rule, on a node."""
         queue = head.queue
         queue.take(head)
-        self._lanes.book(head, node)
-        head.placed_at = now
+        self._prefetch.book(head, node)
+        head.placed_at = self._backlog.clock.now
         if head.certain:
-            self._successors.book(head, node)
-        queue.scope.claims += 1
-        queue.shape.take(self._ledger, node)
-        self._reservations.settled(head, node)
-        return self._note(head, node, candidates, now)
-
-    def _follow(self, head: Waiting, lane: Lane, now: float) -> Place:
-        """Note that a function has been sent behind others: it holds nothing of its own."""
-        place = self._note(head, lane.node, 1, now, ahead=True)
-        self._reservations.let_go(head.queue)
+            self._timed.book(head, node)
+        queue.queue_group.claims += 1
+        queue.request.take(self._ledger, node)
+        self._backfill.settled(head, node)
+        place = self._note(head, node, candidates)
+        if self._backlog.with_data:
+            self._locality.look_again(node)
         return place
 
-    def _succeed(self, head: Waiting, relay: Relay, now: float) -> Place:
+    def _note_prefetched(self, head: ScheduledFunction, node: Node) -> None:
+        """Note that a short function has been sent behind others: it holds nothing of its own."""
+        self._decisions.append(self._note(head, node, 1, prefetched=True))
+        self._backfill.let_go(head.queue)
+
+    def _note_timed(self, head: ScheduledFunction, node: Node) -> None:
         """Note that a function has been sent behind one whose room it takes over."""
-        place = self._note(head, relay.node, 1, now, ahead=True)
-        self._reservations.let_go(head.queue)
+        self._note_prefetched(head, node)
         self._backlog.reposition(head.queue)
-        return place
 
-    def _note(self, head: Waiting, node: Node, candidates: int, now: float, *, ahead: bool = False) -> Place:
-        queue, function, lane = head.queue, head.function, None
-        if head.lane is not None or head.relay is not None:
-            lane = head.place_in_lane()
-        del self._backlog.waiting[function]
+    def _note(
+        self, head: ScheduledFunction, node: Node, candidates: int, *, prefetched: bool = False
+    ) -> Place:
+        backlog, queue, function, now = self._backlog, head.queue, head.function, self._backlog.clock.now
+        slot = None
+        if head.prefetch_queue is not None or head.timed_prefetch is not None:
+            slot = head.prefetch_slot()
+        del backlog.waiting[function]
         head.run.waiting -= 1
         queue.served = now
         head.node, head.placed_at = node, now
-        node.placed[function] = self.placed[function] = head
+        transfer_bytes = self._move_data(head, node) if head.data else 0
+        backlog.placed[function] = head
+        node.placed[function] = None
         bound = (
             self._bind(queue, head, node) if queue.group is not None or queue.to_bind is not None else None
         )
@@ -259,28 +301,36 @@ class Decider:
             candidates=candidates,
             waited_s=now - head.since,
             cause=queue.cause if head.told else "",
-            lane=lane,
-            ahead=ahead,
+            prefetch_queue=slot,
+            prefetched=prefetched,
+            transfer_bytes=transfer_bytes,
             bound=bound,
         )
 
-    def _bind(self, queue: Queue, head: Waiting, node: Node) -> tuple[GroupKey, str] | None:
+    def _move_data(self, head: ScheduledFunction, node: Node) -> int:
+        """Note that a function's data is on its way; the bytes that move."""
+        network = self._backlog.network
+        head.move_s = network.move_s(head.data, node.name)
+        return network.take(head.data, node.name)
+
+    def _bind(self, queue: Queue, head: ScheduledFunction, node: Node) -> tuple[GroupKey, str] | None:
         """Give the groups that need one their node; tell of the one the driver may not know."""
         bound: tuple[GroupKey, str] | None = None
         own, other = queue.group, queue.to_bind
+        tables = self._backlog.tables
         if own is not None and own.node is None:
-            own.bind(node)
+            tables.bind(own, node)
             bound = (own.key, node.name)
-            self._recall(own.queues)
+            self._look_again(tables.members(own))
         if other is not None:
             if other.node is None:
-                other.bind(self._chooser.node_for(other))
-                self._recall(other.queues)
+                tables.bind(other, self._chooser.node_for(other, queue.queue_group.strategy))
+                self._look_again(tables.members(other))
             assert other.node is not None
             bound = (other.key, other.node.name)
         return bound
 
-    def _recall(self, queues: dict[Queue, None]) -> None:
+    def _look_again(self, queues: dict[Queue, None]) -> None:
         # Members that waited for any node now wait for one.
         for queue in queues:
             if not queue.fresh and queue.count:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from handoff_dask.placement.events import FunctionKey, GroupKey, RunKey
+from handoff_dask.placement.demand import FunctionKey, GroupKey, RunKey
 from handoff_dask.placement.explanation import Obstacle
 
 
@@ -22,10 +22,13 @@ class Place:
     waited_s: float
     #: What it waited for, in a word (``""``: nothing): ``"room"``, ``"thread"``, ``"pin"``, …
     cause: str = ""
-    #: The lane that it is sent in, with others like it: ``(lane, its slots)``.
-    lane: tuple[int, int] | None = None
-    #: Sent there before there is room, behind one whose claim it takes over.
-    ahead: bool = False
+    #: What holds it back on the node if it is prefetched, or may have others prefetched behind it:
+    #: ``(number, slots)``.  Each function takes ``1 / slots`` of its number while it runs.
+    prefetch_queue: tuple[int, int] | None = None
+    #: Whether it is sent before there is room, behind a function whose claim it takes over.
+    prefetched: bool = False
+    #: Bytes of its arguments that have to move there: neither there nor on their way.
+    transfer_bytes: int = 0
     #: ``(group, node)``: of the group that it binds, whoever bound it first; or else of its own
     #: group, if that has been given its node (this one) because of it.
     bound: tuple[GroupKey, str] | None = None

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from handoff_dask.placement import invariants, views
-from handoff_dask.placement.asking import StrategyFailed, ask_allocate
+from handoff_dask.placement.backfill import Backfill
 from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.choosing import Chooser
 from handoff_dask.placement.deciding import Decider
 from handoff_dask.placement.decisions import Decision, Wait
+from handoff_dask.placement.demand import FunctionKey
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
-    ClaimKey,
-    Demand,
     DurationsLearned,
     Event,
     FunctionFinished,
-    FunctionKey,
     FunctionReady,
     FunctionWithdrawn,
+    NetworkMeasured,
     NodeChanged,
     NodeJoined,
     NodeLeft,
+    NodeMemory,
     PermissionsChanged,
     ReturnedElsewhere,
     RunClosed,
@@ -31,44 +30,33 @@ from handoff_dask.placement.events import (
     RunRanked,
     TimePassed,
 )
-from handoff_dask.placement.explanation import Explanation, NodeState, Obstacle
-from handoff_dask.placement.lanes import Lanes
-from handoff_dask.placement.ledger import Ledger, Node, amounts_of
-from handoff_dask.placement.orphans import Orphans, reject
-from handoff_dask.placement.queues import Waiting
-from handoff_dask.placement.reservation import FLOOR_S, KEEP_FROM_S, Reservations
+from handoff_dask.placement.ledger import Ledger, Node
+from handoff_dask.placement.locality import Locality
+from handoff_dask.placement.prefetch import PrefetchQueues
+from handoff_dask.placement.prefetch_timed import TimedPrefetches
+from handoff_dask.placement.queues import ScheduledFunction
 from handoff_dask.placement.runs import Run
+from handoff_dask.placement.settings import DEFAULT_SETTINGS, EngineSettings
 from handoff_dask.placement.strategies import AllocateStrategy
-from handoff_dask.placement.successors import LEAD_S, Successors
-from handoff_dask.resources import Capabilities, Cost
+from handoff_dask.placement.unplaceable import Unplaceable, reject
+from handoff_dask.placement.user_strategies import StrategyFailed, ask_allocate
+from handoff_dask.placement.views import EngineView
+from handoff_dask.resources import Capabilities
 
 
-class PlacementEngine:
+class PlacementEngine(EngineView):
     """Decides which function runs next, and where; never lets a node hold more than it has.
 
     Parameters
     ----------
-    round_trip_s
-        Time from the end of a function to the start of the next one that is placed because of
-        it.  Functions that take less are sent ahead (see :mod:`handoff_dask.placement.lanes`).
-    ahead_limit
-        The most functions that are sent ahead, per slot.
-    lanes_per_node
-        The most lanes that a node has open.
-    patience_floor_s
-        Nobody is thought to have waited too long before this (see
-        :mod:`handoff_dask.placement.reservation`).
-    lead_s
-        How long before the end of a function, where it is certain, the next one is sent that takes
-        over its room (see :mod:`handoff_dask.placement.successors`); 0 for never.
-    relays_per_node
-        The most functions of a node that may be followed so.
-    keep_from_s
-        The first in order that has no room gets a node kept for it, if it takes so long.
+    settings
+        The numbers by which it decides.
 
     Examples
     --------
     >>> from handoff_dask.placement.strategies import FIRST_AVAILABLE
+    >>> from handoff_dask.placement.demand import Demand
+    >>> from handoff_dask.resources import Cost
     >>> engine = PlacementEngine()
     >>> cpu = Demand(Cost.parse({"cpu": 2}))
     >>> _ = engine.handle(NodeJoined(node="a", capabilities=Capabilities.parse({"cpu": 3}), threads=4), now=0)
@@ -81,32 +69,24 @@ class PlacementEngine:
     ['g']
     """
 
-    def __init__(
-        self,
-        *,
-        round_trip_s: float = 0.02,
-        ahead_limit: int = 64,
-        lanes_per_node: int = 4,
-        patience_floor_s: float = FLOOR_S,
-        lead_s: float = LEAD_S,
-        relays_per_node: int = 4,
-        keep_from_s: float = KEEP_FROM_S,
-    ) -> None:
-        self._ledger = Ledger()
-        self._backlog = Backlog(self._ledger)
-        self._reservations = Reservations(self._backlog, patience_floor_s, keep_from_s)
-        self._chooser = Chooser(self._backlog, self._reservations)
-        self._lanes = Lanes(self._backlog, round_trip_s, ahead_limit, lanes_per_node)
-        numbers = range(lanes_per_node, lanes_per_node + relays_per_node)
-        self._successors = Successors(self._backlog, self._chooser, self._lanes, lead_s, numbers)
+    def __init__(self, settings: EngineSettings = DEFAULT_SETTINGS) -> None:
+        backlog = Backlog(Ledger(), settings)
+        super().__init__(backlog)
+        self.settings = settings
+        self._ledger = backlog.ledger
+        self._placed = backlog.placed
+        self._backfill = Backfill(backlog)
+        self._chooser = Chooser(backlog, self._backfill)
+        self._locality = Locality(backlog, self._chooser)
+        self._prefetch = PrefetchQueues(backlog, self._locality.is_near)
+        self._timed = TimedPrefetches(backlog, self._chooser, self._locality, self._prefetch)
         self._decider = Decider(
-            self._backlog, self._chooser, self._reservations, self._lanes, self._successors
+            backlog, self._chooser, self._locality, self._backfill, self._prefetch, self._timed
         )
-        self._orphans = Orphans(self._backlog)
-        self._placed = self._decider.placed
-        self._arrived: list[Waiting] = []
-        #: Functions for which a user's strategy decided what cannot be, and what that was.
-        self._spoiled: list[tuple[Waiting, str]] = []
+        self._unplaceable = Unplaceable(backlog)
+        self._arrived: list[ScheduledFunction] = []
+        #: Functions for which a user's strategy answered what cannot be, and what that was.
+        self._rejected_answers: list[tuple[ScheduledFunction, str]] = []
         self._now = 0.0
         self._apply: dict[type, Callable[[Any], None]] = {
             NodeJoined: self._node_joined,
@@ -121,6 +101,8 @@ class PlacementEngine:
             FunctionReady: self._function_ready,
             FunctionFinished: self._function_finished,
             FunctionWithdrawn: self._function_withdrawn,
+            NetworkMeasured: self._network_measured,
+            NodeMemory: self._node_memory,
             PermissionsChanged: self._permissions_changed,
             TimePassed: lambda event: None,
         }
@@ -136,40 +118,42 @@ class PlacementEngine:
 
     def handle_all(self, events: Sequence[Event], *, now: float) -> list[Decision]:
         """Apply several facts, then decide once: cheaper than one by one, and sees more."""
-        self._now = self._reservations.now = now
+        self._now = self._backlog.clock.now = now
         for event in events:
             self._apply[type(event)](event)
         decisions: list[Decision] = []
-        if self._spoiled or self._orphans.queues:
+        if self._rejected_answers or self._unplaceable.queues:
             self._give_up(decisions)
-        self._reservations.review(now)
-        self._decider.decide(now, decisions)
-        for waiting in self._arrived:
-            if waiting.waits:
-                waiting.told = True
-                decisions.append(Wait(function=waiting.function, cause=waiting.queue.cause))
+        self._backfill.review(now)
+        self._locality.review(now)
+        self._decider.decide(decisions)
+        for scheduled in self._arrived:
+            if scheduled.waits:
+                scheduled.told = True
+                decisions.append(Wait(function=scheduled.function, cause=scheduled.queue.cause))
         self._arrived.clear()
-        if not self._backlog.shapes:
+        if not self._backlog.tables.requests:
             self._ledger.forget_changes()
             self._chooser.forget()
+            self._locality.forget()
             self._backlog.longest_s = 0.0
         return decisions
 
     def next_deadline(self) -> float | None:
         """When a :class:`TimePassed` is due at the latest, if nothing else happens before."""
-        parts = (self._orphans, self._successors, self._reservations)
+        parts = (self._unplaceable, self._timed, self._backfill, self._locality)
         deadlines = [part.deadline() for part in parts]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _give_up(self, decisions: list[Decision]) -> None:
         """Reject what a strategy spoiled, and what no node has come for in time."""
-        for waiting, problem in self._spoiled:
-            if waiting.waits:
-                decisions.append(reject(self._backlog, waiting, problem))
-        self._spoiled.clear()
-        while (due := self._orphans.due(self._now)) is not None:
+        for scheduled, problem in self._rejected_answers:
+            if scheduled.waits:
+                decisions.append(reject(self._backlog, scheduled, problem))
+        self._rejected_answers.clear()
+        while (due := self._unplaceable.due(self._now)) is not None:
             decisions.append(reject(self._backlog, due))
-        self._orphans.tidy()
+        self._unplaceable.tidy()
 
     # Nodes
 
@@ -181,13 +165,13 @@ class PlacementEngine:
         if known is not None:
             self._lose(known, returning=False)
         node = self._ledger.join(event.node, event.address, event.capabilities, event.threads)
-        for shape in self._backlog.shapes.values():
-            shape.review(node)
-        self._recall_those_who_bind()
-        self._recall_those_at(event.node)
+        for request in self._backlog.tables.requests.values():
+            request.review(node)
+        self._look_again_at_binding()
+        self._look_again_at(event.node)
         if event.address is not None:
-            self._recall_those_at(event.address)
-        self._orphans.review_all(self._now)
+            self._look_again_at(event.address)
+        self._unplaceable.review_all(self._now)
 
     def _node_left(self, event: NodeLeft) -> None:
         node = self._ledger.nodes.get(event.node)
@@ -200,46 +184,46 @@ class PlacementEngine:
             self._offers(node, event.capabilities, event.threads, event.accepting)
 
     def _offers(self, node: Node, capabilities: Capabilities, threads: int, accepting: bool) -> None:
-        self._reservations.drop(node)
+        self._backfill.drop(node)
         self._ledger.change(node, capabilities, threads, accepting)
-        self._review_shapes(node, gone=False)
-        self._recall_those_who_bind()
-        self._orphans.review_all(self._now)
+        self._review_requests(node, gone=False)
+        self._look_again_at_binding()
+        self._unplaceable.review_all(self._now)
 
     def _lose(self, node: Node, returning: bool) -> None:
         """Forget what ran on a node, and the node itself unless it comes back."""
-        self._reservations.drop(node)
-        for waiting in list(node.placed.values()):
-            del self._placed[waiting.function]
-            if self._lanes.end(waiting):
-                self._return(waiting)
-        for group in list(node.groups):
-            group.unbind()
-            for queue in group.queues:
+        self._backfill.drop(node)
+        for function in list(node.placed):
+            scheduled = self._placed.pop(function)
+            self._backlog.network.release(scheduled.data)
+            if self._prefetch.end(scheduled):
+                self._return(scheduled)
+        for group in self._backlog.tables.bound_to(node):
+            self._backlog.tables.unbind(group)
+            for queue in self._backlog.tables.members(group):
                 self._backlog.refresh(queue)
+        self._backlog.network.node_left(node.name)
+        self._chooser.full_nodes.pop(node.name, None)
         self._ledger.empty(node, returning)
         if not returning:
             self._backlog.free_assigned(node.name)
-        self._recall_those_at(node.name)
-        self._review_shapes(node, gone=not returning)
+        self._look_again_at(node.name)
+        self._review_requests(node, gone=not returning)
 
-    def _review_shapes(self, node: Node, gone: bool) -> None:
-        for shape in self._backlog.shapes.values():
-            if shape.review(node, gone):
+    def _review_requests(self, node: Node, gone: bool) -> None:
+        for request in self._backlog.tables.requests.values():
+            if request.review(node, gone):
                 # Whoever could run only there starts to wait for another node.
-                for queue in list(shape.queues):
-                    self._orphans.review(queue, self._now)
-                for group in shape.groups:
-                    for queue in self._backlog.queues_binding(group):
-                        self._orphans.review(queue, self._now)
+                for queue in self._backlog.tables.queues_asking(request):
+                    self._unplaceable.review(queue, self._now)
 
-    def _recall_those_who_bind(self) -> None:
+    def _look_again_at_binding(self) -> None:
         """Look again at functions that may have had room, but nowhere to send their results."""
-        for queue in self._backlog.queues():
+        for queue in self._backlog.tables.queues():
             if queue.to_bind is not None and queue.to_bind.node is None:
                 self._backlog.refresh(queue)
 
-    def _recall_those_at(self, name: str) -> None:
+    def _look_again_at(self, name: str) -> None:
         for queue in list(self._backlog.at.get(name, ())):
             self._backlog.refresh(queue)
 
@@ -247,7 +231,7 @@ class PlacementEngine:
         node = self._ledger.nodes.get(event.node)
         if node is not None and node.present:
             self._ledger.claim_elsewhere(event.claim, node, event.cost, event.threads)
-            self._reservations.drop(node)
+            self._backfill.drop(node)
 
     def _returned_elsewhere(self, event: ReturnedElsewhere) -> None:
         self._ledger.return_elsewhere(event.claim)
@@ -267,11 +251,11 @@ class PlacementEngine:
 
     def _durations_learned(self, event: DurationsLearned) -> None:
         for function, duration_s in event.durations.items():
-            waiting = self._backlog.waiting.get(function)
-            if waiting is not None and waiting.run.key == event.run:
-                self._backlog.expect(waiting, duration_s)
-                self._lanes.touch(waiting.queue)
-                self._reservations.look_again(waiting)
+            scheduled = self._backlog.waiting.get(function)
+            if scheduled is not None and scheduled.run.key == event.run:
+                self._backlog.expect(scheduled, duration_s)
+                self._prefetch.touch(scheduled.queue)
+                self._backfill.look_again(scheduled)
 
     # Functions
 
@@ -281,14 +265,17 @@ class PlacementEngine:
             return
         self._forget(event.function)
         assigned = self._assigned(run, event) if run.assigned else None
-        waiting = self._backlog.add(run, event, self._now, assigned)
-        self._arrived.append(waiting)
+        data, home = self._locality.data_of(event), None
+        if data and assigned is None:
+            home = self._locality.home_of(run, event, data)
+        scheduled = self._backlog.add(run, event, assigned, data, home)
+        self._arrived.append(scheduled)
         if run.problem is not None:
-            self._spoiled.append((waiting, run.problem))
+            self._rejected_answers.append((scheduled, run.problem))
         elif assigned is not None:
-            self._vet(waiting, assigned)
-        self._orphans.add(waiting, self._now)
-        self._lanes.touch(waiting.queue)
+            self._vet(scheduled, assigned)
+        self._unplaceable.add(scheduled, self._now)
+        self._prefetch.touch(scheduled.queue)
 
     def _assigned(self, run: Run, event: FunctionReady) -> str | None:
         """The node that a user's strategy gave to a function, as long as it is there."""
@@ -299,135 +286,78 @@ class PlacementEngine:
         if event.demand.group is None:
             return node.name
         group = run.groups[event.demand.group]
-        able = node.present and node.name in group.shape.holders
+        able = node.present and node.name in group.request.eligible
         if able and group.node is None and group.pin is None:
-            group.bind(node)
-            for queue in group.queues:
+            self._backlog.tables.bind(group, node)
+            for queue in self._backlog.tables.members(group):
                 self._backlog.refresh(queue)
         return None
 
-    def _vet(self, waiting: Waiting, assigned: str) -> None:
-        if assigned not in waiting.queue.shape.holders:
+    def _vet(self, scheduled: ScheduledFunction, assigned: str) -> None:
+        if assigned not in scheduled.queue.request.eligible:
             problem = f"the strategy gave it to {assigned!r}, which could never hold it"
-            self._spoiled.append((waiting, problem))
+            self._rejected_answers.append((scheduled, problem))
 
     def _function_finished(self, event: FunctionFinished) -> None:
-        waiting = self._placed.pop(event.function, None)
-        if waiting is None:
+        scheduled = self._placed.pop(event.function, None)
+        if scheduled is None:
             return
-        node = waiting.node
+        node = scheduled.node
         assert node is not None
         del node.placed[event.function]
-        if waiting.lane is None:
-            self._reservations.learn(self._now - waiting.placed_at)
-            if waiting.certain:
-                self._successors.learn(waiting, event.took_s, self._now)
-            if node.reservation is not None:
-                node.reservation.ended(waiting)
-        elif not self._lanes.end(waiting):
+        if scheduled.data:
+            # It ran, so its arguments were there.
+            arrived = None if event.took_s is None else node.name
+            self._backlog.network.release(scheduled.data, arrived)
+        if scheduled.prefetch_queue is None:
+            self._backfill.learn(self._now - scheduled.placed_at)
+            if scheduled.certain:
+                self._timed.learn(scheduled, event.took_s, self._now)
+            if node.name in self._backlog.reserved:
+                self._backlog.reserved[node.name].ended(scheduled)
+        elif not self._prefetch.end(scheduled):
             return
-        self._return(waiting)
+        self._return(scheduled)
 
-    def _return(self, waiting: Waiting) -> None:
+    def _return(self, scheduled: ScheduledFunction) -> None:
         """Return one claim."""
-        assert waiting.node is not None
-        queue, scope = waiting.queue, waiting.queue.scope
-        was_full = scope.full
-        scope.claims -= 1
-        if waiting.relay is None:
-            queue.shape.give_back(self._ledger, waiting.node)
+        assert scheduled.node is not None
+        queue, queue_group = scheduled.queue, scheduled.queue.queue_group
+        was_full = queue_group.full
+        queue_group.claims -= 1
+        if scheduled.timed_prefetch is None:
+            queue.request.give_back(self._ledger, scheduled.node)
         else:
-            queue.shape.give_back(self._ledger, waiting.node, () if waiting.holds_nothing() else None)
-            self._successors.end(waiting, self._now)
+            queue.request.give_back(self._ledger, scheduled.node, () if scheduled.holds_nothing() else None)
+            self._timed.end(scheduled, self._now)
         if was_full:
-            for held in [*scope.queues.values(), *scope.assigned.values()]:
+            for held in self._backlog.tables.queues_of(queue_group):
                 self._backlog.refresh(held)
 
     def _function_withdrawn(self, event: FunctionWithdrawn) -> None:
-        waiting = self._backlog.waiting.get(event.function)
-        if waiting is not None:
-            self._backlog.withdraw(waiting)
+        scheduled = self._backlog.waiting.get(event.function)
+        if scheduled is not None:
+            self._backlog.withdraw(scheduled)
+
+    def _network_measured(self, event: NetworkMeasured) -> None:
+        self._backlog.network.measured(event.bandwidth, event.latency_s, event.pairs)
+        self._locality.look_again_at_all()
+
+    def _node_memory(self, event: NodeMemory) -> None:
+        full_nodes = self._chooser.full_nodes
+        if event.node in self._ledger.nodes and event.used > self.settings.memory_target * event.limit:
+            full_nodes[event.node] = None
+        else:
+            full_nodes.pop(event.node, None)
 
     def _permissions_changed(self, event: PermissionsChanged) -> None:
-        for queue in list(self._backlog.asking):
+        for queue in list(self._backlog.to_ask):
             self._backlog.refresh(queue)
 
     def _forget(self, function: FunctionKey) -> None:
         """A function that is ready is nowhere else."""
-        waiting = self._backlog.waiting.get(function)
-        if waiting is not None:
-            self._backlog.withdraw(waiting)
+        scheduled = self._backlog.waiting.get(function)
+        if scheduled is not None:
+            self._backlog.withdraw(scheduled)
         elif function in self._placed:
             self._function_finished(FunctionFinished(function=function))
-
-    # Looking at it
-
-    @property
-    def waiting(self) -> int:
-        """How many functions wait."""
-        return len(self._backlog.waiting)
-
-    @property
-    def placed(self) -> int:
-        """How many functions are placed."""
-        return len(self._placed)
-
-    def waiting_by_cause(self) -> dict[str, int]:
-        """How many functions wait, by what keeps them."""
-        return views.waiting_by_cause(self._backlog)
-
-    def waiting_cause(self, function: FunctionKey) -> str:
-        """What keeps one waiting function, in a word; "" if nothing does, or it does not wait."""
-        waiting = self._backlog.waiting.get(function)
-        return "" if waiting is None else waiting.queue.cause
-
-    def nodes(self) -> dict[str, NodeState]:
-        """Every node as it is now, by name, those being restarted included."""
-        return views.node_states(self._ledger)
-
-    def available(self, node: str) -> dict[str, int | float]:
-        """What is free on a node (name or address) now, as users write it; {} if it is unknown."""
-        found = self._ledger.find(node)
-        return {} if found is None else views.available(found)
-
-    def claimed_elsewhere(self, node: str) -> Mapping[ClaimKey, Mapping[str, int]]:
-        """What is held of a node (name or address) by what is none of our functions, in units."""
-        found = self._ledger.find(node)
-        return {} if found is None or not found.elsewhere else views.elsewhere(found)
-
-    def has_room(self, node: str, cost: Cost, threads: int = 0) -> bool:
-        """Whether a node (name or address) is there and has that much free now."""
-        found = self._ledger.find(node)
-        if found is None or found.capabilities.has_labels(cost) is False:
-            return False
-        return bool(found.offer) and found.has_room(amounts_of(cost, threads))
-
-    def obstacles(
-        self, demand: Demand, nodes: Mapping[str, Capabilities] | None = None
-    ) -> dict[str, Obstacle]:
-        """Why each node that could not hold a demand could not, even when idle.
-
-        Parameters
-        ----------
-        demand
-            Of a function, or of a group; its own group and what it binds are not looked at.
-        nodes
-            The confinement of its run, as in :class:`RunOpened`.
-        """
-        return views.idle_obstacles(self._ledger, demand, nodes)
-
-    def could_hold(self, demand: Demand, nodes: Mapping[str, Capabilities] | None = None) -> bool:
-        """Whether some node (one being restarted counts) could hold a demand when idle."""
-        return len(self.obstacles(demand, nodes)) < len(self._ledger.nodes)
-
-    def explain(self, function: FunctionKey, *, now: float) -> Explanation:
-        """Where a function stands; if it waits, what stands in the way on each node."""
-        return views.explain(self._backlog, self._placed, function, now)
-
-    def remembers(self) -> dict[str, int]:
-        """What is kept, by kind, kinds of which nothing is left out; {} once all has ended."""
-        return views.sizes(self._backlog, self._placed, len(self._orphans.queues))
-
-    def check(self) -> None:
-        """Assert everything that must always hold; for tests."""
-        invariants.check(self._backlog, self._placed, self._reservations)

@@ -6,36 +6,48 @@ engine compares and hashes them and looks no further.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from handoff_dask.placement.demand import (
+    ClaimKey,
+    DataArgument,
+    DataKey,
+    Demand,
+    FunctionKey,
+    GroupKey,
+    RunKey,
+)
+from handoff_dask.placement.strategies import Strategy
 from handoff_dask.resources import NOTHING, Capabilities, Cost
 
-if TYPE_CHECKING:
-    from handoff_dask.placement.strategies import Strategy
-
-#: One function of one run (live: its Dask key).
-FunctionKey: TypeAlias = Hashable
-#: One execution of a DAG.
-RunKey: TypeAlias = Hashable
-#: Functions that must share a node.
-GroupKey: TypeAlias = Hashable
-#: Something that holds resources and is none of our functions.
-ClaimKey: TypeAlias = Hashable
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What a function asks of a node.  Equal demands of one run wait in one queue."""
-
-    cost: Cost = NOTHING
-    #: Name or address of the only node it may run on.
-    pin: str | None = None
-    #: The collocation group it belongs to.
-    group: GroupKey | None = None
-    #: A group that must have a node before this function starts (its value is sent there).
-    binds: GroupKey | None = None
+__all__ = [
+    "ClaimKey",
+    "ClaimedElsewhere",
+    "DataArgument",
+    "DataKey",
+    "Demand",
+    "DurationsLearned",
+    "Event",
+    "FunctionFinished",
+    "FunctionKey",
+    "FunctionReady",
+    "FunctionWithdrawn",
+    "GroupKey",
+    "NetworkMeasured",
+    "NodeChanged",
+    "NodeJoined",
+    "NodeLeft",
+    "NodeMemory",
+    "PermissionsChanged",
+    "ReturnedElsewhere",
+    "RunClosed",
+    "RunKey",
+    "RunOpened",
+    "RunRanked",
+    "TimePassed",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +163,34 @@ class FunctionReady:
     duration_s: float | None = None
     #: Whether that is known for sure: told by the user, or measured of this very function.
     certain: bool = False
-    #: ``{node: seconds to bring the arguments there}``; a node that is left out has them.
-    transfer_s: Mapping[str, float] = field(default_factory=dict)
-    #: The node that has most of its arguments, if anybody knows.
-    home: str | None = None
+    #: Where its large arguments are; none if moving all of them takes less than the transfer floor.
+    arguments: tuple[DataArgument, ...] = ()
+    #: Whether an argument can be dropped when it ends: nobody else waits for that.
+    frees: bool = False
+    #: The node that has most of its arguments, if anybody knows: taken among equal nodes.
+    preferred_node: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkMeasured:
+    """It has become known how fast data moves between nodes; None leaves a value as it is."""
+
+    #: Bytes per second between nodes of which nothing else is known.
+    bandwidth: float | None = None
+    #: Seconds that a move takes besides.
+    latency_s: float | None = None
+    #: ``{(source, target): bytes per second}``, replacing what was said of pairs before.
+    pairs: Mapping[tuple[str, str], float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeMemory:
+    """How full a node's memory is; told now and then."""
+
+    node: str
+    #: Bytes in use, and bytes that it may use.
+    used: int
+    limit: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,5 +236,7 @@ Event: TypeAlias = (
     | FunctionFinished
     | FunctionWithdrawn
     | PermissionsChanged
+    | NetworkMeasured
+    | NodeMemory
     | TimePassed
 )

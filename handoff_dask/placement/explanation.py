@@ -22,6 +22,7 @@ CAUSES: Mapping[str, str] = {
     "reservation": "the node is being cleared for a function that has waited too long",
     "max_concurrency": "the execution already runs as many functions as it may",
     "strategy": "the execution's strategy does not want the node now",
+    "data": "its arguments are elsewhere, and waiting for room there takes less than moving them",
     "tracker": "the session's resource tracker refuses the node now",
     "no nodes": "no node there is could ever hold it",
 }
@@ -53,6 +54,10 @@ class Obstacle:
     holders: tuple[Hashable, ...] = ()
     #: What else there is to say.
     detail: str = ""
+    #: Seconds to move the function's arguments to the node, and seconds that it is expected to wait for
+    #: a node that has them (None if nobody knows), where the cause is ``"data"``.
+    move_s: float = 0.0
+    wait_s: float | None = None
 
     def __str__(self) -> str:
         needed, has, free = amount_of(self.needed), amount_of(self.capability), amount_of(max(self.free, 0))
@@ -62,6 +67,9 @@ class Obstacle:
             return f"needs {self.resource} {needed}, {free} of {has} free"
         if self.cause == "thread":
             return f"all {self.capability} threads are taken"
+        if self.cause == "data":
+            until = "some time" if self.wait_s is None else f"{self.wait_s:.3g} s"
+            return f"moving its arguments takes {self.move_s:.3g} s; {self.detail} in {until}"
         return self.detail or CAUSES[self.cause]
 
     def _about(self) -> str:

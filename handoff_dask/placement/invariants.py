@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
+from handoff_dask.placement.amounts import Amounts
 from handoff_dask.placement.backlog import Backlog
-from handoff_dask.placement.events import FunctionKey
-from handoff_dask.placement.queues import Queue, Waiting
+from handoff_dask.placement.ledger import Node
+from handoff_dask.placement.queues import Queue
 from handoff_dask.placement.reasons import obstacle_now
-from handoff_dask.placement.reservation import Reservations
 
 
-def check(backlog: Backlog, placed: Mapping[FunctionKey, Waiting], reservations: Reservations) -> None:
+def check(backlog: Backlog) -> None:
     """Assert every invariant of the engine.
 
     Raises
@@ -20,80 +19,102 @@ def check(backlog: Backlog, placed: Mapping[FunctionKey, Waiting], reservations:
     AssertionError
         If one does not hold.
     """
-    backlog.ledger.check()
-    _check_placed(backlog, placed)
+    backlog.ledger.check(lambda node: _booked(backlog, node))
+    _check_placed(backlog)
     _check_queues(backlog)
-    _check_lanes(backlog)
-    _check_relays(backlog)
-    assert all(r.queue.count and r.node.reservation is r for r in reservations.active.values())
+    _check_prefetch_queues(backlog)
+    _check_timed_prefetches(backlog)
+    for name, reservation in backlog.reserved.items():
+        assert reservation.queue.count
+        assert reservation.node is backlog.ledger.nodes[name]
 
 
-def _check_placed(backlog: Backlog, placed: Mapping[FunctionKey, Waiting]) -> None:
-    on_nodes = {f: w for node in backlog.ledger.nodes.values() for f, w in node.placed.items()}
-    assert on_nodes == placed
+def _booked(backlog: Backlog, node: Node) -> list[Amounts]:
+    """The claims of what is placed: one each, but for prefetch queues, which claim their slots at most."""
+    claims: list[Amounts] = []
+    admitted: Counter[int] = Counter()
+    for function in node.placed:
+        scheduled = backlog.placed[function]
+        prefetch_queue = scheduled.prefetch_queue
+        if prefetch_queue is not None:
+            admitted[prefetch_queue.number] += 1
+            if admitted[prefetch_queue.number] > prefetch_queue.slots:
+                continue
+        claims.append(() if scheduled.holds_nothing() else scheduled.queue.amounts)
+    return claims
+
+
+def _check_placed(backlog: Backlog) -> None:
+    placed = backlog.placed
+    on_nodes = {f: node for node in backlog.ledger.nodes.values() for f in node.placed}
+    assert on_nodes == {f: scheduled.node for f, scheduled in placed.items()}
     assert not set(placed) & set(backlog.waiting)
-    assert not any(waiting.waits for waiting in placed.values())
+    assert not any(scheduled.waits for scheduled in placed.values())
     for run in backlog.runs.values():
         for group in run.groups.values():
             if group.node is not None:
                 assert backlog.ledger.nodes[group.node.name] is group.node
-                assert group in group.node.groups
+                assert group in backlog.tables.bound_to(group.node)
                 members = (w for w in placed.values() if w.queue.group is group)
                 assert all(w.node is group.node for w in members)
 
 
 def _check_queues(backlog: Backlog) -> None:
     assert not backlog.fresh
-    queues = list(backlog.queues())
+    queues = list(backlog.tables.queues())
     for queue in queues:
         functions = list(queue)
         assert len(functions) == queue.count
         assert all(w.waits and w.queue is queue and backlog.waiting[w.function] is w for w in functions)
-        if queue in backlog.asking:
-            assert queue.agenda is None
+        if queue in backlog.to_ask:
+            assert queue.blocked_in is None
         elif queue.count:
-            assert queue.agenda is not None
-            assert queue in list(queue.agenda)
+            assert queue.blocked_in is not None
+            assert queue in list(queue.blocked_in)
             assert queue.key is queue.head()
             assert bool(queue.cause)
             _check_blocked(backlog, queue)
         else:
-            assert queue.agenda is None
+            assert queue.blocked_in is None
     assert sum(queue.count for queue in queues) == len(backlog.waiting)
     waiting = Counter(w.run for w in backlog.waiting.values())
     assert all(run.waiting == waiting[run] for run in backlog.runs.values())
-    for agenda in [backlog.anywhere, *backlog.at.values()]:
-        keys = [queue.key for queue in agenda]
+    for line in backlog.lines():
+        keys = [queue.key for queue in line]
         assert keys == sorted(keys, key=lambda key: key[:3] if key else ())
     assert all(backlog.at.values())
 
 
 def _check_blocked(backlog: Backlog, queue: Queue) -> None:
     """No function waits while a node could run it."""
-    standing = queue.head()
-    assert standing is not None
+    order_key = queue.head()
+    assert order_key is not None
     for node in backlog.ledger.nodes.values():
-        assert obstacle_now(node, queue, standing[3]) is not None, (queue.demand, node.name)
+        assert obstacle_now(backlog, node, queue, order_key[3]) is not None, (queue.demand, node.name)
 
 
-def _check_lanes(backlog: Backlog) -> None:
+def _check_prefetch_queues(backlog: Backlog) -> None:
+    by_queue = [q for queue in backlog.tables.queues() for qs in queue.prefetch_queues.values() for q in qs]
     for node in backlog.ledger.nodes.values():
-        for number, lane in node.lanes.items():
-            functions = [w for w in node.placed.values() if w.lane is lane]
-            assert lane.number == number
-            assert lane in lane.queue.lanes[node.name]
-            assert len(functions) == lane.outstanding > 0
-            assert lane.booked == min(lane.outstanding, lane.slots)
+        for number, prefetch_queue in node.prefetch_queues.items():
+            functions = [f for f in node.placed if backlog.placed[f].prefetch_queue is prefetch_queue]
+            assert prefetch_queue.number == number
+            assert prefetch_queue.node == node.name
+            assert len(functions) == prefetch_queue.outstanding > 0
+            assert prefetch_queue.booked == min(prefetch_queue.outstanding, prefetch_queue.slots)
+            queues = {id(backlog.placed[f].queue) for f in functions}
+            assert len(queues) == 1
+    assert all(backlog.ledger.nodes[q.node].prefetch_queues[q.number] is q for q in by_queue)
 
 
-def _check_relays(backlog: Backlog) -> None:
+def _check_timed_prefetches(backlog: Backlog) -> None:
     for node in backlog.ledger.nodes.values():
-        assert not set(node.relays) & set(node.lanes)
-        assert node.held == sum(relay.next is not None for relay in node.relays.values())
-        functions = [w for w in node.placed.values() if w.relay is not None]
-        members = {id(w) for relay in node.relays.values() for w in (relay.runs, relay.next) if w is not None}
+        assert not set(node.followed) & set(node.prefetch_queues)
+        functions = [w for f in node.placed if (w := backlog.placed[f]).timed_prefetch is not None]
+        timed = {id(t): t for w in functions if (t := w.timed_prefetch) is not None}
+        assert {t.number for t in timed.values()} == set(node.followed)
+        assert len(timed) == len(node.followed)
+        assert node.waiting_here == sum(t.next is not None for t in timed.values())
+        members = {id(w) for t in timed.values() for w in (t.runs, t.next) if w is not None}
         assert {id(w) for w in functions} == members
-        for number, relay in node.relays.items():
-            assert relay.number == number
-            assert relay.runs.relay is relay
-            assert relay.next is None or relay.next.relay is relay
+        assert not any(t.is_over for t in timed.values())

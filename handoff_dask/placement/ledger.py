@@ -1,45 +1,24 @@
 """What each node offers, what is held there, what is free: the one place where room is counted.
 
 Units are integers (see :mod:`handoff_dask.resources`), so sums are exact.  Threads are counted
-as one more resource, under the name :data:`THREAD`.
+as one more resource (see :mod:`handoff_dask.placement.amounts`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
-from handoff_dask.placement.events import ClaimKey, FunctionKey
+from handoff_dask.placement.amounts import THREAD, Amounts, amounts_of
+from handoff_dask.placement.demand import ClaimKey, FunctionKey
+from handoff_dask.placement.prefetch_queue import PrefetchQueue
 from handoff_dask.resources import Capabilities, Cost
 
-if TYPE_CHECKING:
-    from handoff_dask.placement.collocation import Group
-    from handoff_dask.placement.lanes import Lane
-    from handoff_dask.placement.queues import Waiting
-    from handoff_dask.placement.reservation import Reservation
-    from handoff_dask.placement.successors import Relay
-
-#: The name under which threads are counted; no resource of a user has an empty name.
-THREAD = ""
-
-#: ``((name, units), …)``: what one function takes, its thread included.
-Amounts = tuple[tuple[str, int], ...]
+__all__ = ["THREAD", "Amounts", "ChangeLog", "Ledger", "Node", "amounts_of"]
 
 #: So many changes are kept in a log at most.
 _REMEMBERED = 8192
 
 _NOTHING_TO_OFFER: Mapping[str, int] = {}
-
-
-def amounts_of(cost: Cost, threads: int = 1) -> Amounts:
-    """What a cost takes from a node: its amounts and its threads.
-
-    Examples
-    --------
-    >>> amounts_of(Cost.parse({"cpu": 2}))
-    (('', 1), ('cpu', 2000000))
-    """
-    return ((THREAD, threads), *cost.amounts) if threads else cost.amounts
 
 
 class Node:
@@ -50,21 +29,19 @@ class Node:
         "address",
         "capabilities",
         "elsewhere",
+        "followed",
         "free",
-        "groups",
-        "held",
-        "lanes",
         "name",
         "offer",
         "placed",
+        "prefetch_queues",
         "present",
         "price",
-        "relays",
-        "reservation",
         "scarce",
         "shares",
         "total",
         "version",
+        "waiting_here",
     )
 
     def __init__(self, name: str, address: str | None) -> None:
@@ -87,18 +64,15 @@ class Node:
         self.scarce: frozenset[str] = frozenset()
         #: Changes whenever its free room does; no two nodes ever share one.
         self.version = 0
-        #: Functions that hold something here or are queued in one of its lanes.
-        self.placed: dict[FunctionKey, Waiting] = {}
+        #: Functions that hold something here or have been prefetched, in the order of placement.
+        self.placed: dict[FunctionKey, None] = {}
         #: What others hold here.
         self.elsewhere: dict[ClaimKey, Amounts] = {}
-        #: Groups that are bound to it.
-        self.groups: dict[Group, None] = {}
-        self.lanes: dict[int, Lane] = {}
-        self.relays: dict[int, Relay] = {}
-        #: How many functions wait here to take over the room of another.
-        self.held = 0
-        #: For whom it is being cleared.
-        self.reservation: Reservation | None = None
+        #: Its prefetch queues by number, and the numbers of its timed prefetches.
+        self.prefetch_queues: dict[int, PrefetchQueue] = {}
+        self.followed: dict[int, None] = {}
+        #: How many functions wait here to take over the room of one that is followed.
+        self.waiting_here = 0
 
     def has_room(self, amounts: Amounts) -> bool:
         """Whether the amounts are free now and the node may be used."""
@@ -227,9 +201,9 @@ class Ledger:
         self.claims -= len(node.elsewhere)
         node.elsewhere.clear()
         node.placed.clear()
-        node.lanes.clear()
-        node.relays.clear()
-        node.held = 0
+        node.prefetch_queues.clear()
+        node.followed.clear()
+        node.waiting_here = 0
         node.free = dict(node.total)
         node.present = False
         node.open()
@@ -301,12 +275,15 @@ class Ledger:
         self.changes.clear()
         self.gains.clear()
 
-    def check(self) -> None:
-        """Assert that every node's free room is what its claims leave."""
+    def check(self, booked: Callable[[Node], Sequence[Amounts]]) -> None:
+        """Assert that every node's free room is what its claims leave.
+
+        ``booked`` gives what is booked for the functions placed on a node, a claim each.
+        """
         held = 0
         for node in self.nodes.values():
             left = dict(node.total)
-            for amounts in [*node.elsewhere.values(), *_booked(node.placed.values())]:
+            for amounts in [*node.elsewhere.values(), *booked(node)]:
                 held += 1
                 for name, units in amounts:
                     left[name] = left.get(name, 0) - units
@@ -317,17 +294,3 @@ class Ledger:
             assert node.present or not node.placed
         assert held == self.claims, (held, self.claims)
         assert all(claim in node.elsewhere for claim, node in self._claims.items())
-
-
-def _booked(placed: Iterable[Waiting]) -> list[Amounts]:
-    """The claims of what is placed: one each, but for lanes, which claim their slots at most."""
-    claims: list[Amounts] = []
-    lanes: dict[int, int] = {}
-    for function in placed:
-        lane = function.lane
-        if lane is not None:
-            lanes[lane.number] = lanes.get(lane.number, 0) + 1
-            if lanes[lane.number] > lane.slots:
-                continue
-        claims.append(() if function.holds_nothing() else function.queue.shape.amounts)
-    return claims

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Hashable
 
+from handoff_dask.placement.amounts import THREAD
+from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.explanation import Obstacle
-from handoff_dask.placement.ledger import THREAD, Node
+from handoff_dask.placement.ledger import Node
+from handoff_dask.placement.queues import Queue, ScheduledFunction
+from handoff_dask.placement.requests import Confinement
 from handoff_dask.resources import Capabilities, Cost
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-    from handoff_dask.placement.queues import Queue, Waiting
-    from handoff_dask.placement.shapes import Confinement
 
 
 def idle_obstacle(
@@ -60,10 +58,10 @@ def _label(offers: Capabilities, name: str, value: str | bool) -> str:
     return f"needs {name} {value!r}, has none"
 
 
-def obstacle_now(node: Node, queue: Queue, waiting: Waiting) -> Obstacle | None:
+def obstacle_now(backlog: Backlog, node: Node, queue: Queue, scheduled: ScheduledFunction) -> Obstacle | None:
     """Why a node does not take a waiting function now; None if it has room for it."""
-    group, confinement = queue.group, queue.shape.confinement
-    found = idle_obstacle(node, queue.shape.cost, queue.pin, queue.shape.hold, confinement)
+    group, confinement = queue.group, queue.request.confinement
+    found = idle_obstacle(node, queue.request.cost, queue.pin, queue.request.hold, confinement)
     if found is not None:
         return found
     if group is not None and group.node is not None and group.node is not node:
@@ -72,41 +70,56 @@ def obstacle_now(node: Node, queue: Queue, waiting: Waiting) -> Obstacle | None:
         return Obstacle(cause="returning")
     if not node.accepting:
         return Obstacle(cause="not accepting")
-    return _taken(node, queue) or _forbidden(node, queue, waiting)
+    found = _taken(backlog, node, queue) or _forbidden(backlog, node, queue, scheduled)
+    return _better_elsewhere(queue) if found is None else found
 
 
-def _taken(node: Node, queue: Queue) -> Obstacle | None:
+def _better_elsewhere(queue: Queue) -> Obstacle | None:
+    """Why a node with room is refused: another one that has the data will have room soon enough."""
+    delay = queue.delay
+    if delay is None:
+        return None
+    detail = f"{queue.home!r} has them, and is expected to start it"
+    return Obstacle(cause="data", move_s=delay.move_s, wait_s=delay.wait_s, detail=detail)
+
+
+def _taken(backlog: Backlog, node: Node, queue: Queue) -> Obstacle | None:
     # A node that holds too much of anything takes nothing, whether or not it is asked for that.
     overdrawn = [(name, 0) for name, units in node.free.items() if units < 0]
-    for name, units in [*reversed(queue.shape.amounts), *overdrawn]:
+    for name, units in [*reversed(queue.request.amounts), *overdrawn]:
         free, total = node.free.get(name, 0), node.total.get(name, 0)
         if free < units:
             cause, shown = ("thread", "threads") if name == THREAD else ("room", name)
-            holders = _holders(node, name)
+            holders = _holders(backlog, node, name)
             return Obstacle(
                 cause=cause, resource=shown, needed=units, capability=total, free=free, holders=holders
             )
     return None
 
 
-def _forbidden(node: Node, queue: Queue, waiting: Waiting) -> Obstacle | None:
-    confinement, scope = queue.shape.confinement, queue.scope
-    if confinement is not None and not confinement.has_room(node, queue.shape.amounts):
+def _forbidden(backlog: Backlog, node: Node, queue: Queue, scheduled: ScheduledFunction) -> Obstacle | None:
+    confinement, queue_group = queue.request.confinement, queue.queue_group
+    if confinement is not None and not confinement.has_room(node, queue.request.amounts):
         return Obstacle(cause="confined", detail="this execution holds as much there as it may")
-    if scope.full:
+    if queue_group.full:
         return Obstacle(
-            cause="max_concurrency", detail=f"the execution runs {scope.claims} functions, as many as it may"
+            cause="max_concurrency",
+            detail=f"the execution runs {queue_group.claims} functions, as many as it may",
         )
-    reservation = node.reservation
-    if reservation is not None and not reservation.admits(waiting):
+    reservation = backlog.reserved.get(node.name)
+    if reservation is not None and not reservation.admits(scheduled):
         function = reservation.function()
-        return Obstacle(cause="reservation", holders=(function,), detail=f"is kept for {function!r}")
+        return Obstacle(cause="reservation", holders=(function,), detail=f"is reserved for {function!r}")
     if queue.to_bind is not None and not queue.to_bind.can_be_bound():
         return Obstacle(cause="collocation", detail="the group that needs its result could be on no node")
-    return Obstacle(cause=queue.cause) if scope.asks and queue.cause in ("strategy", "tracker") else None
+    return (
+        Obstacle(cause=queue.cause)
+        if queue_group.asks_user and queue.cause in ("strategy", "tracker")
+        else None
+    )
 
 
-def _holders(node: Node, name: str) -> tuple[Hashable, ...]:
-    ours = (f for f, w in node.placed.items() if w.queue.shape.asked.get(name))
+def _holders(backlog: Backlog, node: Node, name: str) -> tuple[Hashable, ...]:
+    ours = (f for f in node.placed if backlog.placed[f].queue.request.asked.get(name))
     others = (claim for claim, amounts in node.elsewhere.items() if dict(amounts).get(name))
     return (*ours, *others)

@@ -1,13 +1,12 @@
-"""Runs, and scopes: the runs whose functions may share queues."""
+"""Runs, and queue groups: the runs whose functions may share queues."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from handoff_dask.placement.collocation import Group
-from handoff_dask.placement.events import Demand, FunctionKey, GroupKey, RunKey
-from handoff_dask.placement.queues import Queue
-from handoff_dask.placement.shapes import Confinement
+from handoff_dask.placement.demand import FunctionKey, GroupKey, RunKey
+from handoff_dask.placement.requests import Confinement
 from handoff_dask.placement.strategies import (
     FIRST_AVAILABLE,
     ScoredStrategy,
@@ -16,21 +15,19 @@ from handoff_dask.placement.strategies import (
 )
 
 
-class Scope:
+class QueueGroup:
     """What makes functions of equal demand equal: one strategy, and the same limits.
 
-    Runs without limits of their own share the scope of their strategy, so that a cluster with a
-    thousand small runs has as few queues as one with a single big run.
+    Runs without limits of their own share the queue group of their strategy, so that a cluster with
+    a thousand small runs has as few queues as one with a single big run.
     """
 
     __slots__ = (
-        "asks",
-        "assigned",
+        "asks_user",
         "claims",
         "confinement",
         "limit",
         "permit",
-        "queues",
         "select",
         "shared",
         "strategy",
@@ -50,16 +47,12 @@ class Scope:
         self.strategy = strategy
         self.select = select
         self.permit = permit
-        #: Whether somebody outside has to be asked about each placement.
-        self.asks = select is not None or permit is not None
+        #: Whether user code has to be asked about each placement.
+        self.asks_user = select is not None or permit is not None
         self.confinement = confinement
         #: The most functions that run at once.
         self.limit = limit
         self.shared = shared
-        #: ``{demand: its queue}``.
-        self.queues: dict[Demand, Queue] = {}
-        #: The same for functions that a user's strategy has given a node.
-        self.assigned: dict[Demand, Queue] = {}
         #: Open runs in it.
         self.users = 0
         #: Claims that its functions hold.
@@ -80,21 +73,18 @@ class Run:
         "groups",
         "key",
         "next_rank",
-        "private",
         "problem",
+        "queue_group",
         "ranks",
-        "scope",
         "strategy",
         "timeout_s",
         "waiting",
     )
 
-    def __init__(self, key: RunKey, strategy: Strategy, scope: Scope, timeout_s: float) -> None:
+    def __init__(self, key: RunKey, strategy: Strategy, queue_group: QueueGroup, timeout_s: float) -> None:
         self.key = key
         self.strategy = strategy
-        self.scope = scope
-        #: Queues of its groups: what belongs to a group of this run is nobody else's demand.
-        self.private: dict[Demand, Queue] = {}
+        self.queue_group = queue_group
         self.timeout_s = timeout_s
         self.groups: dict[GroupKey, Group] = {}
         #: Asked for the largest rank among those that become ready when a function ends.

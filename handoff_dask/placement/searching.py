@@ -4,37 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from handoff_dask.placement.ledger import Ledger, Node
+from handoff_dask.placement.requests import ResourceRequest
 from handoff_dask.placement.strategies import Score, ScoredStrategy, load_after
-
-if TYPE_CHECKING:
-    from handoff_dask.placement.shapes import Shape
 
 #: ``(score, name, the node's version when it was scored, node)``.
 Entry: TypeAlias = tuple[Score, str, int, Node]
 
-#: With fewer nodes than this each shape keeps its own order by load.
-MANY = 64
-#: So many of the least used nodes are looked at before a shape's own order is asked.
-_PATIENTLY = 64
-
 
 class NodeOrder:
-    """The nodes with room for one shape, best first by one strategy.
+    """The nodes with room for one resource request, best first by one strategy.
 
     A heap that is mended only when looked at.  An entry is true while the node's version is the
     one it was made for.  Changes that can lower a score (bring a node forward) are read from
     the ledger's log; an entry whose score can only have risen is scored again when it comes up.
-    So neither a placement nor a return costs anything per shape, and a look costs the changes
+    So neither a placement nor a return costs anything per request, and a look costs the changes
     since the last one.
     """
 
-    __slots__ = ("_heap", "_log", "_place", "_score", "_seen", "_shape")
+    __slots__ = ("_heap", "_log", "_place", "_request", "_score", "_seen")
 
-    def __init__(self, shape: Shape, strategy: ScoredStrategy, ledger: Ledger) -> None:
-        self._shape = shape
+    def __init__(self, request: ResourceRequest, strategy: ScoredStrategy, ledger: Ledger) -> None:
+        self._request = request
         self._score = strategy.score
         self._log = ledger.changes if strategy.falls_with_use else ledger.gains
         self._heap: list[Entry] = []
@@ -68,16 +61,16 @@ class NodeOrder:
         return top
 
     def _top(self) -> Entry | None:
-        heap, seen, shape = self._heap, self._seen, self._shape
+        heap, seen, request = self._heap, self._seen, self._request
         while heap:
             entry = heap[0]
             node = entry[3]
             if entry[2] == node.version:
                 return entry
-            current = shape.holders.get(node.name) is node and seen.get(node.name) != node.version
-            if current and shape.fits(node):
+            current = request.eligible.get(node.name) is node and seen.get(node.name) != node.version
+            if current and request.fits(node):
                 seen[node.name] = node.version
-                heapreplace(heap, (self._score(node, shape), node.name, node.version, node))
+                heapreplace(heap, (self._score(node, request), node.name, node.version, node))
             else:
                 heappop(heap)
         return None
@@ -86,64 +79,66 @@ class NodeOrder:
         place, self._place = self._place, self._log.end
         if place == self._place:
             return
-        holders = self._shape.holders
+        eligible = self._request.eligible
         # A log that is longer than the list of nodes is not worth reading.
-        changed = self._log.since(place) if place >= self._place - 2 * len(holders) else None
-        if changed is None or len(self._heap) > 2 * len(holders) + 64:
+        changed = self._log.since(place) if place >= self._place - 2 * len(eligible) else None
+        if changed is None or len(self._heap) > 2 * len(eligible) + 64:
             self._heap, self._seen = [], {}
-            self._enter(holders.values(), self._heap.append)
+            self._enter(eligible.values(), self._heap.append)
             heapify(self._heap)
         else:
             heap = self._heap
             self._enter(changed, lambda entry: heappush(heap, entry))
 
     def _enter(self, nodes: Iterable[Node], add: Callable[[Entry], None]) -> None:
-        shape, seen, score = self._shape, self._seen, self._score
-        amounts, confinement, holders = shape.amounts, shape.confinement, shape.holders
+        request, seen, score = self._request, self._seen, self._score
+        amounts, confinement, eligible = request.amounts, request.confinement, request.eligible
         for node in nodes:
             offer = node.offer
-            # Shape.fits, written out: most nodes that changed have no room.
+            # ResourceRequest.fits, written out: most nodes that changed have no room.
             for resource, units in amounts:
                 if offer.get(resource, 0) < units:
                     break
             else:
                 name, version = node.name, node.version
-                if seen.get(name) == version or name not in holders:
+                if seen.get(name) == version or name not in eligible:
                     continue
                 if confinement is None or confinement.has_room(node, amounts):
                     seen[name] = version
-                    add((score(node, shape), name, version, node))
+                    add((score(node, request), name, version, node))
 
 
 class _Use(ScoredStrategy):
     """Orders nodes by how much of one resource is used, whatever is asked."""
 
-    def score(self, node: Node, shape: Shape) -> Score:
+    def score(self, node: Node, request: ResourceRequest) -> Score:
         total = node.total.get(self.name, 0)
         return (total - node.free[self.name]) / total if total > 0 else 1.0
 
 
 class LeastLoaded:
-    """Finds the node that a function would load least, by orders that all shapes share.
+    """Finds the node that a function would load least, by orders that all requests share.
 
     A node's load after placing is at least the share of any one resource.  So the nodes are gone
     through by the share of that resource which promises least, and only until the bound that
     follows from it reaches the best load found: with many nodes alike, after very few.
     """
 
-    def __init__(self, ledger: Ledger, anything: Shape) -> None:
+    def __init__(self, ledger: Ledger, anything: ResourceRequest, looks: int) -> None:
         self._ledger = ledger
         #: Asks for a thread and no more; any node will do for it.
         self._anything = anything
+        #: So many nodes are looked at before it gives up.
+        self._looks = looks
         self._orders: dict[str, NodeOrder] = {}
 
-    def best(self, shape: Shape, barred: Collection[str]) -> Node | None:
+    def best(self, request: ResourceRequest, barred: Collection[str]) -> Node | None:
         """The node with room and the lowest load after placing; None if it is not easily found."""
-        scarcest, step = self._scarcest(shape)
+        scarcest, step = self._scarcest(request)
         if scarcest is None:
             return None
         best: tuple[float, str, Node] | None = None
-        left = _PATIENTLY
+        left = self._looks
 
         def found(entry: Entry) -> bool:
             nonlocal best, left
@@ -151,8 +146,8 @@ class LeastLoaded:
             left -= 1
             if left < 0 or (best is not None and (share + step, name) >= best[:2]):
                 return True
-            if name not in barred and shape.holders.get(name) is node and shape.fits(node):
-                load = load_after(node, shape)
+            if name not in barred and request.eligible.get(name) is node and request.fits(node):
+                load = load_after(node, request)
                 if best is None or (load, name) < best[:2]:
                     best = (load, name, node)
             return False
@@ -160,10 +155,10 @@ class LeastLoaded:
         scarcest.look(found)
         return best[2] if best is not None and left >= 0 else None
 
-    def _scarcest(self, shape: Shape) -> tuple[NodeOrder | None, float]:
+    def _scarcest(self, request: ResourceRequest) -> tuple[NodeOrder | None, float]:
         """The order by the resource of which even the least loaded node would have least left."""
         most, chosen, step = -1.0, None, 0.0
-        for name, units in shape.amounts:
+        for name, units in request.amounts:
             order = self._orders.get(name)
             if order is None:
                 order = self._orders[name] = NodeOrder(self._anything, _Use(name), self._ledger)

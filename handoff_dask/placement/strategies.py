@@ -10,13 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from handoff_dask.placement.events import FunctionKey, GroupKey
-
-if TYPE_CHECKING:
-    from handoff_dask.placement.ledger import Node
-    from handoff_dask.placement.shapes import Shape
+from handoff_dask.placement.demand import FunctionKey, GroupKey
+from handoff_dask.placement.ledger import Node
+from handoff_dask.placement.requests import ResourceRequest
 
 #: What nodes are compared by; lower is better.
 Score: TypeAlias = Any
@@ -44,8 +42,8 @@ class ScoredStrategy(Strategy, ABC):
     is_by_name: ClassVar[bool] = False
 
     @abstractmethod
-    def score(self, node: Node, shape: Shape) -> Score:
-        """How bad it would be to place a function of this shape on the node."""
+    def score(self, node: Node, request: ResourceRequest) -> Score:
+        """How bad it would be to place a function with this request on the node."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class FirstAvailable(ScoredStrategy):
     is_by_name: ClassVar[bool] = True
     name: str = "first_available"
 
-    def score(self, node: Node, shape: Shape) -> Score:
+    def score(self, node: Node, request: ResourceRequest) -> Score:
         """All the same: the name decides."""
         return 0
 
@@ -67,9 +65,9 @@ class LoadBalanced(ScoredStrategy):
     is_by_load: ClassVar[bool] = True
     name: str = "load_balanced"
 
-    def score(self, node: Node, shape: Shape) -> Score:
+    def score(self, node: Node, request: ResourceRequest) -> Score:
         """The largest used share there would be."""
-        return load_after(node, shape)
+        return load_after(node, request)
 
 
 @dataclass(frozen=True)
@@ -77,19 +75,19 @@ class CostOptimized(ScoredStrategy):
     """The cheapest node, then the tightest fit.
 
     Tight means, in this order: it has few kinds of resources and labels that the function does
-    not ask for (a node with a gpu is kept for those who need one); little is left over.
+    not ask for (a node with a gpu is spared for those who need one); little is left over.
     """
 
     falls_with_use: ClassVar[bool] = True
     name: str = "cost_optimized"
 
-    def score(self, node: Node, shape: Shape) -> Score:
+    def score(self, node: Node, request: ResourceRequest) -> Score:
         """Price per second, kinds of things not asked for, shares left over."""
-        free, asked = node.free, shape.asked
+        free, asked = node.free, request.asked
         left = 0.0
         for name, total in node.shares:
             left += (free[name] - asked.get(name, 0)) / total
-        return node.price, shape.unasked(node), left
+        return node.price, request.unasked(node), left
 
 
 @dataclass(frozen=True)
@@ -104,24 +102,24 @@ class Fastest(ScoredStrategy):
     is_by_load: ClassVar[bool] = True
     name: str = "fastest"
 
-    def score(self, node: Node, shape: Shape) -> Score:
+    def score(self, node: Node, request: ResourceRequest) -> Score:
         """The load there would be: what decides where the transfer does not."""
-        return load_after(node, shape)
+        return load_after(node, request)
 
 
-def load_after(node: Node, shape: Shape) -> float:
-    """The share of the most-used resource of a node if a function of this shape were there.
+def load_after(node: Node, request: ResourceRequest) -> float:
+    """The share of the most-used resource of a node if a function with this request were there.
 
     Examples
     --------
     >>> from handoff_dask.placement.ledger import Ledger
-    >>> from handoff_dask.placement.shapes import Shape
+    >>> from handoff_dask.placement.requests import ResourceRequest
     >>> from handoff_dask.resources import Capabilities, Cost
     >>> node = Ledger().join("a", None, Capabilities.parse({"cpu": 4, "memory": 100}), threads=8)
-    >>> load_after(node, Shape(Cost.parse({"cpu": 1, "memory": 50})))
+    >>> load_after(node, ResourceRequest(Cost.parse({"cpu": 1, "memory": 50})))
     0.5
     """
-    free, asked = node.free, shape.asked
+    free, asked = node.free, request.asked
     most = 0.0
     for name, total in node.shares:
         share = (total - free[name] + asked.get(name, 0)) / total

@@ -9,9 +9,9 @@ from typing import Any
 
 from handoff_dask.graph.functions import Function
 from handoff_dask.placement.decisions import Decision, Place, Reject
+from handoff_dask.placement.demand import Demand
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (
-    Demand,
     Event,
     FunctionFinished,
     FunctionReady,

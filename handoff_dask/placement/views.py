@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from handoff_dask.placement import invariants
+from handoff_dask.placement.amounts import THREAD, amounts_of
 from handoff_dask.placement.backlog import Backlog
-from handoff_dask.placement.events import ClaimKey, Demand, FunctionKey
+from handoff_dask.placement.demand import ClaimKey, Demand, FunctionKey
 from handoff_dask.placement.explanation import Explanation, NodeState, Obstacle
-from handoff_dask.placement.ledger import THREAD, Ledger, Node
-from handoff_dask.placement.queues import Waiting
+from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.reasons import idle_obstacle, obstacle_now
-from handoff_dask.placement.shapes import Confinement
-from handoff_dask.resources import Capabilities, amount_of
+from handoff_dask.placement.requests import Confinement
+from handoff_dask.resources import Capabilities, Cost, amount_of
 
 
-def node_states(ledger: Ledger) -> dict[str, NodeState]:
+def node_states(backlog: Backlog) -> dict[str, NodeState]:
     """Every node as it is now."""
-    return {name: _state(node) for name, node in ledger.nodes.items()}
+    return {name: _state(node, backlog) for name, node in backlog.ledger.nodes.items()}
 
 
-def _state(node: Node) -> NodeState:
+def _state(node: Node, backlog: Backlog) -> NodeState:
+    reservation = backlog.reserved.get(node.name)
     used = node.used()
     threads_used = used.pop(THREAD)
     return NodeState(
@@ -35,7 +37,7 @@ def _state(node: Node) -> NodeState:
         accepting=node.accepting and node.present,
         returning=not node.present,
         price=node.price,
-        reserved_for=None if node.reservation is None else node.reservation.function(),
+        reserved_for=None if reservation is None else reservation.function(),
     )
 
 
@@ -55,7 +57,7 @@ def elsewhere(node: Node) -> dict[ClaimKey, dict[str, int]]:
 def waiting_by_cause(backlog: Backlog) -> dict[str, int]:
     """How many functions wait, by what keeps them."""
     counts: Counter[str] = Counter()
-    for queue in backlog.queues():
+    for queue in backlog.tables.queues():
         if queue.count:
             counts[queue.cause] += queue.count
     return dict(counts)
@@ -74,43 +76,120 @@ def idle_obstacles(
     return found
 
 
-def explain(
-    backlog: Backlog, placed: Mapping[FunctionKey, Waiting], function: FunctionKey, now: float
-) -> Explanation:
+def explain(backlog: Backlog, function: FunctionKey, now: float) -> Explanation:
     """Where a function stands."""
-    here = placed.get(function)
+    here = backlog.placed.get(function)
     if here is not None:
         assert here.node is not None
         return Explanation(
             function=function, status="placed", node=here.node.name, waited_s=here.placed_at - here.since
         )
-    waiting = backlog.waiting.get(function)
-    if waiting is None:
+    scheduled = backlog.waiting.get(function)
+    if scheduled is None:
         return Explanation(function=function, status="unknown")
-    queue, place = waiting.queue, waiting.place()
+    queue, order_key = scheduled.queue, scheduled.order_key()
     nodes = sorted(backlog.ledger.nodes.values(), key=lambda n: n.name)
     return Explanation(
         function=function,
         status="waiting",
-        waited_s=now - waiting.since,
+        waited_s=now - scheduled.since,
         cause=queue.cause,
-        ahead=sum(1 for other in queue if other.place()[:3] < place[:3]),
-        nodes={node.name: obstacle_now(node, queue, waiting) for node in nodes},
+        ahead=sum(1 for other in queue if other.order_key()[:3] < order_key[:3]),
+        nodes={node.name: obstacle_now(backlog, node, queue, scheduled) for node in nodes},
     )
 
 
-def sizes(backlog: Backlog, placed: Mapping[FunctionKey, Waiting], orphaned: int) -> dict[str, int]:
+def sizes(backlog: Backlog) -> dict[str, int]:
     """How many things are kept, by kind, kinds of which there are none left out."""
     ledger = backlog.ledger
+    unplaceable = sum(queue.unplaceable for queue in backlog.tables.queues())
     kept = {
         "nodes": len(ledger.nodes),
         "claims": ledger.claims,
         "changes": len(ledger.changes) + len(ledger.gains),
         "runs": len(backlog.runs),
-        "scopes": len(backlog.scopes),
-        "shapes": len(backlog.shapes),
+        "queue groups": len(backlog.tables.queue_groups),
+        "resource requests": len(backlog.tables.requests),
         "waiting": len(backlog.waiting),
-        "placed": len(placed),
-        "queues": len(backlog.asking) + len(backlog.at) + bool(backlog.anywhere) + orphaned,
+        "placed": len(backlog.placed),
+        "data": len(backlog.network.data),
+        "queues": len(backlog.to_ask) + sum(map(bool, backlog.lines())) + unplaceable,
     }
     return {kind: size for kind, size in kept.items() if size}
+
+
+class EngineView:
+    """What can be asked of the engine; nothing of it changes anything."""
+
+    def __init__(self, backlog: Backlog) -> None:
+        self._backlog = backlog
+
+    @property
+    def waiting(self) -> int:
+        """How many functions wait."""
+        return len(self._backlog.waiting)
+
+    @property
+    def placed(self) -> int:
+        """How many functions are placed."""
+        return len(self._backlog.placed)
+
+    def waiting_by_cause(self) -> dict[str, int]:
+        """How many functions wait, by what keeps them."""
+        return waiting_by_cause(self._backlog)
+
+    def waiting_cause(self, function: FunctionKey) -> str:
+        """What keeps one waiting function, in a word; "" if nothing does, or it does not wait."""
+        scheduled = self._backlog.waiting.get(function)
+        return "" if scheduled is None else scheduled.queue.cause
+
+    def nodes(self) -> dict[str, NodeState]:
+        """Every node as it is now, by name, those being restarted included."""
+        return node_states(self._backlog)
+
+    def available(self, node: str) -> dict[str, int | float]:
+        """What is free on a node (name or address) now, as users write it; {} if it is unknown."""
+        found = self._backlog.ledger.find(node)
+        return {} if found is None else available(found)
+
+    def claimed_elsewhere(self, node: str) -> Mapping[ClaimKey, Mapping[str, int]]:
+        """What is held of a node (name or address) by what is none of our functions, in units."""
+        found = self._backlog.ledger.find(node)
+        return {} if found is None or not found.elsewhere else elsewhere(found)
+
+    def has_room(self, node: str, cost: Cost, threads: int = 0) -> bool:
+        """Whether a node (name or address) is there and has that much free now."""
+        found = self._backlog.ledger.find(node)
+        if found is None or found.capabilities.has_labels(cost) is False:
+            return False
+        return bool(found.offer) and found.has_room(amounts_of(cost, threads))
+
+    def obstacles(
+        self, demand: Demand, nodes: Mapping[str, Capabilities] | None = None
+    ) -> dict[str, Obstacle]:
+        """Why each node that could not hold a demand could not, even when idle.
+
+        Parameters
+        ----------
+        demand
+            Of a function, or of a group; its own group and what it binds are not looked at.
+        nodes
+            The confinement of its run, as in :class:`RunOpened`.
+        """
+        return idle_obstacles(self._backlog.ledger, demand, nodes)
+
+    def could_hold(self, demand: Demand, nodes: Mapping[str, Capabilities] | None = None) -> bool:
+        """Whether some node (one being restarted counts) could hold a demand when idle."""
+        return len(self.obstacles(demand, nodes)) < len(self._backlog.ledger.nodes)
+
+    def explain(self, function: FunctionKey, *, now: float) -> Explanation:
+        """Where a function stands; if it waits, what stands in the way on each node."""
+        return explain(self._backlog, function, now)
+
+    def remembers(self) -> dict[str, int]:
+        """What is kept, by kind, kinds of which nothing is left out; {} once all has ended."""
+        return sizes(self._backlog)
+
+    def check(self) -> None:
+        """Assert everything that must always hold; for tests."""
+        invariants.check(self._backlog)

@@ -126,7 +126,7 @@ class Dispatcher:
             rank=function.rank,
             duration_s=function.expected_s,
             certain=self._ranks.is_certain(function),
-            home=None if node is None else node.name,
+            preferred_node=None if node is None else node.name,
         )
         self._driver.gather([ready])
 
@@ -265,11 +265,11 @@ class Dispatcher:
             placed=time(),
             candidates=decision.candidates,
             cause=decision.cause,
-            prefetched=decision.ahead,
+            prefetched=decision.prefetched,
         )
         behind = False
-        if decision.lane is not None:
-            number, slots = decision.lane
+        if decision.prefetch_queue is not None:
+            number, slots = decision.prefetch_queue
             attempt.queue = (node.address, number)
             behind = self._queues.enter(function, attempt, slots)
             # The worker takes them in this order, which is the engine's, whatever graph they are of.
@@ -278,7 +278,7 @@ class Dispatcher:
         if function.run.manifest.transfers:
             self._transfers.tell(function, task, node.name)
         self.tell(function, life.Placed(attempt, behind, decision.waited_s))
-        if decision.lane is not None and decision.lane[1] < node.threads:
+        if decision.prefetch_queue is not None and decision.prefetch_queue[1] < node.threads:
             task.resource_restrictions = self._queues.restriction((node.address, number), slots)
         return function
 

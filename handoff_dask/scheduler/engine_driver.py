@@ -18,6 +18,7 @@ from tornado.ioloop import IOLoop
 from handoff_dask.placement.decisions import Decision
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import Event, FunctionReady, RunKey, TimePassed
+from handoff_dask.placement.settings import EngineSettings
 from handoff_dask.protocol.names import RELAYS, SHORT_LANES
 from handoff_dask.scheduler.runs import FunctionState
 
@@ -62,9 +63,7 @@ class EngineDriver:
         functions: Mapping[str, FunctionState],
         observe: Callable[[list[Decision], float], None],
     ) -> None:
-        self.engine = PlacementEngine(
-            round_trip_s=0.04, lanes_per_node=SHORT_LANES, ahead_limit=512, relays_per_node=RELAYS
-        )
+        self.engine = PlacementEngine(EngineSettings(prefetch_queues=SHORT_LANES, timed_prefetches=RELAYS))
         self._loop = loop
         self._functions: Mapping[Any, FunctionState] = functions
         self._observe = observe

@@ -10,7 +10,7 @@ from distributed.metrics import monotonic, time
 
 from handoff_dask.placement.estimates import SHORT_S, Estimates
 from handoff_dask.placement.events import DurationsLearned, Event, RunRanked
-from handoff_dask.placement.ordering import starting_ranks
+from handoff_dask.placement.ranking import starting_ranks
 from handoff_dask.protocol.outcome import LEAST_PLANNED_S, Standing
 from handoff_dask.record.status import PENDING, RUNNING, WAITING
 from handoff_dask.scheduler.lifecycle import LifeEvent

@@ -9,7 +9,7 @@ from typing import Any
 from distributed.protocol import pickle
 
 from handoff_dask.errors import HandoffError, NotFoundError
-from handoff_dask.placement.asking import StrategyFailed
+from handoff_dask.placement.user_strategies import StrategyFailed
 from handoff_dask.protocol.manifest import Manifest
 from handoff_dask.record.status import CANCELLED
 from handoff_dask.resources import Capabilities, Cost

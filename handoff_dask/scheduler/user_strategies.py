@@ -14,7 +14,6 @@ from distributed.metrics import monotonic
 from distributed.protocol import pickle
 
 from handoff_dask.graph.functions import Function, FunctionId
-from handoff_dask.placement.asking import StrategyFailed
 from handoff_dask.placement.events import FunctionKey
 from handoff_dask.placement.strategies import (
     BUILT_IN,
@@ -23,6 +22,7 @@ from handoff_dask.placement.strategies import (
     SelectStrategy,
     Strategy,
 )
+from handoff_dask.placement.user_strategies import StrategyFailed
 from handoff_dask.protocol.manifest import Manifest, position_of
 from handoff_dask.protocol.strategies import Elsewhere
 from handoff_dask.resources import Capabilities

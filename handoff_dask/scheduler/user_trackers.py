@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from distributed.protocol import pickle
 
 from handoff_dask.errors import ValidationError
-from handoff_dask.placement.asking import StrategyFailed
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
     FunctionKey,
@@ -19,6 +18,7 @@ from handoff_dask.placement.events import (
     PermissionsChanged,
     ReturnedElsewhere,
 )
+from handoff_dask.placement.user_strategies import StrategyFailed
 from handoff_dask.resources import Cost
 from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.lifecycle import LifeEvent, Placed

@@ -11,8 +11,8 @@ Examples
 3.0
 """
 
-from handoff_dask.simulation.problem import Scenario, SimulatedFunction, SimulatedNode, load_scenario
-from handoff_dask.simulation.running import SimulatedRun, SimulationStuck, Span, simulate
+from handoff_dask.simulation.problem import Scenario, SimulatedFunction, SimulatedNode, Span, load_scenario
+from handoff_dask.simulation.running import SimulatedRun, SimulationStuck, simulate
 
 __all__ = [
     "Scenario",

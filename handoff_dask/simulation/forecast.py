@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from handoff_dask.simulation.lean import LeanProblem
+from handoff_dask.simulation.compact import CompactProblem
 from handoff_dask.simulation.problem import Problem
 
 
@@ -33,8 +33,8 @@ class Forecast:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        lean = LeanProblem(problem)
-        self._schedule = lean.schedule([problem.ranks[key] for key in lean.ids])
+        compact = CompactProblem(problem)
+        self._schedule = compact.schedule([problem.ranks[key] for key in compact.ids])
         self._names = sorted(node.name for node in problem.nodes)
         #: Seconds until the end; infinity if some function never runs.
         self.makespan_s = math.inf if self._schedule is None else self._schedule.makespan_s

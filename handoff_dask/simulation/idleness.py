@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from handoff_dask.placement.events import Demand
-from handoff_dask.placement.ledger import THREAD, amounts_of
-from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode
-
-if TYPE_CHECKING:
-    from handoff_dask.simulation.running import Span
+from handoff_dask.placement.amounts import THREAD, amounts_of
+from handoff_dask.placement.demand import Demand
+from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode, Span
 
 _END, _LATE, _START = range(3)
 
@@ -28,7 +24,7 @@ def avoidable_idle(
     that a group has another node is not.
     """
     free = {n.name: {THREAD: n.threads, **n.capabilities.amounts} for n in nodes}
-    holders = {f.demand: [n.name for n in nodes if _could_hold(n, f)] for f in functions}
+    eligible = {f.demand: [n.name for n in nodes if _could_hold(n, f)] for f in functions}
     late: Counter[Demand] = Counter()
     lost = last = 0.0
     idle = False
@@ -45,7 +41,7 @@ def avoidable_idle(
             if kind == _START and late[demand] and _is_late(function, spans, grace_s):
                 late[demand] -= 1
         idle = any(
-            count and any(_fits(free[name], wanted) for name in holders[wanted])
+            count and any(_fits(free[name], wanted) for name in eligible[wanted])
             for wanted, count in late.items()
         )
     return lost / last if last else 0.0

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
-from handoff_dask.placement.ordering import starting_ranks
-from handoff_dask.simulation.lean import LeanProblem
+from handoff_dask.placement.ranking import starting_ranks
+from handoff_dask.simulation.compact import CompactProblem
 from handoff_dask.simulation.problem import Problem
 from handoff_dask.simulation.running import simulate
 from handoff_dask.simulation.searching import Search
@@ -78,7 +78,7 @@ def plans(problem: Problem, *, seed: int, go_on: Callable[[int], bool]) -> Itera
         if promising and (is_over or is_new_phase or search.tried >= not_before):
             judged_s = search.makespan_s
             not_before = search.tried + TRIES
-            ranks = dict(zip(search.lean.ids, search.ranks, strict=True))
+            ranks = dict(zip(search.compact.ids, search.ranks, strict=True))
             makespan_s = _judged_s(problem, ranks, search)
             if makespan_s < best_s * (1 - GAIN):
                 best_s = makespan_s
@@ -104,19 +104,19 @@ def improve(problem: Problem, *, seed: int, go_on: Callable[[int], bool]) -> Pla
 
 
 def first_ranks(problem: Problem) -> dict[Hashable, float]:
-    """The ranks that a run starts with (see :func:`handoff_dask.placement.ordering.starting_ranks`)."""
-    lean = LeanProblem(problem)
+    """The ranks that a run starts with (see :func:`handoff_dask.placement.ranking.starting_ranks`)."""
+    compact = CompactProblem(problem)
     costs = list(dict.fromkeys(function.cost for function in problem.functions))
     number = {cost: n for n, cost in enumerate(costs)}
     ranks = starting_ranks(
-        range(lean.count),
-        lean.dependents,
-        lean.durations,
+        range(compact.count),
+        compact.dependents,
+        compact.durations,
         [number[function.cost] for function in problem.functions],
         costs,
         [node.capabilities for node in problem.nodes],
     )
-    return dict(zip(lean.ids, ranks, strict=True))
+    return dict(zip(compact.ids, ranks, strict=True))
 
 
 def _judged_s(problem: Problem, ranks: Mapping[Hashable, float], search: Search) -> float:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handoff_dask.placement.events import Demand, GroupKey
-from handoff_dask.placement.ordering import upward_ranks
+from handoff_dask.placement.demand import Demand, GroupKey
+from handoff_dask.placement.ranking import upward_ranks
 from handoff_dask.placement.strategies import ScoredStrategy
 from handoff_dask.resources import NOTHING, Capabilities, Cost
 
@@ -51,6 +51,15 @@ class SimulatedNode:
     capabilities: Capabilities
     #: Functions that run at once, whatever they cost.
     threads: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """When and where a function ran."""
+
+    node: str
+    start_s: float
+    stop_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-from handoff_dask.placement.ledger import THREAD, Ledger, amounts_of
-from handoff_dask.placement.shapes import Shape
+from handoff_dask.placement.amounts import THREAD, amounts_of
+from handoff_dask.placement.ledger import Ledger
+from handoff_dask.placement.requests import ResourceRequest
 from handoff_dask.placement.strategies import Score, ScoredStrategy
 from handoff_dask.resources import Cost
-
-if TYPE_CHECKING:
-    from handoff_dask.simulation.problem import Problem, SimulatedFunction
+from handoff_dask.simulation.problem import Problem, SimulatedFunction
 
 
 class Rooms:
@@ -104,7 +102,7 @@ class Rooms:
         """The strategy's scores, each worked out once for the same room."""
         ledger = Ledger()
         nodes = [ledger.join(n.name, None, n.capabilities, n.threads) for n in self._nodes]
-        shapes = [Shape(cost) for cost in costs]
+        requests = [ResourceRequest(cost) for cost in costs]
         known: dict[tuple[int, int, int], Score] = {}
         total, fields = self.total, self._fields
 
@@ -115,7 +113,7 @@ class Rooms:
                 for name, step, at, mask in fields:
                     taken = (total[where] >> at & mask) - (free >> at & mask)
                     node.free[name] = node.total.get(name, 0) - taken * step
-                found = known[kind, where, free] = strategy.score(node, shapes[kind])
+                found = known[kind, where, free] = strategy.score(node, requests[kind])
             return found
 
         return score

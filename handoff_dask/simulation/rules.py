@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import random  # noqa: TID251  # seeded: the same seed gives the same plan
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from handoff_dask.placement.ordering import NARROW, scarcities, upward_ranks, widths
-
-if TYPE_CHECKING:
-    from handoff_dask.simulation.lean import LeanProblem
-    from handoff_dask.simulation.problem import Problem
+from handoff_dask.placement.ranking import NARROW, scarcities, upward_ranks, widths
+from handoff_dask.simulation.compact import CompactProblem
+from handoff_dask.simulation.problem import Problem
 
 #: How much a function's own duration counts beside how hard it is to place.
 PLAIN = (0.25, 0.5, 0.1, 1.0, 2.0)
@@ -23,8 +20,8 @@ PLAIN = (0.25, 0.5, 0.1, 1.0, 2.0)
 class Rules:
     """The rules, for one problem; ranks are lists by the number of a function."""
 
-    def __init__(self, problem: Problem, lean: LeanProblem) -> None:
-        self._lean = lean
+    def __init__(self, problem: Problem, compact: CompactProblem) -> None:
+        self._lean = compact
         costs = list(dict.fromkeys(function.cost for function in problem.functions))
         offers = [node.capabilities for node in problem.nodes]
         hard = dict(zip(costs, scarcities(costs, offers), strict=True))
@@ -35,9 +32,9 @@ class Rules:
 
     def weighted(self, plain: float, by: Sequence[float] | None = None) -> list[float]:
         """The longest remaining path, durations weighed by scarcity (or by another list)."""
-        lean = self._lean
+        compact = self._lean
         weights = [plain + weight for weight in (self.scarcity if by is None else by)]
-        return upward_ranks(range(lean.count), lean.dependents, lean.durations, weights)
+        return upward_ranks(range(compact.count), compact.dependents, compact.durations, weights)
 
     def widened(self, ranks: Sequence[float], narrow: float = NARROW) -> list[float]:
         """Ranks that count the more, the wider a function is."""

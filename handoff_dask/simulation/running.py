@@ -5,27 +5,26 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from heapq import heappop, heappush
 
 from handoff_dask.errors import HandoffError
 from handoff_dask.placement.decisions import Decision, Place, Reject
+from handoff_dask.placement.demand import Demand, GroupKey
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (
-    Demand,
     Event,
     FunctionFinished,
     FunctionReady,
-    GroupKey,
     NodeJoined,
     RunOpened,
     TimePassed,
 )
+from handoff_dask.placement.settings import DEFAULT_SETTINGS, EngineSettings
 from handoff_dask.placement.strategies import Strategy
-from handoff_dask.placement.successors import LEAD_S
 from handoff_dask.simulation.idleness import avoidable_idle
-from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode, ranks_of
+from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode, Span, ranks_of
 
 _RUN = "simulation"
 
@@ -41,15 +40,6 @@ class SimulationStuck(HandoffError):
     def __str__(self) -> str:
         shown = "; ".join(f"{function!r}: {why}" for function, why in list(self.reasons.items())[:3])
         return f"{len(self.reasons)} functions never run ({shown}); lower their costs or add nodes"
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """When and where a function ran."""
-
-    node: str
-    start_s: float
-    stop_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,34 +59,34 @@ class SimulatedRun:
 
 
 class _Node:
-    """Runs what it is sent, admitting of a lane only as many as its slots."""
+    """Runs what it is sent, admitting of a prefetch queue only as many as its slots."""
 
     def __init__(self) -> None:
         self.taken: dict[int, Fraction] = {}
-        #: ``{lane: those that it holds back}``.
+        #: ``{number: those that it holds back}``.
         self.held: dict[int, deque[Place]] = {}
 
     def arrives(self, place: Place) -> list[Place]:
         """Those that start now that a function has arrived."""
-        if place.lane is None:
+        if place.prefetch_queue is None:
             return [place]
-        number = place.lane[0]
+        number = place.prefetch_queue[0]
         self.held.setdefault(number, deque()).append(place)
         return self._admit(number)
 
     def ends(self, place: Place) -> list[Place]:
         """Those that start now that a function has ended."""
-        if place.lane is None:
+        if place.prefetch_queue is None:
             return []
-        number, slots = place.lane
+        number, slots = place.prefetch_queue
         self.taken[number] -= Fraction(1, slots)
         return self._admit(number)
 
     def _admit(self, number: int) -> list[Place]:
         started, held = [], self.held[number]
         while held:
-            assert held[0].lane is not None
-            taken = self.taken.get(number, Fraction(0)) + Fraction(1, held[0].lane[1])
+            assert held[0].prefetch_queue is not None
+            taken = self.taken.get(number, Fraction(0)) + Fraction(1, held[0].prefetch_queue[1])
             if taken > 1:
                 break
             self.taken[number] = taken
@@ -125,14 +115,14 @@ class _Simulation:
         self.nodes: dict[str, _Node] = {}
         self.spans: dict[Hashable, Span] = {}
         #: ``(when, number, what happens: a function arrives, ends, is reported, is released)``.
-        self.agenda: list[tuple[float, int, str, Place | Hashable]] = []
+        self.calendar: list[tuple[float, int, str, Place | Hashable]] = []
         self.number = 0
         self.events: list[tuple[float, list[Event]]] = []
         self.decisions: list[tuple[float, list[Decision]]] = []
 
     def later(self, when: float, what: str, about: Place | Hashable) -> None:
         self.number += 1
-        heappush(self.agenda, (when, self.number, what, about))
+        heappush(self.calendar, (when, self.number, what, about))
 
     def tell(self, events: list[Event]) -> None:
         decisions = self.engine.handle_all(events, now=self.now)
@@ -164,7 +154,7 @@ class _Simulation:
             rank=self.ranks.get(key, 0.0),
             duration_s=self.expected_s.get(key, function.duration_s) if self.known else None,
             certain=self.known,
-            home=self.home(function),
+            preferred_node=self.preferred_node(function),
         )
 
     def next_rank(self, key: Hashable) -> float:
@@ -172,17 +162,17 @@ class _Simulation:
         after = (self.ranks.get(d, 0.0) for d in self.dependents[key] if self.missing[d] == 1)
         return max(after, default=0.0)
 
-    def home(self, function: SimulatedFunction) -> str | None:
+    def preferred_node(self, function: SimulatedFunction) -> str | None:
         """The node that has most of a function's arguments, the first of them among equals."""
         counts = Counter(self.spans[arg].node for arg in function.args)
         return max(counts, key=lambda node: counts[node], default=None)
 
     def run(self) -> None:
-        while self.agenda:
-            self.now = self.agenda[0][0]
+        while self.calendar:
+            self.now = self.calendar[0][0]
             told: list[Event] = []
-            while self.agenda and self.agenda[0][0] <= self.now:
-                told += self.happens(*heappop(self.agenda)[2:])
+            while self.calendar and self.calendar[0][0] <= self.now:
+                told += self.happens(*heappop(self.calendar)[2:])
             if told:
                 self.tell(told)
 
@@ -219,6 +209,20 @@ class _Simulation:
                 else:
                     events.append(self.ready(dependent))
         return events
+
+
+def settings_for(overhead_s: float) -> EngineSettings:
+    """The engine's settings for a driver with this round trip, which the engine knows exactly.
+
+    A simulated round trip never varies, so less is prefetched than on a cluster.
+    """
+    return replace(
+        DEFAULT_SETTINGS,
+        round_trip_s=overhead_s,
+        prefetch_limit=64,
+        timed_prefetch_lead_s=min(overhead_s, DEFAULT_SETTINGS.timed_prefetch_lead_s),
+        timed_prefetches=4,
+    )
 
 
 def simulate(
@@ -265,7 +269,7 @@ def simulate(
     SimulationStuck
         If a function can never run.
     """
-    engine = engine or PlacementEngine(round_trip_s=overhead_s, lead_s=min(overhead_s, LEAD_S))
+    engine = engine or PlacementEngine(settings_for(overhead_s))
     simulation = _Simulation(functions, engine, overhead_s, durations_known)
     simulation.ranks = ranks_of(functions) if ranks is None else ranks
     simulation.expected_s = expected_s or {}

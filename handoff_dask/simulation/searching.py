@@ -1,6 +1,6 @@
 """The search for an order: rules, rules applied backwards in time, then small changes of the best.
 
-What is tried is judged by lean simulation.  A trial ends as soon as it is certain that it cannot
+What is tried is judged by compact simulation.  A trial ends as soon as it is certain that it cannot
 beat the best schedule so far.
 """
 
@@ -10,17 +10,14 @@ import math
 import random  # noqa: TID251  # seeded: the same seed gives the same plan
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
 
-from handoff_dask.simulation.lean import LeanProblem
-from handoff_dask.simulation.leanrun import Schedule
+from handoff_dask.simulation.compact import CompactProblem
+from handoff_dask.simulation.compact_run import Schedule
+from handoff_dask.simulation.problem import Problem
 from handoff_dask.simulation.rules import Rules, shaken
 
-if TYPE_CHECKING:
-    from handoff_dask.simulation.problem import Problem
-
-#: So many of the rules' schedules are straightened, and so many times at most.
-STRAIGHTENED, TIMES = 3, 3
+#: So many of the rules' schedules are justified, and so many times at most.
+JUSTIFIED, TIMES = 3, 3
 #: An order as good as the best replaces it, so that the search wanders: sums of floats differ a little.
 EVEN = 1 + 1e-9
 
@@ -29,14 +26,14 @@ class Search:
     """One search.  The same seed tries the same orders."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
-        self.lean = LeanProblem(problem)
+        self.compact = CompactProblem(problem)
         self._problem = problem
         self._chance = random.Random(seed)
         #: How many orders were tried.
         self.tried = 0
         #: The best schedule so far, and the ranks that lead to it.
         self.best: Schedule | None = None
-        self.ranks: Sequence[float] = [problem.ranks[key] for key in self.lean.ids]
+        self.ranks: Sequence[float] = [problem.ranks[key] for key in self.compact.ids]
 
     @property
     def makespan_s(self) -> float:
@@ -53,14 +50,14 @@ class Search:
 
         It ends when nothing can be better.
         """
-        bound_s = self.lean.bound_s() * EVEN
+        bound_s = self.compact.bound_s() * EVEN
         for is_new in self._all_steps():
             if self.makespan_s <= bound_s:
                 return
             yield is_new
 
     def _all_steps(self) -> Iterator[bool]:
-        rules = Rules(self._problem, self.lean)
+        rules = Rules(self._problem, self.compact)
         found = [] if self.best is None else [self.best]
         for ranks in rules.all():
             schedule = self._try(ranks, math.inf)
@@ -68,8 +65,8 @@ class Search:
                 found.append(schedule)
             yield False
         yield True
-        for schedule in sorted(found, key=lambda s: s.makespan_s)[:STRAIGHTENED]:
-            for _ in self._straighten(schedule, TIMES):
+        for schedule in sorted(found, key=lambda s: s.makespan_s)[:JUSTIFIED]:
+            for _ in self._justify(schedule, TIMES):
                 yield False
         yield True
         moves: list[Callable[[], Iterator[None]]] = [
@@ -85,7 +82,7 @@ class Search:
 
     def _try(self, ranks: Sequence[float], limit_s: float) -> Schedule | None:
         self.tried += 1
-        schedule = self.lean.schedule(ranks, limit_s)
+        schedule = self.compact.schedule(ranks, limit_s)
         if schedule is not None and (self.best is None or schedule.makespan_s <= self.best.makespan_s):
             self.best, self.ranks = schedule, ranks
         return schedule
@@ -94,7 +91,7 @@ class Search:
         self._try(ranks, self.makespan_s * EVEN)
         yield
 
-    def _straighten(self, schedule: Schedule | None, times: int) -> Iterator[None]:
+    def _justify(self, schedule: Schedule | None, times: int) -> Iterator[None]:
         """Push a schedule to its end, then back to its start, as long as it gets shorter.
 
         Who ended last goes first in mirrored time, as late as can be; who starts first then, goes
@@ -105,13 +102,13 @@ class Search:
                 return
             before_s = schedule.makespan_s
             self.tried += 1
-            late = self.lean.mirrored(schedule.stop_s)
+            late = self.compact.mirrored(schedule.stop_s)
             yield
             schedule = None if late is None else self._try(late.stop_s, before_s)
             yield
 
     def _beside(self) -> Iterator[None]:
-        """Order functions by when they start, each a little off, and straighten what comes of it."""
+        """Order functions by when they start, each a little off, and justify what comes of it."""
         assert self.best is not None
         # Seconds that remain: ranks stay above zero, as those of functions that nobody waits for.
         last_s = self.best.makespan_s
@@ -119,7 +116,7 @@ class Search:
         ranks = [last_s - start_s + off_s * 2 * draw() for start_s in self.best.start_s]
         schedule = self._try(ranks, 1.02 * self.makespan_s)
         yield
-        yield from self._straighten(schedule, 1)
+        yield from self._justify(schedule, 1)
 
     def _without_blocks(self) -> list[float]:
         """Raise some of those that the end of the best schedule waits for, one after the other."""
@@ -127,14 +124,14 @@ class Search:
         chance = self._chance
         share, factor = chance.choice((0.1, 0.3, 0.6)), chance.choice((1.02, 1.05, 1.2))
         ranks = list(self.ranks)
-        for n in self.lean.blocking(self.best):
+        for n in self.compact.blocking(self.best):
             if chance.random() < share:
                 ranks[n] *= factor
         return ranks
 
     def _by_kind(self) -> list[float]:
         """Raise or lower all functions of one kind."""
-        chosen = self._chance.randrange(len(self.lean.rooms.cost))
+        chosen = self._chance.randrange(len(self.compact.rooms.cost))
         factor = self._chance.choice((0.8, 0.9, 1.1, 1.25, 1.5))
-        kinds = self.lean.kind
+        kinds = self.compact.kind
         return [r * factor if k == chosen else r for r, k in zip(self.ranks, kinds, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+from dataclasses import replace
 
 import dask
 import pytest
@@ -183,7 +184,8 @@ async def test_max_concurrency(c, s, a, stage):
 async def test_a_node_is_kept_for_another_function(c, s, a, stage):
     async with handoff.Handoff(c) as session:
         driver = s.plugins["handoff"].driver
-        driver.engine._reservations._floor_s = 0.0
+        backfill = driver.engine._backfill
+        backfill._settings = replace(backfill._settings, aging_floor_s=0.0)
         first = await session.submit([stage.function("holds", cost={"cpu": 2}, duration=0.05)])
         await stage.sees("holds")
         dag = handoff.DAG("big").add_function(stage.quick("big", cost={"cpu": 4}, duration=0.05))

@@ -225,6 +225,8 @@ async def test_a_node_that_retires_hands_over_its_results(c, s, a, b, stage):
     async with handoff.Handoff(c) as session:
         execution = await session.submit(dag)
         await stage.sees("on 0", "running")
+        # A result that the scheduler has not heard of cannot be handed over.
+        await execution.get_result("on 0")
         retiring = asyncio.ensure_future(c.retire_workers([a.address]))
         await until(lambda: a.address not in s.workers or s.workers[a.address].status != Status.running)
         stage.cue("running")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from handoff_dask.placement.decisions import Decision, Place, Reject, Wait
 from handoff_dask.placement.events import (
+    DataArgument,
     Demand,
     FunctionFinished,
     FunctionReady,
@@ -14,8 +15,12 @@ from handoff_dask.placement.events import (
     NodeJoined,
     RunOpened,
 )
+from handoff_dask.placement.settings import EngineSettings
 from handoff_dask.placement.strategies import BUILT_IN, Strategy
 from handoff_dask.resources import Capabilities, Cost
+
+#: Small numbers, so that few functions show what they do.
+SETTINGS = EngineSettings(round_trip_s=0.02, prefetch_limit=64, timed_prefetches=4)
 
 
 def joined(node: str, *, threads: int = 8, address: str | None = None, **capabilities: Any) -> NodeJoined:
@@ -47,8 +52,9 @@ def ready(
     rank: float = 0.0,
     duration_s: float | None = None,
     certain: bool = False,
-    home: str | None = None,
-    transfer_s: Mapping[str, float] | None = None,
+    preferred_node: str | None = None,
+    arguments: Iterable[DataArgument] = (),
+    frees: bool = False,
     **asked: Any,
 ) -> FunctionReady:
     return FunctionReady(
@@ -59,13 +65,19 @@ def ready(
         rank=rank,
         duration_s=duration_s,
         certain=certain,
-        home=home,
-        transfer_s=transfer_s or {},
+        preferred_node=preferred_node,
+        arguments=tuple(arguments),
+        frees=frees,
     )
 
 
-def finished(function: Hashable) -> FunctionFinished:
-    return FunctionFinished(function=function)
+def data(key: Hashable, *nodes: str, megabytes: float = 20) -> DataArgument:
+    """A result that some nodes have; to move 20 MB takes 0.2 s and a little."""
+    return DataArgument(key, int(megabytes * 1e6), nodes)
+
+
+def finished(function: Hashable, took_s: float | None = None) -> FunctionFinished:
+    return FunctionFinished(function=function, took_s=took_s)
 
 
 def placed(decisions: Iterable[Decision]) -> dict[Hashable, str]:

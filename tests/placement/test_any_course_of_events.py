@@ -14,17 +14,21 @@ from handoff_dask.placement.decisions import Decision, Place, Reject, Wait
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
+    DataArgument,
     Demand,
     DurationsLearned,
     Event,
     FunctionReady,
     FunctionWithdrawn,
+    NetworkMeasured,
     NodeLeft,
+    NodeMemory,
     ReturnedElsewhere,
     RunClosed,
     RunRanked,
     TimePassed,
 )
+from handoff_dask.placement.settings import EngineSettings
 from handoff_dask.placement.strategies import AllocateStrategy, SelectStrategy
 from handoff_dask.resources import Capabilities, Cost
 from tests.placement.facts import changed, demand, finished, joined, opened
@@ -43,9 +47,16 @@ CAPABILITIES = st.fixed_dictionaries(
     {"cpu": st.integers(0, 6), "memory": st.integers(0, 10)},
     optional={"gpu": st.integers(0, 1), "zone": st.sampled_from(["eu", "us"]), "price": st.integers(0, 3)},
 )
-OPTIONS: dict[str, Any] = {
-    "round_trip_s": 0.02, "ahead_limit": 3, "patience_floor_s": 2.0, "lead_s": 0.5, "relays_per_node": 2
-}  # fmt: skip
+SETTINGS = EngineSettings(
+    round_trip_s=0.02, prefetch_limit=3, aging_floor_s=2.0, timed_prefetch_lead_s=0.5, timed_prefetches=2
+)
+#: Nothing, what is no matter, and what takes 0.1 to 2 s to move.
+ARGUMENTS = st.builds(
+    DataArgument,
+    key=st.integers(0, 3),
+    nbytes=st.sampled_from([0, 1000, 10_000_000, 200_000_000]),
+    nodes=st.lists(st.sampled_from(NODES), unique=True).map(tuple),
+)
 GROUPS = {"g": demand(cpu=3, memory=4), "h": demand(cpu=1, pin="b"), "i": demand(cpu=1)}
 
 
@@ -68,9 +79,9 @@ class Worker:
         """Those that are not held back: each takes its share of its lane while it is admitted."""
         lanes: dict[int, Fraction] = {}
         running = []
-        for function, (_, lane) in self.sent.items():
-            if lane is not None:
-                number, slots = lane
+        for function, (_, prefetch_queue) in self.sent.items():
+            if prefetch_queue is not None:
+                number, slots = prefetch_queue
                 lanes[number] = lanes.get(number, Fraction(0)) + Fraction(1, slots)
                 if lanes[number] > 1:
                     lanes[number] = Fraction(2)
@@ -97,7 +108,7 @@ class AnyCourse(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = PlacementEngine(**OPTIONS)
+        self.engine = PlacementEngine(SETTINGS)
         self.now = 0.0
         self.workers: dict[str, Worker] = {}
         self.open: dict[int, Any] = {}
@@ -138,7 +149,7 @@ class AnyCourse(RuleBasedStateMachine):
         worker = self.workers[place.node]
         was_running = worker.running()
         assert not worker.is_over()
-        worker.sent[function] = (event.demand.cost, place.lane)
+        worker.sent[function] = (event.demand.cost, place.prefetch_queue)
         if function in worker.running():
             assert not worker.is_over(), (place, worker.used(), worker.has)
             worker.excused = False
@@ -263,7 +274,7 @@ class AnyCourse(RuleBasedStateMachine):
         rank=st.floats(0, 9),
         duration_s=st.sampled_from([None, 0.001, 0.01, 1.0]),
         certain=st.booleans(),
-        transfer_s=st.dictionaries(st.sampled_from(NODES), st.floats(0, 2)),
+        arguments=st.lists(ARGUMENTS, max_size=3).map(tuple),
     )
     def functions_get_ready(
         self, run: int, costs: list[Any], pin: Any, group: Any, binds: Any, **order: Any
@@ -332,6 +343,15 @@ class AnyCourse(RuleBasedStateMachine):
     def durations_are_learned(self, run: int, duration_s: float) -> None:
         self.tell(DurationsLearned(run=run, durations=dict.fromkeys(self.waiting, duration_s)))
 
+    @rule(bandwidth=st.sampled_from([1e6, 1e8, 1e10]), slow=st.sampled_from(NODES))
+    def network_is_measured(self, bandwidth: float, slow: str) -> None:
+        pairs = {(slow, name): bandwidth / 10 for name in NODES}
+        self.tell(NetworkMeasured(bandwidth=bandwidth, latency_s=0.001, pairs=pairs))
+
+    @rule(name=st.sampled_from(NODES), used=st.integers(0, 10))
+    def memory_fills(self, name: str, used: int) -> None:
+        self.tell(NodeMemory(node=name, used=used, limit=10))
+
     @rule(later=st.sampled_from([0.1, 5.0, 60.0]))
     def time_passes(self, later: float) -> None:
         self.tell(TimePassed(), later=later)
@@ -354,7 +374,7 @@ class AnyCourse(RuleBasedStateMachine):
         self.leaves_nothing_behind()
 
     def decides_the_same_again(self) -> None:
-        engine = PlacementEngine(**OPTIONS)
+        engine = PlacementEngine(SETTINGS)
         for now, events, decisions in self.log:
             assert engine.handle_all(events, now=now) == decisions
 

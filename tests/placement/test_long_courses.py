@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from handoff_dask.placement.demand import DataArgument
 from tests.placement.test_any_course_of_events import COSTS, NODES, AnyCourse
 
 STRATEGIES = ["first_available", "load_balanced", "cost_optimized", "fastest", "select", "picky", "allocate"]
@@ -62,8 +63,13 @@ class Wanderer:
             rank=rng.uniform(0, 9),
             duration_s=rng.choice([None, 0.001, 0.01, 0.01, 1.0]),
             certain=rng.random() < 0.5,
-            transfer_s={name: rng.uniform(0, 2) for name in NODES if rng.random() < 0.3},
+            arguments=tuple(self.argument() for _ in range(rng.choice([0, 0, 1, 2]))),
         )
+
+    def argument(self):
+        rng = self.rng
+        nodes = tuple(name for name in NODES if rng.random() < 0.4)
+        return DataArgument(rng.randint(0, 9), rng.choice([1000, 10_000_000, 200_000_000]), nodes)
 
     def others(self):
         rng, course, run = self.rng, self.course, self.rng.choice(self.runs)

@@ -9,7 +9,7 @@ import pytest
 from handoff_dask.placement.decisions import Place
 from handoff_dask.placement.events import NodeLeft, TimePassed
 from handoff_dask.placement.ledger import Ledger
-from handoff_dask.placement.shapes import Shape
+from handoff_dask.placement.requests import ResourceRequest
 from handoff_dask.placement.strategies import (
     BUILT_IN,
     ScoredStrategy,
@@ -18,7 +18,7 @@ from handoff_dask.placement.strategies import (
 )
 from handoff_dask.placement.strategy_check import check_strategy
 from handoff_dask.resources import Capabilities, Cost
-from tests.placement.facts import changed, finished, joined, opened, placed, ready, waits
+from tests.placement.facts import changed, data, finished, joined, opened, placed, ready, waits
 
 
 def test_first_available_takes_names_as_strings(make_engine):
@@ -61,34 +61,25 @@ def test_fastest_counts_the_transfer_then_the_load(make_engine):
     engine = make_engine(
         joined("a", cpu=2), joined("b", cpu=2), joined("c", cpu=2), opened(strategy="fastest")
     )
-    here = {"a": 0.5, "b": 0.5}
-    events = [
-        ready("f", cpu=1, transfer_s=here),
-        ready("g", cpu=1, transfer_s=here),
-        ready("h", cpu=1, transfer_s=here),
-        ready("i", cpu=1, transfer_s={"a": 0.1, "b": 0.2, "c": 0}),
-        ready("j", cpu=1, transfer_s={"a": 0.2}),
-    ]
-    assert placed(engine.handle_all(events, now=1)) == {"f": "c", "g": "c", "h": "a", "i": "a", "j": "b"}
-    running = [ready("k", cpu=1), ready("l", cpu=1, transfer_s={"c": 2, "b": 1})]
-    assert placed(engine.handle(running[0], now=2)) == {"k": "b"}
-    assert waits(engine.handle(running[1], now=2)) == {"l": "room"}
-    assert placed(engine.handle_all([finished("f"), finished("j")], now=3)) == {"l": "b"}
+    events = [ready(name, cpu=1, arguments=[data(name, "c")]) for name in "fg"]
+    # The transfer decides first, and then the load.
+    events += [ready("h", cpu=1, arguments=[data("h", "a", "b")]), ready("i", cpu=1)]
+    events += [ready("j", cpu=1, arguments=[data("j", "a", "b")])]
+    where = placed(engine.handle_all(events, now=1))
+    assert where == {"f": "c", "g": "c", "h": "a", "i": "b", "j": "a"}
 
 
 def test_fastest_of_many_nodes(make_engine):
     engine = make_engine(*(joined(f"n{n:02}", cpu=1) for n in range(80)), opened(strategy="fastest"))
-    away = {f"n{n:02}": 80.0 - n for n in range(80)}
-    assert placed(engine.handle(ready("f", cpu=1, transfer_s=away), now=1)) == {"f": "n79"}
-    few = {f"n{n:02}": 1.0 for n in range(5)}
-    assert placed(engine.handle(ready("g", cpu=1, transfer_s=few), now=2)) == {"g": "n05"}
-    most = {f"n{n:02}": 1.0 for n in range(79)}
-    assert placed(engine.handle(ready("h", cpu=1, transfer_s=most), now=3)) == {"h": "n00"}
+    near = [data("x", "n79"), data("y", "n79", "n05")]
+    assert placed(engine.handle(ready("f", cpu=1, arguments=near), now=1)) == {"f": "n79"}
+    assert placed(engine.handle(ready("g", cpu=1, arguments=near[1:]), now=2)) == {"g": "n05"}
+    assert placed(engine.handle(ready("h", cpu=1), now=3)) == {"h": "n00"}
 
 
-def plainly_best(strategy: ScoredStrategy, shape: Shape, ledger: Ledger) -> str | None:
-    fitting = [n for n in ledger.nodes.values() if n.name in shape.holders and shape.fits(n)]
-    best = min(fitting, key=lambda n: (strategy.score(n, shape), n.name), default=None)
+def plainly_best(strategy: ScoredStrategy, request: ResourceRequest, ledger: Ledger) -> str | None:
+    fitting = [n for n in ledger.nodes.values() if n.name in request.eligible and request.fits(n)]
+    best = min(fitting, key=lambda n: (strategy.score(n, request), n.name), default=None)
     return None if best is None else best.name
 
 
@@ -110,10 +101,10 @@ def test_the_best_of_all_nodes_is_found(make_engine, strategy, nodes):
     ledger, running = engine._ledger, []
     for number in range(600):
         cost = rng.choice(costs)
-        shape = Shape(Cost.parse(cost))
+        request = ResourceRequest(Cost.parse(cost))
         for node in ledger.nodes.values():
-            shape.review(node)
-        expected = plainly_best(BUILT_IN[strategy], shape, ledger)
+            request.review(node)
+        expected = plainly_best(BUILT_IN[strategy], request, ledger)
         if expected is None and engine.waiting > 20:
             continue
         (decision,) = engine.handle(ready(number, **cost), now=number)
@@ -147,7 +138,7 @@ def test_all_nodes_are_searched_if_the_least_used_ones_do_not_do(make_engine):
 
 def test_load_of_a_node_without_resources_is_that_of_its_threads():
     node = Ledger().join("a", None, Capabilities(), threads=4)
-    assert load_after(node, Shape(Cost())) == 0.25
+    assert load_after(node, ResourceRequest(Cost())) == 0.25
 
 
 @pytest.mark.parametrize("strategy", [*BUILT_IN, *BUILT_IN.values()])
@@ -248,10 +239,10 @@ def test_of_equal_nodes_the_one_with_the_arguments_is_taken(make_engine, strateg
     engine = make_engine(
         joined("a", cpu=2), joined("b", cpu=2), joined("c", cpu=2), opened(strategy=strategy)
     )
-    assert placed(engine.handle(ready("f", cpu=1, home="c"), now=1)) == {"f": node}
+    assert placed(engine.handle(ready("f", cpu=1, preferred_node="c"), now=1)) == {"f": node}
     # Also where several have been freed at once.
     engine.handle_all([finished("f"), *(ready(n, cpu=2, pin=n) for n in "abc")], now=2)
-    engine.handle(ready("g", cpu=1, home="c"), now=2)
+    engine.handle(ready("g", cpu=1, preferred_node="c"), now=2)
     assert placed(engine.handle_all([finished(n) for n in "abc"], now=3)) == {"g": node}
 
 
@@ -260,11 +251,11 @@ def test_home_that_is_not_as_good_as_another_is_not_taken(make_engine):
         joined("a", cpu=2), joined("b", cpu=2), joined("c", cpu=1, memory=1), opened(strategy="fastest")
     )
     events = [
-        ready("not as empty", cpu=1, home="c"),
-        ready("not as near", cpu=1, home="a", transfer_s={"a": 1.0}),
-        ready("full", memory=1, home="b"),
-        ready("unknown", cpu=0.1, home="d"),
-        ready("now", cpu=1, transfer_s={"a": 1.0, "c": 1.0, "b": 1.0}, home="b"),
+        ready("not as empty", cpu=1, preferred_node="c"),
+        ready("not as near", cpu=1, preferred_node="a", arguments=[data("x", "b")]),
+        ready("full", memory=1, preferred_node="b"),
+        ready("unknown", cpu=0.1, preferred_node="d"),
+        ready("now", cpu=1, preferred_node="b"),
     ]
     assert placed(engine.handle_all(events, now=1)) == {
         "not as empty": "a",
@@ -281,7 +272,7 @@ def test_home_that_is_kept_for_another_is_not_taken(make_engine):
     engine.handle(ready("wide", cpu=2, pin="b"), now=0)
     engine.handle(TimePassed(), now=9)
     assert engine.nodes()["b"].reserved_for == "wide"
-    assert placed(engine.handle(ready("f", cpu=1, home="b"), now=9)) == {"f": "a"}
+    assert placed(engine.handle(ready("f", cpu=1, preferred_node="b"), now=9)) == {"f": "a"}
 
 
 def test_share_of_a_confined_run_is_heeded_among_nodes_that_have_changed(make_engine):

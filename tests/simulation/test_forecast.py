@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from handoff_dask.placement.engine import PlacementEngine
+from handoff_dask.placement.settings import EngineSettings
 from handoff_dask.placement.strategies import FIRST_AVAILABLE
 from handoff_dask.resources import Capabilities, Cost
 from handoff_dask.simulation import SimulatedFunction, SimulatedNode, load_scenario, simulate
@@ -19,7 +20,7 @@ PROBLEMS = Path(__file__).parent / "problems"
 
 def makespan_s(problem):
     # One that never loses its patience: it could not know who has waited already.
-    engine = PlacementEngine(round_trip_s=0, lead_s=0, patience_floor_s=1e9)
+    engine = PlacementEngine(EngineSettings(round_trip_s=0, timed_prefetch_lead_s=0, aging_floor_s=1e9))
     run = simulate(
         problem.functions, problem.nodes, problem.strategy, ranks=problem.ranks, engine=engine, idleness=False
     )

@@ -7,65 +7,65 @@ from heapq import heappop, heappush
 from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.decisions import Reject
 from handoff_dask.placement.explanation import Obstacle
-from handoff_dask.placement.queues import Queue, Waiting
+from handoff_dask.placement.queues import Queue, ScheduledFunction
 from handoff_dask.placement.reasons import idle_obstacle
 
 
-class Orphans:
+class Unplaceable:
     """The clocks of functions for which a node has yet to come."""
 
     def __init__(self, backlog: Backlog) -> None:
         self._backlog = backlog
         #: Queues whose functions no node could hold.
         self.queues: dict[Queue, None] = {}
-        #: ``(deadline, number, function, its queue's epoch)``; void once the epoch has passed.
-        self._due: list[tuple[float, int, Waiting, int]] = []
+        #: ``(deadline, number, function, its queue's generation)``; void once that has passed.
+        self._due: list[tuple[float, int, ScheduledFunction, int]] = []
         self._number = 0
 
-    def add(self, waiting: Waiting, now: float) -> None:
+    def add(self, scheduled: ScheduledFunction, now: float) -> None:
         """Start the clock of a function that has just become ready, if no node could hold it."""
-        queue = waiting.queue
-        if queue.orphaned:
-            self.watch(waiting, now)
+        queue = scheduled.queue
+        if queue.unplaceable:
+            self.watch(scheduled, now)
         elif not self._backlog.is_possible(queue):
             self.review(queue, now)
 
     def review(self, queue: Queue, now: float) -> None:
         """Start or stop the clocks of a queue."""
-        orphaned = not self._backlog.is_possible(queue)
-        if orphaned == queue.orphaned:
+        unplaceable = not self._backlog.is_possible(queue)
+        if unplaceable == queue.unplaceable:
             return
-        queue.orphaned = orphaned
-        queue.epoch += 1
-        if orphaned:
+        queue.unplaceable = unplaceable
+        queue.generation += 1
+        if unplaceable:
             self.queues[queue] = None
-            for waiting in queue.in_order():
-                self.watch(waiting, now)
+            for scheduled in queue.in_order():
+                self.watch(scheduled, now)
         else:
             del self.queues[queue]
             self._backlog.refresh(queue)
 
     def review_all(self, now: float) -> None:
-        """Look at all orphaned queues: there is a node more, or one that offers more."""
+        """Look at all queues of unplaceable functions: there is a node more, or one that offers more."""
         for queue in list(self.queues):
             self.review(queue, now)
 
     def tidy(self) -> None:
         """Forget queues in which nothing waits any more."""
         for queue in [queue for queue in self.queues if not queue.count]:
-            queue.orphaned = False
-            queue.epoch += 1
+            queue.unplaceable = False
+            queue.generation += 1
             del self.queues[queue]
         if not self.queues:
             self._due.clear()
 
-    def watch(self, waiting: Waiting, now: float) -> None:
+    def watch(self, scheduled: ScheduledFunction, now: float) -> None:
         """Start the clock of one function."""
         self._number += 1
-        item = (now + waiting.run.timeout_s, self._number, waiting, waiting.queue.epoch)
+        item = (now + scheduled.run.timeout_s, self._number, scheduled, scheduled.queue.generation)
         heappush(self._due, item)
 
-    def due(self, now: float) -> Waiting | None:
+    def due(self, now: float) -> ScheduledFunction | None:
         """The next function whose time is up, if there is one."""
         deadline = self.deadline()
         return None if deadline is None or deadline > now else heappop(self._due)[2]
@@ -73,27 +73,29 @@ class Orphans:
     def deadline(self) -> float | None:
         """When the next function's time is up."""
         while self._due:
-            deadline, _, waiting, epoch = self._due[0]
-            if waiting.waits and waiting.queue.epoch == epoch and not waiting.run.failed:
+            deadline, _, scheduled, generation = self._due[0]
+            if scheduled.waits and scheduled.queue.generation == generation and not scheduled.run.failed:
                 return deadline
             heappop(self._due)
         return None
 
 
-def reject(backlog: Backlog, waiting: Waiting, problem: str | None = None) -> Reject:
+def reject(backlog: Backlog, scheduled: ScheduledFunction, problem: str | None = None) -> Reject:
     """Give up a function, and with it its run: nothing more of it is placed."""
-    queue, run = waiting.queue, waiting.run
+    queue, run = scheduled.queue, scheduled.run
     obstacles = {name: why for name, why in obstacles_of(backlog, queue).items() if why is not None}
     run.failed = True
     backlog.drop_waiting(run)
-    return Reject(function=waiting.function, run=run.key, obstacles=obstacles, problem=problem)
+    return Reject(function=scheduled.function, run=run.key, obstacles=obstacles, problem=problem)
 
 
 def obstacles_of(backlog: Backlog, queue: Queue) -> dict[str, Obstacle | None]:
     """What keeps each node, even when idle, from holding the functions of a queue."""
     nodes = sorted(backlog.ledger.nodes.values(), key=lambda node: node.name)
-    shape, group = queue.shape, queue.to_bind
-    found = {n.name: idle_obstacle(n, shape.cost, queue.pin, shape.hold, shape.confinement) for n in nodes}
+    request, group = queue.request, queue.to_bind
+    found = {
+        n.name: idle_obstacle(n, request.cost, queue.pin, request.hold, request.confinement) for n in nodes
+    }
     if group is None or group.is_possible():
         return found
-    return {n.name: idle_obstacle(n, group.shape.cost, group.pin, None, shape.confinement) for n in nodes}
+    return {n.name: idle_obstacle(n, group.request.cost, group.pin, None, request.confinement) for n in nodes}

@@ -1,4 +1,4 @@
-"""One order being tried, in numbers alone (see :mod:`handoff_dask.simulation.lean`)."""
+"""One order being tried, in numbers alone (see :mod:`handoff_dask.simulation.compact`)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from handoff_dask.placement.choosing import BEHIND
 from handoff_dask.placement.reservation import latest_end_s
-
-if TYPE_CHECKING:
-    from handoff_dask.simulation.lean import LeanProblem
+from handoff_dask.placement.settings import DEFAULT_SETTINGS
+from handoff_dask.simulation.room import Rooms
 
 #: Bits for the number of a function, and for the place in the order of arrivals.
 BITS = 24
@@ -29,8 +27,8 @@ class Schedule:
     node: Sequence[int]
 
 
-class _Kept:
-    """The node that is kept for the first in order of those that have no room."""
+class _Reserved:
+    """The node that is reserved for the first in order of those that have no room."""
 
     __slots__ = ("beside", "kind", "spare", "start_s", "where")
 
@@ -44,17 +42,28 @@ class _Kept:
         self.beside: set[int] = set()
 
 
-class LeanRun:
+class Compact(Protocol):
+    """What a run needs of a :class:`~handoff_dask.simulation.compact.CompactProblem`."""
+
+    #: How many functions there are; how long each takes; the kind of each.
+    count: int
+    durations: list[float]
+    kind: list[int]
+    #: What is free on nodes.
+    rooms: Rooms
+
+
+class CompactRun:
     """One order being tried: functions by key, the number of each in its last bits."""
 
     def __init__(
         self,
-        problem: LeanProblem,
+        problem: Compact,
         keys: list[int],
         args: Sequence[Sequence[int]],
         dependents: Sequence[Sequence[int]],
         tails: Sequence[float],
-        keep_from_s: float,
+        reserve_from_s: float,
     ) -> None:
         self.problem = problem
         self.keys = keys
@@ -79,11 +88,11 @@ class LeanRun:
         self.number = 0
         self.arrivals = 0
         self.choose = self._best if self.rooms.score is not None else self._first
-        self.keep_from_s = keep_from_s
-        self.kept: _Kept | None = None
-        #: A node that is kept no longer, for which all have to be looked at again.
+        self.reserve_from_s = reserve_from_s
+        self.reserved: _Reserved | None = None
+        #: A node that is reserved no longer, for which all have to be looked at again.
         self.given_up: dict[int, None] = {}
-        #: The function for which no node can be kept.
+        #: The function for which no node can be reserved.
         self.hopeless = -1
 
     def run(self, limit_s: float) -> Schedule | None:
@@ -119,7 +128,7 @@ class LeanRun:
         if not queue:
             self.fresh.add(kind)
             self.waiting[kind] = None
-        elif self.kept is not None:
+        elif self.reserved is not None:
             durations = self.problem.durations
             if self.keys[n] < queue[0] or durations[n] < durations[queue[0] & _NUMBER]:
                 # It may be let in where the first is not.
@@ -132,10 +141,10 @@ class LeanRun:
         taken = self.rooms.cost[self.problem.kind[n]]
         self.free[where] += taken
         self.running[where].remove(n)
-        kept = self.kept
-        if kept is not None and n in kept.beside:
-            kept.beside.remove(n)
-            kept.spare += taken
+        reserved = self.reserved
+        if reserved is not None and n in reserved.beside:
+            reserved.beside.remove(n)
+            reserved.spare += taken
         missing = self.missing
         for dependent in self.dependents[n]:
             missing[dependent] -= 1
@@ -174,21 +183,21 @@ class LeanRun:
 
     def _start_all(self, heads: list[int], freed: Sequence[int], now: float, limit_s: float) -> bool:
         queues, fresh, waiting, tails = self.queues, self.fresh, self.waiting, self.tails
-        kinds, may_keep = self.problem.kind, self.keep_from_s
+        kinds, least_s = self.problem.kind, self.reserve_from_s
         barred = -1
         while heads:
             key = heads[0]
             n = key & _NUMBER
             kind = kinds[n]
             if len(waiting) > 1:
-                self._keep_before(kind, key, now, may_keep)
+                self._reserve_before(kind, key, now, least_s)
                 barred = self._barred(n, kind, key, now)
             nodes = self.able[kind] if kind in fresh else freed
             where = self.choose(n, kind, nodes, barred)
             if where < 0:
                 heappop(heads)
                 if barred >= 0 and barred in nodes:
-                    self._slip_in(kind, now)
+                    self._backfill_node(kind, now)
                 fresh.discard(kind)
                 continue
             if now + tails[n] >= limit_s:
@@ -211,7 +220,7 @@ class LeanRun:
         self.stop_s[n] = stop_s = now + self.problem.durations[n]
         self.number += 1
         heappush(self.ends, (stop_s, self.number, n))
-        if self.kept is not None:
+        if self.reserved is not None:
             self._started_beside(n, kind, key, where, stop_s)
         if self.rooms.group[kind] is not None:
             self._bind(kind, where)
@@ -250,15 +259,15 @@ class LeanRun:
         best = [where for where, found in zip(fitting, scores, strict=True) if found == least]
         if len(best) > 1 and self.args[n]:
             counts = Counter(self.node[arg] for arg in self.args[n])
-            home = max(counts, key=lambda where: counts[where])
-            if home in best:
-                return home
+            preferred_node = max(counts, key=lambda where: counts[where])
+            if preferred_node in best:
+                return preferred_node
         return best[0]
 
-    # The node that is kept
+    # The node that is reserved
 
-    def _keep_before(self, kind: int, key: int, now: float, keep_from_s: float) -> None:
-        """Keep a node for the first of those that have no room, if it stands before a key."""
+    def _reserve_before(self, kind: int, key: int, now: float, reserve_from_s: float) -> None:
+        """Reserve a node for the first of those that have no room, if it stands before a key."""
         queues, fresh = self.queues, self.fresh
         first = key
         for other in self.waiting:
@@ -268,16 +277,16 @@ class LeanRun:
             return
         n = first & _NUMBER
         waits = self.problem.kind[n]
-        if self.kept is not None:
-            if self.kept.kind == waits:
+        if self.reserved is not None:
+            if self.reserved.kind == waits:
                 return
             self._give_up()
-        if n != self.hopeless and self.problem.durations[n] >= keep_from_s:
-            self.kept = self._plan(waits, now)
-            if self.kept is None:
+        if n != self.hopeless and self.problem.durations[n] >= reserve_from_s:
+            self.reserved = self._plan(waits, now)
+            if self.reserved is None:
                 self.hopeless = n
 
-    def _plan(self, kind: int, now: float) -> _Kept | None:
+    def _plan(self, kind: int, now: float) -> _Reserved | None:
         """The node where a kind has room first if nothing more is started there."""
         taken, guard, stop_s = self.rooms.cost[kind], self.rooms.guard, self.stop_s
         cost, kinds = self.rooms.cost, self.problem.kind
@@ -292,43 +301,49 @@ class LeanRun:
             if (free - taken) & guard == guard and (best is None or start_s <= best[0]):
                 plan = (start_s, self.rooms.lacking(kind, where, self.free[where]), where, free - taken)
                 best = plan if best is None else min(best, plan)
-        return None if best is None else _Kept(kind, best[0], best[2], best[3])
+        return None if best is None else _Reserved(kind, best[0], best[2], best[3])
 
     def _barred(self, n: int, kind: int, key: int, now: float) -> int:
-        """The node on which a function must not start because it is kept, or -1."""
-        kept = self.kept
-        if kept is None or kind == kept.kind:
+        """The node on which a function must not start because it is reserved, or -1."""
+        reserved = self.reserved
+        if reserved is None or kind == reserved.kind:
             return -1
         duration_s = self.problem.durations[n]
-        if now + duration_s <= latest_end_s(kept.start_s, duration_s):
+        if now + duration_s <= latest_end_s(DEFAULT_SETTINGS, reserved.start_s, duration_s):
             return -1
-        if (kept.spare - self.rooms.cost[kind]) & self.rooms.guard == self.rooms.guard:
+        if (reserved.spare - self.rooms.cost[kind]) & self.rooms.guard == self.rooms.guard:
             return -1
-        return -1 if key < self.queues[kept.kind][0] else kept.where
+        return -1 if key < self.queues[reserved.kind][0] else reserved.where
 
     def _started_beside(self, n: int, kind: int, key: int, where: int, stop_s: float) -> None:
-        """Note what a start means for the node that is kept."""
-        kept = self.kept
-        assert kept is not None
-        if kind == kept.kind or (where == kept.where and key < self.queues[kept.kind][0]):
+        """Note what a start means for the node that is reserved."""
+        reserved = self.reserved
+        assert reserved is not None
+        if kind == reserved.kind or (where == reserved.where and key < self.queues[reserved.kind][0]):
             self._give_up()
-        elif where == kept.where and stop_s > latest_end_s(kept.start_s, self.problem.durations[n]):
-            kept.spare -= self.rooms.cost[kind]
-            kept.beside.add(n)
+        elif where == reserved.where and stop_s > latest_end_s(
+            DEFAULT_SETTINGS, reserved.start_s, self.problem.durations[n]
+        ):
+            reserved.spare -= self.rooms.cost[kind]
+            reserved.beside.add(n)
 
     def _give_up(self) -> None:
-        assert self.kept is not None
-        self.given_up[self.kept.where] = None
-        self.kept = None
+        assert self.reserved is not None
+        self.given_up[self.reserved.where] = None
+        self.reserved = None
 
-    def _slip_in(self, kind: int, now: float) -> None:
-        """Start functions behind the first of a kind that do not delay the one a node is kept for."""
+    def _backfill_node(self, kind: int, now: float) -> None:
+        """Start functions behind the first of a kind that do not delay the one a node is reserved for."""
         taken, guard, queue = self.rooms.cost[kind], self.rooms.guard, self.queues[kind]
-        while self.kept is not None and len(queue) > 1:
-            where = self.kept.where
+        while self.reserved is not None and len(queue) > 1:
+            where = self.reserved.where
             if (self.free[where] - taken) & guard != guard or where not in self.able[kind]:
                 return
-            admitted = [key for key in queue[:BEHIND] if self._barred(key & _NUMBER, kind, key, now) < 0]
+            admitted = [
+                key
+                for key in queue[: DEFAULT_SETTINGS.backfill_depth]
+                if self._barred(key & _NUMBER, kind, key, now) < 0
+            ]
             if not admitted:
                 return
             key = min(admitted)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from handoff_dask.placement.asking import StrategyFailed
 from handoff_dask.placement.events import FunctionWithdrawn, NodeLeft, RunClosed
 from handoff_dask.placement.strategies import (
     AllocateStrategy,
     SelectStrategy,
 )
+from handoff_dask.placement.user_strategies import StrategyFailed
 from tests.placement.facts import demand, finished, joined, opened, placed, ready, rejected, waits
 
 

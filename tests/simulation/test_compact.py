@@ -9,10 +9,11 @@ import pytest
 
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import Demand
+from handoff_dask.placement.settings import EngineSettings
 from handoff_dask.placement.strategies import BUILT_IN, FIRST_AVAILABLE
 from handoff_dask.resources import Capabilities, Cost
 from handoff_dask.simulation import SimulatedFunction, SimulatedNode, load_scenario, simulate
-from handoff_dask.simulation.lean import LeanProblem
+from handoff_dask.simulation.compact import CompactProblem
 from handoff_dask.simulation.problem import Problem, ranks_of
 
 PROBLEMS = Path(__file__).parent / "problems"
@@ -28,7 +29,7 @@ def by_engine(problem):
 
     One run alone, of which all is known: fairness has no say.
     """
-    engine = PlacementEngine(round_trip_s=0, lead_s=0)
+    engine = PlacementEngine(EngineSettings(round_trip_s=0, timed_prefetch_lead_s=0))
     run = simulate(
         problem.functions,
         problem.nodes,
@@ -41,12 +42,12 @@ def by_engine(problem):
     return {f: (span.node, span.start_s, span.stop_s) for f, span in run.spans.items()}
 
 
-def by_lean(problem):
-    lean = LeanProblem(problem)
-    schedule = lean.schedule([problem.ranks[key] for key in lean.ids])
+def by_compact(problem):
+    compact = CompactProblem(problem)
+    schedule = compact.schedule([problem.ranks[key] for key in compact.ids])
     names = sorted(node.name for node in problem.nodes)
     times = zip(schedule.node, schedule.start_s, schedule.stop_s, strict=True)
-    return {key: (names[node], *span) for key, (node, *span) in zip(lean.ids, times, strict=True)}
+    return {key: (names[node], *span) for key, (node, *span) in zip(compact.ids, times, strict=True)}
 
 
 def drawn(seed, strategy):
@@ -88,7 +89,7 @@ def drawn(seed, strategy):
 def test_makes_the_schedule_of_the_engine(seed, strategy):
     """Each function starts at the same time on the same node, whatever demands are made of."""
     problem = drawn(seed, strategy)
-    assert by_lean(problem) == by_engine(problem)
+    assert by_compact(problem) == by_engine(problem)
 
 
 @pytest.mark.parametrize("strategy", BUILT_IN.values(), ids=BUILT_IN)
@@ -97,36 +98,36 @@ def test_makes_the_schedule_of_the_engine_in_scenarios(name, strategy):
     """Hundreds of functions of workflows as they are."""
     scenario = load_scenario(PROBLEMS / f"{name}.json")
     problem = problem_of(scenario.functions, scenario.nodes, strategy)
-    assert by_lean(problem) == by_engine(problem)
+    assert by_compact(problem) == by_engine(problem)
 
 
 @pytest.mark.parametrize("name", ["memory-packing", "nf-airrflow", "srasearch"])
 def test_gives_up_only_what_is_too_long(name):
     """With a limit there is the same schedule if it is below, and none if it is not."""
     scenario = load_scenario(PROBLEMS / f"{name}.json")
-    lean = LeanProblem(problem_of(scenario.functions, scenario.nodes))
+    compact = CompactProblem(problem_of(scenario.functions, scenario.nodes))
     chance = random.Random(5)
     for _ in range(10):
-        ranks = [rank * chance.uniform(0.5, 1.5) for rank in lean.tails]
-        free = lean.schedule(ranks)
-        assert lean.schedule(ranks, free.makespan_s * 1.001) == free
-        assert lean.schedule(ranks, free.makespan_s) is None
-        assert lean.schedule(ranks, free.makespan_s * 0.9) is None
+        ranks = [rank * chance.uniform(0.5, 1.5) for rank in compact.tails]
+        free = compact.schedule(ranks)
+        assert compact.schedule(ranks, free.makespan_s * 1.001) == free
+        assert compact.schedule(ranks, free.makespan_s) is None
+        assert compact.schedule(ranks, free.makespan_s * 0.9) is None
 
 
 def test_what_never_runs_has_no_schedule():
     """A function that no node could hold."""
     functions = [SimulatedFunction("f", 1.0, CPU), SimulatedFunction("g", 1.0, Cost.parse({"gpu": 1}))]
-    lean = LeanProblem(problem_of(functions, [SimulatedNode("n", Capabilities.parse({"cpu": 1}))]))
-    assert lean.schedule([1.0, 1.0]) is None
-    assert lean.schedule([1.0, 1.0], 0.5) is None
+    compact = CompactProblem(problem_of(functions, [SimulatedNode("n", Capabilities.parse({"cpu": 1}))]))
+    assert compact.schedule([1.0, 1.0]) is None
+    assert compact.schedule([1.0, 1.0], 0.5) is None
 
 
 def test_mirrored_schedules_wait_for_dependents():
     """In mirrored time a function starts once all that take its result have ended."""
     chain = [SimulatedFunction(n, 1.0 + n, CPU, (n - 1,) if n else ()) for n in range(3)]
-    lean = LeanProblem(problem_of(chain, [SimulatedNode("n", Capabilities.parse({"cpu": 1}))]))
-    assert lean.mirrored([1.0, 1.0, 1.0]).start_s == [5.0, 3.0, 0.0]
+    compact = CompactProblem(problem_of(chain, [SimulatedNode("n", Capabilities.parse({"cpu": 1}))]))
+    assert compact.mirrored([1.0, 1.0, 1.0]).start_s == [5.0, 3.0, 0.0]
 
 
 def test_blocking_functions_lead_from_the_end_to_the_start():
@@ -137,10 +138,10 @@ def test_blocking_functions_lead_from_the_end_to_the_start():
         SimulatedFunction("takes", 3.0, CPU, ("waits",)),
         SimulatedFunction("free", 1.0, Cost.parse({})),
     ]
-    lean = LeanProblem(problem_of(functions, [SimulatedNode("n", Capabilities.parse({"cpu": 1}))]))
-    schedule = lean.schedule([4.0, 3.0, 2.0, 1.0])
+    compact = CompactProblem(problem_of(functions, [SimulatedNode("n", Capabilities.parse({"cpu": 1}))]))
+    schedule = compact.schedule([4.0, 3.0, 2.0, 1.0])
     assert schedule.makespan_s == 6.0
-    assert [lean.ids[n] for n in lean.blocking(schedule)] == ["takes", "waits", "holds"]
+    assert [compact.ids[n] for n in compact.blocking(schedule)] == ["takes", "waits", "holds"]
 
 
 def test_no_schedule_is_shorter_than_the_bound():
@@ -150,6 +151,6 @@ def test_no_schedule_is_shorter_than_the_bound():
         SimulatedNode("m", Capabilities.parse({"cpu": 1})),
     ]
     wide = [SimulatedFunction(n, 1.0, CPU) for n in range(12)]
-    assert LeanProblem(problem_of(wide, nodes)).bound_s() == 4.0
+    assert CompactProblem(problem_of(wide, nodes)).bound_s() == 4.0
     chain = [SimulatedFunction(n, 1.0, CPU, (n - 1,) if n else ()) for n in range(5)]
-    assert LeanProblem(problem_of(chain, nodes)).bound_s() == 5.0
+    assert CompactProblem(problem_of(chain, nodes)).bound_s() == 5.0

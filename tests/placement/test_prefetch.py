@@ -21,7 +21,7 @@ from tests.placement.facts import changed, demand, finished, joined, opened, pla
 
 def lanes(decisions):
     """How many were sent, by node and lane."""
-    return Counter((d.node, d.lane) for d in decisions if isinstance(d, Place))
+    return Counter((d.node, d.prefetch_queue) for d in decisions if isinstance(d, Place))
 
 
 def short(count, start=0, **more):
@@ -38,7 +38,7 @@ def test_as_many_are_sent_ahead_as_end_within_a_round_trip(make_engine):
 
 
 def test_the_limit_holds_for_the_shortest(make_engine):
-    engine = make_engine(joined("a", cpu=1), ahead_limit=7)
+    engine = make_engine(joined("a", cpu=1), prefetch_limit=7)
     assert lanes(engine.handle_all(short(40, duration_s=0.0), now=1)) == {("a", (0, 1)): 8}
 
 
@@ -79,7 +79,7 @@ def test_claims_go_back_as_a_lane_empties(make_engine):
         engine.handle(finished(n), now=2)
         free.append(engine.available("a")["cpu"])
     assert free == [0, 1, 2]
-    assert engine.remembers().keys() == {"nodes", "runs", "scopes", "shapes", "changes"}
+    assert engine.remembers().keys() == {"nodes", "runs", "queue groups", "resource requests", "changes"}
 
 
 def test_a_function_that_goes_first_is_not_held_up_by_a_lane(make_engine):
@@ -123,13 +123,13 @@ def test_long_function_in_between_ends_what_is_sent_ahead(make_engine):
 
 
 def test_lane_that_cannot_be_opened_grows_another(make_engine):
-    engine = make_engine(joined("a", cpu=1), lanes_per_node=1)
+    engine = make_engine(joined("a", cpu=1), prefetch_queues=1)
     engine.handle_all(short(20), now=1)
     assert lanes(engine.handle(changed("a", cpu=2), now=2)) == {("a", (0, 2)): 5}
 
 
 def test_another_queue_without_a_lane_gets_room_only(make_engine):
-    engine = make_engine(joined("a", cpu=2, memory=2), lanes_per_node=1)
+    engine = make_engine(joined("a", cpu=2, memory=2), prefetch_queues=1)
     engine.handle_all(short(4, cpu=2), now=1)
     events = [ready(("m", n), memory=1, duration_s=0.001, rank=-1) for n in range(4)]
     assert lanes(engine.handle_all(events, now=2)) == {("a", None): 2}
@@ -216,11 +216,14 @@ def test_functions_follow_where_their_arguments_are(make_engine):
     engine = make_engine(joined("a", cpu=1), joined("b", cpu=1))
     engine.handle_all(short(4, duration_s=0.0001), now=1)
     homes = {n: "b" if n % 3 else "a" for n in range(30)}
-    events = [ready(("h", n), cpu=1, duration_s=0.0001, home=home) for n, home in homes.items()]
+    events = [
+        ready(("h", n), cpu=1, duration_s=0.0001, preferred_node=preferred_node)
+        for n, preferred_node in homes.items()
+    ]
     where = placed(engine.handle_all(events, now=1))
     assert where == {("h", n): home for n, home in homes.items()}
     # Not if there are more than twice as many, and four, where the arguments are.
-    events = [ready(n, cpu=1, duration_s=0.0001, home="b") for n in range(40, 60)]
+    events = [ready(n, cpu=1, duration_s=0.0001, preferred_node="b") for n in range(40, 60)]
     assert Counter(placed(engine.handle_all(events, now=1)).values()) == {"b": 15, "a": 5}
 
 
@@ -232,4 +235,4 @@ def test_neighbours_in_the_order_follow_each_other(make_engine):
 
 def test_home_that_is_no_lane_of_the_queue_does_not_matter(make_engine):
     engine = make_engine(joined("a", cpu=1), joined("b", memory=1))
-    assert lanes(engine.handle_all(short(9, home="b"), now=1)) == {("a", (0, 1)): 5}
+    assert lanes(engine.handle_all(short(9, preferred_node="b"), now=1)) == {("a", (0, 1)): 5}

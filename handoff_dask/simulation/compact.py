@@ -2,28 +2,24 @@
 
 To look for a good order many must be tried, and driving the engine takes 50 µs and more for each
 function.  Here functions, nodes and demands are numbers from 0 on, what is free on a node is one
-integer, and nothing is kept that only a driver needs.  Left out is what the engine does for the
-sake of fairness: reservations for those who have waited too long, and the trickle (see
-:mod:`handoff_dask.placement.reservation`); and what it does about the round trip: nothing is sent
-ahead.  Without these both make the same schedule.
+integer, and nothing is kept that only a driver needs.  Left out is what the engine does for the sake
+of fairness (aging, see :mod:`handoff_dask.placement.backfill`), and what it does about the round
+trip: nothing is prefetched.  Without these both make the same schedule.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from handoff_dask.placement.ordering import upward_ranks
-from handoff_dask.placement.reservation import KEEP_FROM_S
-from handoff_dask.simulation.leanrun import BITS, LeanRun, Schedule
+from handoff_dask.placement.ranking import upward_ranks
+from handoff_dask.placement.settings import DEFAULT_SETTINGS
+from handoff_dask.simulation.compact_run import BITS, CompactRun, Schedule
+from handoff_dask.simulation.problem import Problem
 from handoff_dask.simulation.room import Rooms
 
-if TYPE_CHECKING:
-    from handoff_dask.simulation.problem import Problem
 
-
-class LeanProblem:
+class CompactProblem:
     """A problem as numbers: functions in topological order, kinds of functions, nodes in name order."""
 
     def __init__(self, problem: Problem) -> None:
@@ -44,19 +40,22 @@ class LeanProblem:
         self.kind = self.rooms.kind
 
     def schedule(
-        self, ranks: Sequence[float], limit_s: float = math.inf, keep_from_s: float = KEEP_FROM_S
+        self,
+        ranks: Sequence[float],
+        limit_s: float = math.inf,
+        reserve_from_s: float = DEFAULT_SETTINGS.reserve_from_s,
     ) -> Schedule | None:
         """What comes of an order: larger ranks first; None if it ends no sooner than the limit.
 
         None is also what comes of an order under which some function never runs.
         """
-        run = LeanRun(self, self._keys(ranks), self.args, self.dependents, self.tails, keep_from_s)
+        run = CompactRun(self, self._keys(ranks), self.args, self.dependents, self.tails, reserve_from_s)
         return run.run(limit_s)
 
     def mirrored(self, ranks: Sequence[float]) -> Schedule | None:
         """The same with time reversed: what comes of the order if each function waits for its dependents."""
         plain = [0.0] * self.count
-        run = LeanRun(self, self._keys(ranks), self.dependents, self.args, plain, math.inf)
+        run = CompactRun(self, self._keys(ranks), self.dependents, self.args, plain, math.inf)
         return run.run(math.inf)
 
     def bound_s(self) -> float:
@@ -95,9 +94,9 @@ class LeanProblem:
         place = 0
         before: tuple[float, float] | None = None
         for n in order:
-            standing = (priorities[n], ranks[n])
-            if standing != before:
+            order_key = (priorities[n], ranks[n])
+            if order_key != before:
                 place += 1
-                before = standing
+                before = order_key
             keys[n] = place << 2 * BITS | n
         return keys

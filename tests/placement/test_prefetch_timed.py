@@ -19,7 +19,7 @@ def sure(function, duration_s=1.0, **more):
 
 
 def lanes(decisions):
-    return {d.function: (d.node, d.lane) for d in decisions if isinstance(d, Place)}
+    return {d.function: (d.node, d.prefetch_queue) for d in decisions if isinstance(d, Place)}
 
 
 @pytest.fixture
@@ -164,10 +164,10 @@ def test_one_who_comes_late_takes_over_too(make_trusting):
 
 
 def test_so_many_functions_of_a_node_may_be_followed(make_engine):
-    engine = make_engine(joined("a", cpu=8), relays_per_node=2, lanes_per_node=1)
+    engine = make_engine(joined("a", cpu=8), timed_prefetches=2, prefetch_queues=1)
     decisions = engine.handle_all([sure(n) for n in range(3)], now=0)
     assert lanes(decisions) == {0: ("a", (1, 1)), 1: ("a", (2, 1)), 2: ("a", None)}
-    engine = make_engine(joined("a", cpu=8), lead_s=0)
+    engine = make_engine(joined("a", cpu=8), timed_prefetch_lead_s=0)
     assert lanes(engine.handle(sure("f"), now=0)) == {"f": ("a", None)}
     assert engine.next_deadline() is None
 
@@ -177,7 +177,7 @@ def test_functions_in_lanes_are_not_followed(make_trusting):
     decisions = engine.handle_all(
         [*(sure(n, duration_s=0.01) for n in range(4)), sure("f", rank=-1)], now=100
     )
-    assert {lane for _, lane in lanes(decisions).values()} == {(0, 2)}
+    assert {slot for _, slot in lanes(decisions).values()} == {(0, 2)}
     assert lanes(engine.handle_all([finished(n) for n in range(3)], now=101)) == {"f": ("a", (4, 1))}
 
 
@@ -185,7 +185,9 @@ def test_short_functions_take_no_long_ones_room(make_trusting):
     engine = make_trusting(joined("a", cpu=1))
     engine.handle_all([sure("f"), *(sure(n, duration_s=0.01) for n in range(4))], now=100)
     assert engine.handle(TimePassed(), now=101) == []
-    assert {lane for _, lane in lanes(engine.handle(finished("f"), now=101)).values()} == {(0, 1)}
+    assert {
+        prefetch_queue for _, prefetch_queue in lanes(engine.handle(finished("f"), now=101)).values()
+    } == {(0, 1)}
 
 
 def test_end_that_has_long_been_due_is_no_longer_expected(make_trusting):
@@ -296,7 +298,7 @@ def test_ends_that_came_early_do_not_pile_up(make_trusting):
     for n in range(300):
         engine.handle(sure(n, duration_s=1e6), now=n)
         engine.handle(finished(n), now=n)
-    assert len(engine._successors.pending) < 100
+    assert len(engine._timed.pending) < 100
     engine.handle(sure("f"), now=400)
     assert waits(engine.handle(sure("g"), now=400)) == {"g": "room"}
     assert engine.next_deadline() == pytest.approx(401 - LEAD_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handoff_dask.placement.ordering import hops, starting_ranks, upward_ranks, widths
+from handoff_dask.placement.ranking import hops, starting_ranks, upward_ranks, widths
 from handoff_dask.resources import Capabilities, Cost
 
 # 0 -> 1 -> 3, 0 -> 2 -> 3, and 4 alone

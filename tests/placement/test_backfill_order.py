@@ -94,7 +94,7 @@ def test_none_is_kept_while_nobody_knows_when_there_is_room(make_engine):
 
 
 def test_it_can_be_turned_off(make_engine):
-    engine = make_engine(joined("a", cpu=4), keep_from_s=float("inf"))
+    engine = make_engine(joined("a", cpu=4), reserve_from_s=float("inf"))
     engine.handle(ready("f", cpu=2, duration_s=10), now=0)
     engine.handle(ready("wide", cpu=4, duration_s=1, rank=5), now=0)
     assert placed(engine.handle(ready("long", cpu=1, duration_s=11), now=0)) == {"long": "a"}

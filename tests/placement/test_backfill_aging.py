@@ -74,7 +74,7 @@ def test_function_of_higher_priority_is_never_held_back(make_engine):
     decisions = engine.handle_all([ready("low", cpu=1), ready("urgent", cpu=1, priority=1)], now=6)
     assert (placed(decisions), waits(decisions)) == ({"urgent": "a"}, {"low": "room"})
     assert engine.handle(finished("urgent"), now=7) == []
-    assert str(engine.explain("low", now=7).nodes["a"]) == "is kept for 'wide'"
+    assert str(engine.explain("low", now=7).nodes["a"]) == "is reserved for 'wide'"
     assert placed(engine.handle(finished("f"), now=8)) == {"wide": "a"}
     assert engine.nodes()["a"].reserved_for is None
 
@@ -236,7 +236,7 @@ def test_head_whose_duration_is_learned_is_tried_on_a_reserved_node(make_engine)
 
 
 def test_reservation_ends_when_what_it_was_made_for_is_sent_ahead(make_engine):
-    engine = make_engine(joined("a", cpu=1), joined("b", cpu=1), ahead_limit=1)
+    engine = make_engine(joined("a", cpu=1), joined("b", cpu=1), prefetch_limit=1)
     engine.handle(ready("x", cpu=1, pin="a", duration_s=0.5), now=0)
     decisions = engine.handle_all([ready(n, cpu=1, duration_s=0.01) for n in range(3)], now=0)
     assert placed(decisions) == {0: "b", 1: "b"}

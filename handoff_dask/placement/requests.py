@@ -1,26 +1,27 @@
-"""Shapes: what functions of one cost have in common, and the nodes that could hold them.
+"""Resource requests: what functions of one cost ask for, and the nodes that are eligible.
 
-A shape is tested, not a function: thousands of functions of one cost share one.
+A request is tested, not a function: thousands of functions of one cost share one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Hashable, Mapping
+from typing import Protocol
 
-from handoff_dask.placement.ledger import THREAD, Amounts, Node, amounts_of
+from handoff_dask.placement.amounts import THREAD, Amounts, amounts_of
+from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.resources import Capabilities, Cost
 
-if TYPE_CHECKING:
-    from handoff_dask.placement.collocation import Group
-    from handoff_dask.placement.ledger import Ledger
-    from handoff_dask.placement.queues import Queue
-    from handoff_dask.placement.searching import NodeOrder
-    from handoff_dask.placement.strategies import ScoredStrategy
 
-#: Up to how many nodes are counted one by one when a placement reports how many had room.
-_COUNTED = 16
+class Order(Protocol):
+    """Nodes with room for a request, best first by one strategy."""
+
+    def __len__(self) -> int:
+        """How many nodes have room, or a few more."""
+
+    def best(self, barred: Collection[str] = ()) -> Node | None:
+        """The best node with room, leaving out the barred ones."""
 
 
 class Confinement:
@@ -70,21 +71,10 @@ class Confinement:
             del self.used[node.name]
 
 
-class Shape:
+class ResourceRequest:
     """A cost, and what the node must be able to hold when idle (more, for collocated functions)."""
 
-    __slots__ = (
-        "amounts",
-        "asked",
-        "confinement",
-        "cost",
-        "groups",
-        "hold",
-        "holders",
-        "orders",
-        "queues",
-        "wanted",
-    )
+    __slots__ = ("amounts", "asked", "confinement", "cost", "eligible", "hold", "orders", "wanted")
 
     def __init__(self, cost: Cost, hold: Cost | None = None, confinement: Confinement | None = None) -> None:
         self.cost = cost
@@ -95,14 +85,10 @@ class Shape:
         self.asked = dict(self.amounts)
         #: Names of everything that is asked for, labels included.
         self.wanted = frozenset([*self.asked, *(n for n, _ in cost.labels)])
-        #: Nodes that could hold it when idle, those being restarted included.
-        self.holders: dict[str, Node] = {}
+        #: Nodes that could hold it when idle, by name, those being restarted included.
+        self.eligible: dict[str, Node] = {}
         #: ``{strategy: its order of the nodes with room}``.
-        self.orders: dict[ScoredStrategy, NodeOrder] = {}
-        #: The queues of functions of this shape.
-        self.queues: dict[Queue, None] = {}
-        #: Groups that ask for it as a whole.
-        self.groups: dict[Group, None] = {}
+        self.orders: dict[Hashable, Order] = {}
 
     def could_hold(self, node: Node) -> bool:
         """Whether an idle node would do."""
@@ -128,15 +114,15 @@ class Shape:
     def review(self, node: Node, gone: bool = False) -> bool:
         """Look again at whether a node could hold it; True if it no longer can but could."""
         if not gone and self.could_hold(node):
-            self.holders[node.name] = node
+            self.eligible[node.name] = node
             return False
-        return self.holders.pop(node.name, None) is not None
+        return self.eligible.pop(node.name, None) is not None
 
-    def count_fitting(self) -> int:
-        """How many nodes have room; where many could hold it, how many may have."""
-        if len(self.holders) <= _COUNTED:
-            return sum(map(self.fits, self.holders.values()))
-        return min((len(order) for order in self.orders.values()), default=len(self.holders))
+    def count_fitting(self, few: int) -> int:
+        """How many nodes have room; where more than a few are eligible, how many may have."""
+        if len(self.eligible) <= few:
+            return sum(map(self.fits, self.eligible.values()))
+        return min((len(order) for order in self.orders.values()), default=len(self.eligible))
 
     def take(self, ledger: Ledger, node: Node, booked: Amounts | None = None) -> None:
         """Book one function there, or as yet a part of what it asks for."""

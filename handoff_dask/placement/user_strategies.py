@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from handoff_dask.placement.events import FunctionKey
+from handoff_dask.placement.demand import FunctionKey
 from handoff_dask.placement.ledger import THREAD, Ledger, Node
 from handoff_dask.placement.strategies import AllocateStrategy, NodeSnapshot, SelectStrategy
 from handoff_dask.resources import amount_of
@@ -18,8 +18,8 @@ class StrategyFailed(Exception):
 def snapshot(node: Node) -> NodeSnapshot:
     """A node as users see it."""
     available = {n: amount_of(max(u, 0)) for n, u in node.free.items() if n != THREAD}
-    ahead = node.held + sum(lane.outstanding - lane.booked for lane in node.lanes.values())
-    running = len(node.placed) - ahead
+    prefetched = sum(queue.outstanding - queue.booked for queue in node.prefetch_queues.values())
+    running = len(node.placed) - node.waiting_here - prefetched
     return NodeSnapshot(node.name, node.capabilities.to_dict(), available, node.price, running)
 
 

@@ -133,10 +133,10 @@ def scarcities(costs: Sequence[Cost], nodes: Sequence[Capabilities]) -> list[flo
     """
     shares = []
     for cost in costs:
-        holders = [node for node in nodes if node.could_hold(cost)]
+        eligible = [node for node in nodes if node.could_hold(cost)]
         share = 0.0
         for name, units in cost.amounts:
-            share = max(share, units / (sum(node.amounts.get(name, 0) for node in holders) or units))
+            share = max(share, units / (sum(node.amounts.get(name, 0) for node in eligible) or units))
         shares.append(share)
     most = max(shares, default=0.0) or 1.0
     return [share / most for share in shares]

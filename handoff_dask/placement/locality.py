@@ -1,0 +1,319 @@
+"""Data locality: functions go to their data, or wait for its node, unless moving it takes less time.
+
+It is *delay scheduling* (Zaharia et al., EuroSys 2010) with expected times in place of fixed ones.  A
+function whose data is large waits in a queue with others whose data is at the same node, its *home*.
+With its head and the nodes that have room, it is decided:
+
+1. Of the nodes with room, those stay to which moving the head's data takes least, within the transfer
+   floor.  The strategy decides among them.
+2. If that move takes more than the floor, and a busy node that has the data is expected to have room
+   before the move would be over, the head waits for that node: it is *delayed*.  Where nobody knows how
+   long functions take, it waits as long as the move would take.  A delay is no longer than the move that
+   it saves, unless something changes.
+3. When the head is delayed, one further behind may still go: as many wait before it at the home that its
+   own wait would take longer than its move.
+4. A function goes to a freed node that is not near its data only if none of equal rank is near.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from heapq import heappop, heappush
+from itertools import islice
+
+from handoff_dask.placement.backlog import Backlog
+from handoff_dask.placement.choosing import Chooser
+from handoff_dask.placement.events import FunctionReady
+from handoff_dask.placement.expected_room import room_at
+from handoff_dask.placement.ledger import Node
+from handoff_dask.placement.network import Datum
+from handoff_dask.placement.queues import Delay, Queue, ScheduledFunction
+from handoff_dask.placement.requests import ResourceRequest
+from handoff_dask.placement.runs import Run
+
+#: Sums of floats: what is due this much later is due now.
+_EVEN_S = 1e-9
+
+#: A function, the node it goes to, and how many nodes it could have gone to.
+Choice = tuple[ScheduledFunction, Node, int]
+
+
+class Locality:
+    """Decides where functions go whose data is so large that it matters where it is."""
+
+    def __init__(self, backlog: Backlog, chooser: Chooser) -> None:
+        self._backlog = backlog
+        self._network = backlog.network
+        self._settings = backlog.settings
+        self._chooser = chooser
+        #: Nodes for which a head was passed over in favour of an equal one that is near its data.
+        self.yielded: dict[str, Node] = {}
+        #: Whether heads yield to equals.
+        self._yields = True
+        #: ``(when, number, queue, its delay)``; void once the queue has another.
+        self._due: list[tuple[float, int, Queue, Delay]] = []
+        self._number = 0
+        #: ``{(node name, request): (the node's version, when it has room)}``.
+        self._rooms: dict[tuple[str, ResourceRequest], tuple[int, float | None]] = {}
+
+    # When functions become ready
+
+    def data_of(self, event: FunctionReady) -> tuple[Datum, ...]:
+        """The data that a function takes, if it matters where that is."""
+        if not event.arguments:
+            return ()
+        data = self._network.refer(event.arguments)
+        if self._network.alone_s(data) < self._settings.transfer_floor_s:
+            self._network.release(data)
+            return ()
+        return data
+
+    def home_of(self, run: Run, event: FunctionReady, data: tuple[Datum, ...]) -> str | None:
+        """The node that has most of a function's data; of several the one near which fewest wait.
+
+        None for a function that has no choice, or whose choice is a user's.
+        """
+        demand = event.demand
+        if demand.pin is not None or demand.group is not None or demand.binds is not None:
+            return None
+        if run.queue_group.asks_user:
+            return None
+        eligible = self._backlog.tables.request_of(run, demand).eligible
+        held = {name: count for name, count in self._network.held(data).items() if name in eligible}
+        if not held:
+            return None
+        least = max(held.values()) - self._settings.transfer_floor_s * self._network.bandwidth
+        most = [name for name, count in held.items() if count >= least]
+        return min(most, key=lambda name: (name != event.preferred_node, self._waiting_near(name), name))
+
+    def _waiting_near(self, name: str) -> int:
+        return sum(queue.count for queue in self._backlog.tables.near.get(name, ()))
+
+    # Which function, and where
+
+    def choose(self, queue: Queue, freed: Node | None = None) -> Choice | None:
+        """The function of a queue that goes next, and its node; None if none goes.
+
+        The queue knows afterwards whether its head is delayed.
+        """
+        queue.delay = None
+        head = _head(queue)
+        nodes = self._with_room(queue, head, freed)
+        if not nodes:
+            queue.delayed_s = None
+            return None
+        moves = {node.name: self._network.move_s(head.data, node.name) for node in nodes}
+        least_s = min(moves.values())
+        if least_s > self._settings.transfer_floor_s:
+            delay = self._delay(queue, head, moves, least_s)
+            if delay is not None:
+                self._note(queue, delay)
+                return self._further(queue, nodes, delay)
+            nodes = self._without_equals(queue, head, nodes)
+            if not nodes:
+                return None
+            least_s = min(moves[node.name] for node in nodes)
+        return head, self._best(queue, head, nodes, moves, least_s), len(moves)
+
+    def goes(self, queue: Queue, node: Node) -> bool:
+        """Whether the head of a queue would go to a node that has room, and nothing else has."""
+        head = _head(queue)
+        move_s = self._network.move_s(head.data, node.name)
+        if move_s <= self._settings.transfer_floor_s:
+            return True
+        if self._delay(queue, head, {node.name: move_s}, move_s) is not None:
+            return False
+        near = self._backlog.tables.near.get(node.name, ())
+        return not any(self._is_equal(head, other, node) for other in near)
+
+    def is_near(self, scheduled: ScheduledFunction, name: str) -> bool:
+        """Whether moving a function's data to a node is no matter, or there is no better node."""
+        if not scheduled.data or scheduled.queue.home == name:
+            return True
+        return self._network.move_s(scheduled.data, name) <= self._settings.transfer_floor_s
+
+    def _best(
+        self,
+        queue: Queue,
+        head: ScheduledFunction,
+        nodes: list[Node],
+        moves: dict[str, float],
+        least_s: float,
+    ) -> Node:
+        """The strategy's choice among the nodes to which the move takes least."""
+        strategy = queue.queue_group.strategy
+        slack_s = 0.0 if strategy.heeds_transfer else self._settings.transfer_floor_s
+        near = [node for node in nodes if moves[node.name] <= least_s + slack_s]
+        return near[0] if len(near) == 1 else self._chooser.best_of(queue, head, near)
+
+    def _with_room(self, queue: Queue, head: ScheduledFunction, freed: Node | None) -> list[Node]:
+        """Nodes where a function may start now: all of a few; of many those that have data, and the best."""
+        eligible, looks, admits = queue.request.eligible, self._settings.data_looks, self._chooser.admits
+        if len(eligible) <= 2 * looks:
+            return [node for node in eligible.values() if admits(queue, head, node)]
+        names = dict.fromkeys(name for datum in head.data for name in islice(datum.places, looks))
+        some = {name: eligible[name] for name in names if name in eligible}
+        best, _ = self._chooser.choose(queue, head)
+        for node in (best, freed):
+            if node is not None and node.name in eligible:
+                some[node.name] = node
+        return [node for node in some.values() if admits(queue, head, node)]
+
+    # Delays
+
+    def _delay(
+        self, queue: Queue, head: ScheduledFunction, moves: dict[str, float], least_s: float
+    ) -> Delay | None:
+        """The delay of a head that had better wait than go where its data moves in so many seconds."""
+        now = self._backlog.clock.now
+        delayed_s = now if queue.delayed_s is None else queue.delayed_s
+        until_s = max(head.since, delayed_s) + least_s
+        if now + _EVEN_S >= until_s:
+            return None
+        wait_s = self._wait_s(queue, head, moves)
+        if wait_s is not None and wait_s >= least_s:
+            return None
+        return Delay(until_s, least_s, wait_s)
+
+    def _wait_s(self, queue: Queue, head: ScheduledFunction, moves: dict[str, float]) -> float | None:
+        """Seconds until a function could start at a busy node that has its data; None if nobody knows."""
+        network, eligible = self._network, queue.request.eligible
+        least_s: float = math.inf
+        is_unknown = False
+        for name in self._busy_nodes(queue, head):
+            node = eligible.get(name)
+            if node is None or name in moves:
+                continue
+            room_s = self._room_at(node, queue.request)
+            if room_s is None:
+                is_unknown = True
+                continue
+            before_s = self._before_s(queue, head, node)
+            wait_s = max(0.0, room_s - self._backlog.clock.now) + before_s
+            least_s = min(least_s, max(wait_s, network.move_s(head.data, name)))
+        return None if is_unknown and least_s == math.inf else least_s
+
+    def _busy_nodes(self, queue: Queue, head: ScheduledFunction) -> Iterable[str]:
+        """Nodes that a function may wait for: its queue's home, and a few that have its largest data."""
+        assert queue.home is not None
+        largest = max(head.data, key=lambda datum: datum.nbytes)
+        return dict.fromkeys([queue.home, *islice(largest.places, 3)])
+
+    def _before_s(self, queue: Queue, head: ScheduledFunction, node: Node) -> float:
+        """Seconds for which functions hold a node that wait for it, too, and go before."""
+        total_s = 0.0
+        for other in self._backlog.tables.near.get(node.name, ()):
+            if other is not queue and other.count and other.key is not None and other.key[3] is not head:
+                first = other.key[3]
+                if other.key[:3] < head.order_key()[:3]:
+                    total_s += other.count * (first.duration_s or 0.0) / _slots(node, other.request)
+        return total_s
+
+    def _room_at(self, node: Node, request: ResourceRequest) -> float | None:
+        known = self._rooms.get((node.name, request))
+        if known is not None and known[0] == node.version:
+            return known[1]
+        if len(self._rooms) > 4096:
+            self._rooms.clear()
+        found = room_at(self._backlog, node, request)
+        self._rooms[node.name, request] = (node.version, found)
+        return found
+
+    def _further(self, queue: Queue, nodes: list[Node], delay: Delay) -> Choice | None:
+        """One that stands so far behind its delayed head that it had better go elsewhere."""
+        head, home = _head(queue), queue.request.eligible.get(queue.home or "")
+        if delay.wait_s is None or home is None or not head.duration_s or queue.count < 2:
+            return None
+        step_s = head.duration_s / _slots(home, queue.request)
+        behind = int((delay.move_s - delay.wait_s) / step_s) + 1
+        if behind >= queue.count:
+            return None
+        chosen = queue.further(behind)
+        if chosen is None or chosen is head:
+            return None
+        nodes = [node for node in nodes if self._chooser.admits(queue, chosen, node)]
+        nodes = self._without_equals(queue, chosen, nodes)
+        moves = {node.name: self._network.move_s(chosen.data, node.name) for node in nodes}
+        if not moves or min(moves.values()) >= delay.wait_s + behind * step_s:
+            return None
+        return chosen, self._best(queue, chosen, nodes, moves, min(moves.values())), len(moves)
+
+    def _without_equals(self, queue: Queue, head: ScheduledFunction, nodes: list[Node]) -> list[Node]:
+        """Nodes near which no function of equal rank waits that has room there."""
+        if not self._yields:
+            return nodes
+        left = []
+        for node in nodes:
+            if any(
+                self._is_equal(head, other, node) for other in self._backlog.tables.near.get(node.name, ())
+            ):
+                self.yielded[node.name] = node
+            else:
+                left.append(node)
+        return left
+
+    def _is_equal(self, head: ScheduledFunction, other: Queue, node: Node) -> bool:
+        if other is head.queue or other.blocked_in is None or other.key is None:
+            return False
+        first = other.key[3]
+        is_equal = first.priority == head.priority and first.rank >= head.rank
+        return is_equal and self._chooser.admits(other, first, node)
+
+    def _note(self, queue: Queue, delay: Delay) -> None:
+        queue.delay = delay
+        if queue.delayed_s is None:
+            queue.delayed_s = self._backlog.clock.now
+        self._number += 1
+        heappush(self._due, (delay.until_s, self._number, queue, delay))
+
+    # When to look again
+
+    def deadline(self) -> float | None:
+        """When the next delay is over."""
+        due = self._due
+        while due and due[0][2].delay is not due[0][3]:
+            heappop(due)
+        return due[0][0] if due else None
+
+    def review(self, now: float) -> None:
+        """Have queues looked at whose delay is over."""
+        while (due_s := self.deadline()) is not None and due_s <= now + _EVEN_S:
+            self._backlog.refresh(heappop(self._due)[2])
+
+    def look_again(self, node: Node) -> None:
+        """A function has been placed on a node: those that wait for it may have to wait for longer."""
+        for queue in self._backlog.tables.near.get(node.name, ()):
+            if queue.delay is not None:
+                self._backlog.refresh(queue)
+
+    def look_again_at_all(self) -> None:
+        """Moves take longer, or less long, than was thought."""
+        for queue in [queue for queue in self._backlog.with_data if queue.delay is not None]:
+            self._backlog.refresh(queue)
+
+    def begin(self) -> None:
+        """Before a decision: heads yield to equals."""
+        self._yields = True
+
+    def take_back_yielded(self) -> None:
+        """Offer nodes again that heads left to their equals; now none is left to another."""
+        self._yields = False
+        self._backlog.ledger.freed.update(self.yielded)
+        self.yielded.clear()
+
+    def forget(self) -> None:
+        """Drop what was kept to know sooner when nodes have room."""
+        self._rooms.clear()
+        self._due.clear()
+
+
+def _head(queue: Queue) -> ScheduledFunction:
+    order_key = queue.head()
+    assert order_key is not None
+    return order_key[3]
+
+
+def _slots(node: Node, request: ResourceRequest) -> int:
+    """How many functions of a request run at once on a node."""
+    return max(1, min(node.total.get(name, 0) // units for name, units in request.amounts))
