@@ -77,7 +77,7 @@ def running_cluster(scheduler: str | None) -> Iterator[Handoff]:
 def ask(session: Handoff, method: str, **arguments: Any) -> Any:
     """Ask the scheduler, and wait for the answer."""
     # Not by sync's own arguments: a request may have some of the same names.
-    return session.link.sync(partial(session.ask, method, **arguments))
+    return session.sync(partial(session.ask, method, **arguments))
 
 
 def overview_of(session: Handoff) -> dict[str, Any]:

@@ -154,6 +154,10 @@ class SessionCore:
         """
         return await self.link.ask(method, **arguments)
 
+    def sync(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a coroutine function on the client's loop and wait for it, as ``Client.sync`` does."""
+        return self.link.sync(function, *args, **kwargs)
+
     # ------------------------------------------------------------------ life
 
     async def _start(self) -> None:
