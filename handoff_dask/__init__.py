@@ -1,7 +1,7 @@
 """Handoff for Python, as an integration of Dask distributed.
 
-Functions with a cost form a DAG; a node is a Dask worker with capabilities; a scheduler plugin
-binds each function to a node when it can start there.
+Functions with a cost form a DAG.  A node is a Dask worker with capabilities.  A scheduler plugin
+places each function on a node when it can start there.
 
 >>> import handoff_dask as handoff
 >>> dag = handoff.DAG("sums").add_function(handoff.Function("one", [], int, extra_args=["1"]))
@@ -10,15 +10,22 @@ binds each function to a node when it can start there.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import Any, NoReturn
+
+from distributed import Client
 
 from handoff_dask import telemetry, visualization
-from handoff_dask.allocators import SimpleAllocator
+from handoff_dask.allocators import SimpleAllocator, Strategy
+from handoff_dask.client.async_session import AsyncHandoff
 from handoff_dask.client.collection import make_collection
 from handoff_dask.client.compile import Compiled, compile  # noqa: A004
-from handoff_dask.client.default import session_for, session_of, start, stop
-from handoff_dask.client.execution import Execution
+from handoff_dask.client.default import link_of, session_for, start, stop
+from handoff_dask.client.execution import AsyncExecution, Execution
+from handoff_dask.client.explanations import FunctionExplanation
+from handoff_dask.client.options import timeout_s
 from handoff_dask.client.session import Handoff
+from handoff_dask.client.session_core import refuse_other_than_execution, results_of
 from handoff_dask.errors import (
     AllocationError,
     CyclicDependencyError,
@@ -33,7 +40,7 @@ from handoff_dask.errors import (
     ValidationError,
 )
 from handoff_dask.graph.dag import DAG, new
-from handoff_dask.graph.functions import Argument, Collocated, Function
+from handoff_dask.graph.functions import Argument, Collocated, Function, FunctionId
 from handoff_dask.graph.handout import function
 from handoff_dask.local import execute_local
 from handoff_dask.record.execution import Timing
@@ -45,6 +52,8 @@ __all__ = [
     "DAG",
     "AllocationError",
     "Argument",
+    "AsyncExecution",
+    "AsyncHandoff",
     "Collocated",
     "Compiled",
     "CyclicDependencyError",
@@ -98,91 +107,460 @@ __all__ = [
 make_collection()
 
 
-def execute(dag: Any, *, client: Any = None, **options: Any) -> Any:
-    """Execute a DAG and wait for it; see :meth:`Handoff.execute`."""
-    return session_for(client).execute(dag, **options)
+def execute(
+    dag: DAG | Iterable[Function],
+    *,
+    client: Client | None = None,
+    inputs: Mapping[FunctionId, Any] | None = None,
+    allocation_strategy: Strategy | None = None,
+    allocator: Strategy | None = None,
+    resources: Iterable[Mapping[str, Any]] | None = None,
+    max_retries: int | None = None,
+    max_concurrency: int | None = None,
+    outputs: Collection[FunctionId] | None = None,
+    timeout: float | None = None,
+    progress: bool = False,
+    **unknown: NoReturn,
+) -> ExecutionResult:
+    """Execute a DAG, and wait for its results.
+
+    Parameters
+    ----------
+    dag
+        A DAG, or a list of functions.
+    client
+        A Dask client.  If ``None``, the session made by :func:`start`, or the client that is current in
+        Dask; if there is neither, an embedded cluster is started on this machine.
+    inputs
+        ``{id: value}`` of the DAG's inputs.
+    allocation_strategy
+        ``"first_available"``, ``"load_balanced"``, ``"cost_optimized"``, ``"fastest"``, or a strategy of
+        the user's own.  If ``None``, the session's ``allocator``, else the setting
+        ``handoff.allocation-strategy`` (``"first_available"``).
+    allocator
+        The same under Handoff's name; give one of the two.
+    resources
+        ``[{"node": name, "capabilities": {…}}, …]``: confines the execution to these nodes, and on each
+        to the smaller of these capabilities and what it has.
+    max_retries
+        How often a function that raised is tried again, unless it says so itself.  If ``None``, the
+        setting ``handoff.max-retries`` (3).
+    max_concurrency
+        The largest number of functions that run at once; no limit if ``None``.
+    outputs
+        Ids of the functions whose results are wanted.  Only what these need runs.  All functions if
+        ``None``.
+    timeout
+        Seconds, after which the execution is cancelled; no limit if ``None``.
+    progress
+        Show a progress bar in a terminal or a notebook.
+
+    Returns
+    -------
+    ExecutionResult
+        Results, nodes and times by function id.  With an asynchronous client, an awaitable of it.
+
+    Raises
+    ------
+    ValidationError
+        If the DAG or an option is wrong.  Nothing has run.
+    AllocationError
+        If a function can run on no node that is there.
+    FunctionFailedError
+        If a function has failed for good; its exception is the cause.
+    TimeoutError
+        If the execution has not ended within ``timeout`` seconds; it is cancelled.
+
+    Examples
+    --------
+    ::
+
+        dag = handoff.DAG("sums")
+        dag.add_function(handoff.Function("one", [], int, extra_args=["1"], cost={"cpu": 1}))
+        handoff.execute(dag).results  # {"one": 1}
+    """
+    return session_for(client).execute(
+        dag,
+        inputs=inputs,
+        allocation_strategy=allocation_strategy,
+        allocator=allocator,
+        resources=resources,
+        max_retries=max_retries,
+        max_concurrency=max_concurrency,
+        outputs=outputs,
+        timeout=timeout,
+        progress=progress,
+        **unknown,
+    )
 
 
-def execute_distributed(dag: Any, *, client: Any = None, **options: Any) -> Any:
-    """The same as :func:`execute`."""
-    return execute(dag, client=client, **options)
+execute_distributed = execute
 
 
-def submit(dag: Any, *, client: Any = None, **options: Any) -> Any:
-    """Start to execute a DAG, and return at once; see :meth:`Handoff.submit`."""
-    return session_for(client).submit(dag, **options)
+def submit(
+    dag: DAG | Iterable[Function],
+    *,
+    client: Client | None = None,
+    inputs: Mapping[FunctionId, Any] | None = None,
+    allocation_strategy: Strategy | None = None,
+    allocator: Strategy | None = None,
+    resources: Iterable[Mapping[str, Any]] | None = None,
+    max_retries: int | None = None,
+    max_concurrency: int | None = None,
+    outputs: Collection[FunctionId] | None = None,
+    timeout: float | None = None,
+    progress: bool = False,
+    **unknown: NoReturn,
+) -> Execution:
+    """Start to execute a DAG, and return at once.
+
+    Parameters
+    ----------
+    dag
+        A DAG, or a list of functions.
+    client
+        A Dask client.  If ``None``, the session made by :func:`start`, or the client that is current in
+        Dask; if there is neither, an embedded cluster is started on this machine.
+    inputs
+        ``{id: value}`` of the DAG's inputs.
+    allocation_strategy
+        ``"first_available"``, ``"load_balanced"``, ``"cost_optimized"``, ``"fastest"``, or a strategy of
+        the user's own.  If ``None``, the session's ``allocator``, else the setting
+        ``handoff.allocation-strategy`` (``"first_available"``).
+    allocator
+        The same under Handoff's name; give one of the two.
+    resources
+        ``[{"node": name, "capabilities": {…}}, …]``: confines the execution to these nodes, and on each
+        to the smaller of these capabilities and what it has.
+    max_retries
+        How often a function that raised is tried again, unless it says so itself.  If ``None``, the
+        setting ``handoff.max-retries`` (3).
+    max_concurrency
+        The largest number of functions that run at once; no limit if ``None``.
+    outputs
+        Ids of the functions whose results are wanted.  Only what these need runs.  All functions if
+        ``None``.
+    timeout
+        Seconds, after which the execution is cancelled; no limit if ``None``.
+    progress
+        Show a progress bar in a terminal or a notebook.
+
+    Returns
+    -------
+    Execution
+        With an asynchronous client, an awaitable of it.
+
+    Raises
+    ------
+    ValidationError
+        If the DAG or an option is wrong.
+    AllocationError
+        If a function can run on no node that is there.
+    """
+    return session_for(client).submit(
+        dag,
+        inputs=inputs,
+        allocation_strategy=allocation_strategy,
+        allocator=allocator,
+        resources=resources,
+        max_retries=max_retries,
+        max_concurrency=max_concurrency,
+        outputs=outputs,
+        timeout=timeout,
+        progress=progress,
+        **unknown,
+    )
 
 
-def discover_nodes() -> Any:
+def await_completion(
+    execution: Execution | ExecutionResult, timeout: float | None = None
+) -> Mapping[FunctionId, Any]:
+    """Wait for an execution.
+
+    Parameters
+    ----------
+    execution
+        An execution; or its result, which is there already.
+    timeout
+        Seconds; ``None`` waits for ever.
+
+    Returns
+    -------
+    mapping
+        ``{function id: value}``.
+
+    Raises
+    ------
+    TimeoutError
+        If it has not ended by then.  It goes on.
+    HandoffError
+        What the execution fails with.
+    """
+    refuse_other_than_execution(execution)
+    return link_of(execution).wait_for(results_of, execution, timeout_s(timeout))
+
+
+def get_result(
+    execution_or_dag_id: Execution | ExecutionResult | Hashable,
+    id: FunctionId,  # noqa: A002
+    timeout: float | None = 5.0,
+) -> Any:
+    """Wait for one function's result, and fetch it.
+
+    Parameters
+    ----------
+    execution_or_dag_id
+        An execution, its result, or the id of a DAG: the latest of its executions counts.
+    id
+        The function.
+    timeout
+        Seconds; ``None`` waits for ever.
+
+    Returns
+    -------
+    Any
+        What the function returned.
+
+    Raises
+    ------
+    NotFoundError
+        If nothing is known of it.
+    TimeoutError
+        If it is not there in time.
+    """
+    if isinstance(execution_or_dag_id, Execution):
+        return execution_or_dag_id.get_result(id, timeout)
+    return session_for().get_result(execution_or_dag_id, id, timeout)
+
+
+def explain(
+    execution_or_dag_id: Execution | ExecutionResult | Hashable,
+    id: FunctionId,  # noqa: A002
+) -> FunctionExplanation:
+    """Why a function waits, or where it ran and why there.
+
+    Parameters
+    ----------
+    execution_or_dag_id
+        An execution, its result, or the id of a DAG: the latest of its executions counts, whichever
+        client has submitted it.
+    id
+        The function.
+
+    Returns
+    -------
+    FunctionExplanation
+        ``str()`` of it is a text; ``to_dict()`` gives the same as data.
+
+    Raises
+    ------
+    NotFoundError
+        If nothing is known of it, or it never runs on its own.
+    """
+    if isinstance(execution_or_dag_id, Execution):
+        return execution_or_dag_id.explain(id)
+    return session_for().explain(execution_or_dag_id, id)
+
+
+def discover_nodes() -> dict[str, dict[str, Any]]:
     """``{node name: capabilities}`` of every worker of the cluster."""
     return session_for().discover_nodes()
 
 
-def register_node(node: str, capabilities: Any) -> Any:
-    """Say what a node has; see :meth:`Handoff.register_node`."""
+def register_node(node: str, capabilities: Mapping[str, Any]) -> None:
+    """Set what a node has, replacing an earlier registration.
+
+    Parameters
+    ----------
+    node
+        Name or address of a node.
+    capabilities
+        ``{resource: amount or label}``.
+
+    Raises
+    ------
+    NotFoundError
+        If no node has this name or address.
+    ValidationError
+        If the capabilities are wrong.
+    """
     return session_for().register_node(node, capabilities)
 
 
-def update_node_resources(node: str, capabilities: Any) -> Any:
-    """Merge into what a node has; see :meth:`Handoff.update_node_resources`."""
+def update_node_resources(node: str, capabilities: Mapping[str, Any]) -> None:
+    """Merge into what a node has; an amount may become smaller than what is in use.
+
+    Parameters
+    ----------
+    node
+        Name or address of a node.
+    capabilities
+        ``{resource: amount or label}``.
+
+    Raises
+    ------
+    NotFoundError
+        If no node has this name or address.
+    ValidationError
+        If the capabilities are wrong.
+    """
     return session_for().update_node_resources(node, capabilities)
 
 
-def register_local_node(capabilities: Any) -> Any:
-    """Say what this worker has, or the embedded cluster's first node."""
+def register_local_node(capabilities: Mapping[str, Any]) -> None:
+    """Set what this worker has; outside of a worker, what the embedded cluster's first node has.
+
+    Parameters
+    ----------
+    capabilities
+        ``{resource: amount or label}``.
+
+    Raises
+    ------
+    NotFoundError
+        If there is neither.
+    ValidationError
+        If the capabilities are wrong.
+    """
     return session_for().register_local_node(capabilities)
 
 
-def resources_available(node: str, req: Any) -> Any:
-    """Whether a node has room for a cost right now."""
+def resources_available(node: str, req: Mapping[str, Any]) -> bool:
+    """Whether a node has room for a cost right now.
+
+    Parameters
+    ----------
+    node
+        Name or address of a node.
+    req
+        The cost.
+
+    Returns
+    -------
+    bool
+        ``False`` for an unknown node.
+
+    Raises
+    ------
+    ValidationError
+        If the cost is wrong.
+    """
     return session_for().resources_available(node, req)
 
 
-def await_completion(execution: Any, timeout: float | None = None) -> Any:
-    """Wait for an execution; its dict of results.  See :meth:`Handoff.await_completion`."""
-    return session_of(execution).await_completion(execution, timeout)
+def store_result(
+    dag_id: Hashable,
+    id: FunctionId,  # noqa: A002
+    value: Any,
+    origin_node: str | None = None,
+) -> None:
+    """Keep a value in a node's memory, for every client, until :func:`forget`.
 
+    Parameters
+    ----------
+    dag_id, id
+        The name of the value.
+    value
+        What can be pickled.
+    origin_node
+        The node.  If ``None``, this worker's node inside a function; elsewhere the node with the least
+        in its memory.
 
-def get_result(execution_or_dag_id: Any, id: Any, timeout: float | None = 5.0) -> Any:  # noqa: A002
-    """One function's result, as soon as it is there.  See :meth:`Handoff.get_result`."""
-    return session_of(execution_or_dag_id).get_result(execution_or_dag_id, id, timeout)
-
-
-def explain(execution_or_dag_id: Any, id: Any) -> Any:  # noqa: A002
-    """Why a function waits, or where it ran and why there.  See :meth:`Handoff.explain`."""
-    return session_of(execution_or_dag_id).explain(execution_or_dag_id, id)
-
-
-def store_result(dag_id: Any, id: Any, value: Any, origin_node: str | None = None) -> Any:  # noqa: A002
-    """Keep a value in a node's memory, for every client.  See :meth:`Handoff.store_result`."""
+    Raises
+    ------
+    NotFoundError
+        If no node has the name ``origin_node``.
+    """
     return session_for().store_result(dag_id, id, value, origin_node)
 
 
-def store_value(dag_id: Any, id: Any, value: Any) -> None:  # noqa: A002
-    """Keep a value in this process only."""
+def store_value(dag_id: Hashable, id: FunctionId, value: Any) -> None:  # noqa: A002
+    """Keep a value in this process only.
+
+    Parameters
+    ----------
+    dag_id, id
+        The name of the value.
+    value
+        Anything.
+    """
     session_for().store_value(dag_id, id, value)
 
 
-def get_local_value(dag_id: Any, id: Any) -> Any:  # noqa: A002
-    """A value that this process keeps.  See :meth:`Handoff.get_local_value`."""
+def get_local_value(dag_id: Hashable, id: FunctionId) -> Any:  # noqa: A002
+    """A value that this process keeps.
+
+    Parameters
+    ----------
+    dag_id, id
+        The name of the value.
+
+    Raises
+    ------
+    NotFoundError
+        If this process keeps none of this name.
+    """
     return session_for().get_local_value(dag_id, id)
 
 
-def get_value(dag_id: Any, id: Any, from_node: str | None = None) -> Any:  # noqa: A002
-    """A value of this process, else from wherever it is.  See :meth:`Handoff.get_value`."""
+def get_value(dag_id: Hashable, id: FunctionId, from_node: str | None = None) -> Any:  # noqa: A002
+    """A value that this process keeps, else from wherever it is.
+
+    Parameters
+    ----------
+    dag_id, id
+        The name of the value.
+    from_node
+        The node to fetch it from; any if ``None``.
+
+    Raises
+    ------
+    NotFoundError
+        If no node has it, or ``from_node`` has not.
+    """
     return session_for().get_value(dag_id, id, from_node)
 
 
-def register_data_location(dag_id: Any, data_id: Any, node: str) -> Any:
-    """Say on which node some data is.  See :meth:`Handoff.register_data_location`."""
+def register_data_location(dag_id: Hashable, data_id: Hashable, node: str) -> None:
+    """Record on which node some data is.
+
+    Parameters
+    ----------
+    dag_id, data_id
+        The name of the data.
+    node
+        Name or address of a node.
+
+    Raises
+    ------
+    NotFoundError
+        If no node has this name or address.
+    """
     return session_for().register_data_location(dag_id, data_id, node)
 
 
-def lookup_data_location(dag_id: Any, data_id: Any) -> Any:
-    """Name of the node where data is.  See :meth:`Handoff.lookup_data_location`."""
+def lookup_data_location(dag_id: Hashable, data_id: Hashable) -> str:
+    """Name of the node where data is; for a computed result, where it really is.
+
+    Parameters
+    ----------
+    dag_id, data_id
+        The name of the data.
+
+    Raises
+    ------
+    NotFoundError
+        If no location is known.
+    """
     return session_for().lookup_data_location(dag_id, data_id)
 
 
-def forget(dag_id: Any) -> Any:
-    """Drop a DAG's finished execution, its stored values and locations."""
+def forget(dag_id: Hashable) -> None:
+    """Drop a DAG's executions that have ended, its stored values and locations.
+
+    Parameters
+    ----------
+    dag_id
+        The id of the DAG.  An execution that still runs goes on.
+    """
     return session_for().forget(dag_id)

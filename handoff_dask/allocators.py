@@ -1,10 +1,10 @@
-"""Giving functions their nodes all at once, by capabilities alone."""
+"""Allocation strategies as users name and write them, and a plain allocator of nodes to functions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from handoff_dask.errors import ValidationError
 from handoff_dask.graph.check import explain_unplaceable
@@ -12,24 +12,43 @@ from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.requests import ResourceRequest
-from handoff_dask.placement.strategies import BUILT_IN
+from handoff_dask.placement.strategies import BUILT_IN, NodeSnapshot
 from handoff_dask.resources import NOTHING, Capabilities, Cost
 
-__all__ = ["Allocator", "SimpleAllocator"]
+__all__ = ["Allocator", "Selector", "SimpleAllocator", "Strategy", "StrategyName"]
 
 # Capabilities say nothing of threads.  So many that they never run out; as the share of them that
 # is taken is tiny, they only decide between nodes that are otherwise equally loaded.
 _THREADS = 10**9
 
 
+#: The strategies that are built in.
+StrategyName: TypeAlias = Literal["first_available", "load_balanced", "cost_optimized", "fastest"]
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """A strategy that chooses a node for each function when it is ready."""
+
+    def select(self, function: Function, nodes: list[NodeSnapshot], /) -> str | None:
+        """The name of one of these nodes, which have room now; ``None`` to be asked again later."""
+
+
 @runtime_checkable
 class Allocator(Protocol):
-    """What gives functions their nodes, asked once per DAG."""
+    """A strategy that gives functions their nodes, asked once per DAG."""
 
     def allocate(
-        self, functions: list[Function], capabilities: Mapping[str, Mapping[str, Any]]
+        self, functions: list[Function], capabilities: Mapping[str, Mapping[str, Any]], /
     ) -> Mapping[FunctionId, str]:
-        """``{function id: node name}``; what is left out goes by ``"first_available"``."""
+        """``{function id: node name}``; what is left out is placed by ``"first_available"``."""
+
+
+#: What ``allocation_strategy=`` and ``allocator=`` take: a name, an object with ``select`` or ``allocate``,
+#: the class of one, or a callable with the arguments of ``select``.
+Strategy: TypeAlias = (
+    StrategyName | Selector | Allocator | Callable[[Function, list[NodeSnapshot]], "str | None"] | type[Any]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +74,7 @@ class SimpleAllocator:
     {'a': 'n1', 'b': 'n2', 'c': 'n1'}
     """
 
-    strategy: str = "first_available"
+    strategy: StrategyName = "first_available"
 
     def __post_init__(self) -> None:
         if self.strategy not in list(BUILT_IN):

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from dask._task_spec import TaskRef
 from dask.sizeof import sizeof
@@ -38,10 +38,18 @@ __all__ = ["OnEvent", "execute_local"]
 #: Called with an event's name, measurements and metadata.
 OnEvent: TypeAlias = Callable[[tuple[str, ...], dict[str, Any], dict[str, Any]], object]
 
-# Options of an execution on a cluster.  They are about nodes, so they mean nothing here; a program
-# may still pass them, to run the same call in one process or on many.
-_OF_CLUSTERS = frozenset({"client", "allocation_strategy", "allocator", "resources", "max_concurrency"})
-_KNOWN = _OF_CLUSTERS | {"inputs", "outputs", "max_retries", "timeout", "progress"}
+_OPTIONS = (
+    "allocation_strategy",
+    "allocator",
+    "client",
+    "inputs",
+    "max_concurrency",
+    "max_retries",
+    "outputs",
+    "progress",
+    "resources",
+    "timeout",
+)
 
 
 def execute_local(
@@ -52,8 +60,13 @@ def execute_local(
     max_retries: int = 3,
     timeout: float | None = None,
     progress: bool = False,
+    client: object = None,
+    allocation_strategy: object = None,
+    allocator: object = None,
+    resources: object = None,
+    max_concurrency: object = None,
     on_event: OnEvent = telemetry.execute,
-    **options: Any,
+    **unknown: NoReturn,
 ) -> ExecutionResult:
     """Run a DAG in this process; ``node`` and ``cost`` are ignored.
 
@@ -73,10 +86,10 @@ def execute_local(
         left behind.
     progress
         Show a progress bar in a terminal or a notebook; elsewhere nothing is shown.
+    client, allocation_strategy, allocator, resources, max_concurrency
+        Options about nodes, which are ignored: the same call can run in one process or on many.
     on_event
-        Told what happens.
-    **options
-        Those of an execution on a cluster, which mean nothing here.
+        Called with the name, measurements and metadata of each event.
 
     Returns
     -------
@@ -98,7 +111,7 @@ def execute_local(
     >>> result.results, result.allocations
     ({'a': 20, 'b': '20'}, {'a': 'local', 'b': 'local'})
     """
-    _check_options(max_retries, timeout, progress, options)
+    _check_options(max_retries, timeout, progress, unknown)
     dag = as_dag(dag)
     expansion = expand(dag, outputs)
     values = given_inputs(dag, expansion, inputs)
@@ -112,7 +125,7 @@ def execute_local(
     return run.execute() if timeout is None else _within(run, float(timeout))
 
 
-def _check_options(max_retries: Any, timeout: Any, progress: Any, options: Mapping[str, Any]) -> None:
+def _check_options(max_retries: Any, timeout: Any, progress: Any, unknown: Mapping[str, Any]) -> None:
     if isinstance(max_retries, bool) or not isinstance(max_retries, Integral) or max_retries < 0:
         raise ValidationError(f"max_retries: {max_retries!r} is not an int of at least 0")
     if timeout is not None and not _is_span(timeout):
@@ -121,9 +134,9 @@ def _check_options(max_retries: Any, timeout: Any, progress: Any, options: Mappi
         )
     if not isinstance(progress, bool):
         raise ValidationError(f"progress is {progress!r}; give True or False")
-    for name in options.keys() - _OF_CLUSTERS:
-        near = difflib.get_close_matches(name, _KNOWN, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(_KNOWN))}"
+    for name in unknown:
+        near = difflib.get_close_matches(name, _OPTIONS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(_OPTIONS)}"
         raise ValidationError(f"there is no option {name!r}; {hint}")
 
 

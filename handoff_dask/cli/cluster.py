@@ -76,7 +76,7 @@ def running_cluster(scheduler: str | None) -> Iterator[Handoff]:
 
 def ask(session: Handoff, method: str, **arguments: Any) -> Any:
     """Ask the scheduler, and wait for the answer."""
-    # Not by session.sync's own arguments: a request may have some of the same names.
+    # Not by sync's own arguments: a request may have some of the same names.
     return session.sync(partial(session.ask, method, **arguments))
 
 

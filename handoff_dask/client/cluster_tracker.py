@@ -1,25 +1,31 @@
-"""The cluster's own count of what is in use, as a client sees it."""
+"""The cluster's own resource tracker, as clients use it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cloudpickle
 
-from handoff_dask.errors import NotFoundError, ValidationError
-from handoff_dask.resources import Cost
+from handoff_dask.client.nodes import Nodes
+from handoff_dask.client.scheduler_link import SchedulerLink
+from handoff_dask.errors import ValidationError
+from handoff_dask.resources import Capabilities, Cost
 from handoff_dask.trackers import ResourceTracker
-
-if TYPE_CHECKING:
-    from handoff_dask.client.nodes import NodeMethods
 
 
 class ClusterTracker:
-    """The cluster's tracker: a :class:`~handoff_dask.ResourceTracker` behind which is the ledger.
+    """The cluster's tracker: a :class:`~handoff_dask.ResourceTracker` backed by the scheduler's ledger.
 
-    What is claimed here counts for every placement of every client, until it is released or this
-    client disconnects.  With an asynchronous client every method returns an awaitable.
+    A claim counts for every placement of every client, until it is released or this client
+    disconnects.  With an asynchronous client every method returns an awaitable.
+
+    Parameters
+    ----------
+    link
+        The link to the scheduler.
+    nodes
+        Makes the requests.
 
     Examples
     --------
@@ -33,14 +39,15 @@ class ClusterTracker:
                 tracker.release("node1", {"gpu": 1})
     """
 
-    def __init__(self, session: NodeMethods) -> None:
-        self._session = session
+    def __init__(self, link: SchedulerLink, nodes: Nodes) -> None:
+        self._link = link
+        self._nodes = nodes
 
     def __repr__(self) -> str:
-        return f"<ClusterTracker of {self._session.client!r}>"
+        return f"<{type(self).__name__} of {self._link.client!r}>"
 
-    def register(self, node: str, caps: Mapping[str, Any]) -> Any:
-        """Say what a node has; see :meth:`Handoff.register_node`.
+    def register(self, node: str, caps: Mapping[str, Any]) -> None:
+        """Set what a node has; see :meth:`Handoff.register_node`.
 
         Raises
         ------
@@ -49,9 +56,10 @@ class ClusterTracker:
         ValidationError
             If a capability is neither an amount nor a label.
         """
-        return self._session.register_node(node, caps)
+        Capabilities.parse(caps)
+        return self._link.sync(self._nodes.register, node, caps, merge=False)
 
-    def available(self, node: str, req: Mapping[str, Any]) -> Any:
+    def available(self, node: str, req: Mapping[str, Any]) -> bool:
         """Whether the node has room for the requirement now; an unknown node has none.
 
         Raises
@@ -59,9 +67,9 @@ class ClusterTracker:
         ValidationError
             If the requirement is wrong.
         """
-        return self._session.resources_available(node, req)
+        return self._link.sync(self._nodes.available, node, Cost.parse(req))
 
-    def request(self, node: str, req: Mapping[str, Any]) -> Any:
+    def request(self, node: str, req: Mapping[str, Any]) -> bool:
         """Claim the requirement; false, and nothing claimed, if there is no room.
 
         Raises
@@ -71,10 +79,10 @@ class ClusterTracker:
         ValidationError
             If the requirement is wrong.
         """
-        return self._session.sync(self._ask, "claim", node, Cost.parse(req))
+        return self._link.sync(self._nodes.claim, node, Cost.parse(req))
 
-    def release(self, node: str, req: Mapping[str, Any]) -> Any:
-        """Give back what this client has claimed; what it has not is not there to give.
+    def release(self, node: str, req: Mapping[str, Any]) -> None:
+        """Give back what this client has claimed; anything beyond that is ignored.
 
         Raises
         ------
@@ -83,13 +91,9 @@ class ClusterTracker:
         ValidationError
             If the requirement is wrong.
         """
-        return self._session.sync(self._ask, "give_back", node, Cost.parse(req))
+        return self._link.sync(self._nodes.release, node, Cost.parse(req))
 
-    async def _ask(self, method: str, node: Any, cost: Cost) -> Any:
-        await self._session._start()
-        return await self._session.ask(method, node=str(node), cost=cost)
-
-    def get_capabilities(self, node: str | None = None) -> Any:
+    def get_capabilities(self, node: str | None = None) -> dict[str, Any]:
         """What one node has, or ``{node: what it has}``, whatever is in use.
 
         Raises
@@ -97,17 +101,39 @@ class ClusterTracker:
         NotFoundError
             If no node has this name or address.
         """
-        return self._session.sync(self._capabilities, node)
+        return self._link.sync(self._nodes.capabilities, node)
 
-    async def _capabilities(self, node: Any) -> dict[str, Any]:
-        nodes = await self._session._discover()
-        if node is None:
-            return nodes
-        name = await self._session.ask("name_of", node=str(node))
-        if name not in nodes:
-            raise NotFoundError("node", node, "it has just left")
-        found: dict[str, Any] = nodes[name]
-        return found
+
+class AsyncClusterTracker:
+    """The methods of :class:`ClusterTracker` as coroutines."""
+
+    def __init__(self, link: SchedulerLink, nodes: Nodes) -> None:
+        self._link = link
+        self._nodes = nodes
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._link.client!r}>"
+
+    async def register(self, node: str, caps: Mapping[str, Any]) -> None:
+        """Set what a node has; see :meth:`AsyncHandoff.register_node`."""
+        Capabilities.parse(caps)
+        await self._link.run(self._nodes.register, node, caps, merge=False)
+
+    async def available(self, node: str, req: Mapping[str, Any]) -> bool:
+        """Whether the node has room for the requirement now; an unknown node has none."""
+        return await self._link.run(self._nodes.available, node, Cost.parse(req))
+
+    async def request(self, node: str, req: Mapping[str, Any]) -> bool:
+        """Claim the requirement; false, and nothing claimed, if there is no room."""
+        return await self._link.run(self._nodes.claim, node, Cost.parse(req))
+
+    async def release(self, node: str, req: Mapping[str, Any]) -> None:
+        """Give back what this client has claimed; anything beyond that is ignored."""
+        await self._link.run(self._nodes.release, node, Cost.parse(req))
+
+    async def get_capabilities(self, node: str | None = None) -> dict[str, Any]:
+        """What one node has, or ``{node: what it has}``, whatever is in use."""
+        return await self._link.run(self._nodes.capabilities, node)
 
 
 def pack_tracker(tracker: Any) -> bytes | None:

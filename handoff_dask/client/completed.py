@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import Any
 
-from distributed import as_completed
+from distributed import Future, as_completed
 
-if TYPE_CHECKING:
-    from handoff_dask.client.execution import Execution
+from handoff_dask.client.scheduler_link import SchedulerLink
 
 
 class Completed:
-    """Pairs ``(id, value)`` in the order in which they are there; for ``for`` and ``async for``."""
+    """Pairs ``(id, value)`` in the order in which results come; for ``for`` and ``async for``.
 
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-        self._ids = {f.key: i for i, f in execution.futures.items()}
-        self._futures: Any = None
+    Parameters
+    ----------
+    link
+        The link to the scheduler.
+    futures
+        ``{function id: distributed.Future}``.
+    get_result
+        Fetches the result of a function.
+    raise_failure
+        Waits for the end of the execution; raises what it failed with.
+    """
+
+    def __init__(
+        self,
+        link: SchedulerLink,
+        futures: Mapping[Hashable, Future[Any]],
+        get_result: Callable[[Hashable], Awaitable[Any]],
+        raise_failure: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._link = link
+        self._futures = futures
+        self._get_result = get_result
+        self._raise_failure = raise_failure
+        self._ids = {f.key: i for i, f in futures.items()}
+        self._completed: Any = None
 
     def __iter__(self) -> Completed:
         return self
@@ -27,29 +47,27 @@ class Completed:
         return self
 
     def __next__(self) -> tuple[Hashable, Any]:
-        pair: tuple[Hashable, Any] | None = self._execution.session.wait_for(self._next)
+        pair = self._link.wait_for(self._next)
         if pair is None:
             raise StopIteration
         return pair
 
     async def __anext__(self) -> tuple[Hashable, Any]:
-        session = self._execution.session
-        if session.asynchronous:
+        if self._link.asynchronous:
             pair = await self._next()
         else:  # a client that blocks has a loop of its own
-            pair = await asyncio.to_thread(session.wait_for, self._next)
+            pair = await asyncio.to_thread(self._link.wait_for, self._next)
         if pair is None:
             raise StopAsyncIteration
         return pair
 
     async def _next(self) -> tuple[Hashable, Any] | None:
         """The next pair; ``None`` when there is none."""
-        execution = self._execution
-        if self._futures is None:
-            self._futures = as_completed(execution.futures.values(), loop=execution.session.client.loop)
-        async for future in self._futures:
+        if self._completed is None:
+            self._completed = as_completed(self._futures.values(), loop=self._link.client.loop)
+        async for future in self._completed:
             if future.status != "finished":
-                await execution._result(None)
+                await self._raise_failure()
             function_id = self._ids[future.key]
-            return function_id, await execution._get_result(function_id, None)
+            return function_id, await self._get_result(function_id)
         return None

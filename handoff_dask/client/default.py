@@ -9,26 +9,29 @@ from typing import Any
 
 from distributed import Client
 
+from handoff_dask.allocators import Strategy
 from handoff_dask.client import options as checks
-from handoff_dask.client.connection import current_client
-from handoff_dask.client.execution import Execution
+from handoff_dask.client.execution_core import ExecutionCore
+from handoff_dask.client.scheduler_link import SchedulerLink, current_client
 from handoff_dask.client.session import Handoff
+from handoff_dask.stores import ResultStore
+from handoff_dask.trackers import ResourceTracker
 
 
 class _Defaults:
-    """What there is by default in this process."""
+    """The sessions of this process."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         #: What :func:`start` made.
         self.started: Handoff | None = None
-        #: Started because nothing else was there.
+        #: Started because there was no client.
         self.embedded: Handoff | None = None
         #: The session of each client.
         self.sessions: weakref.WeakKeyDictionary[Client, Handoff] = weakref.WeakKeyDictionary()
 
     def current(self, client: Client | None) -> Handoff | None:
-        """A session that is there already and still of use."""
+        """A session that exists already and is usable."""
         checks.refuse_other_than_client(client)
         if client is None:
             if self.started is not None and self.started.is_usable:
@@ -52,18 +55,38 @@ def start(
     client: Client | None = None,
     *,
     nodes: Mapping[str, Mapping[str, Any]] | None = None,
-    resource_tracker: Any = None,
-    result_store: Any = None,
-    allocator: Any = None,
-) -> Any:
+    resource_tracker: ResourceTracker | type[ResourceTracker] | None = None,
+    result_store: ResultStore | type[ResultStore] | None = None,
+    allocator: Strategy | None = None,
+) -> Handoff:
     """Make the session that the module's functions use, and return it.
 
-    Starting again for the same client is harmless.  The parameters are those of
-    :class:`Handoff`.
+    Starting again for the same client is harmless.
+
+    Parameters
+    ----------
+    client
+        A Dask client.  If ``None``, the client that is current in Dask; if there is none either, an
+        embedded cluster is started on this machine.
+    nodes
+        ``{name: capabilities}`` of the embedded cluster; if ``None``, one node that has this
+        machine's cores and memory.
+    resource_tracker
+        A resource tracker of the user's own, which is asked before every placement.
+    result_store
+        A result store of the user's own.
+    allocator
+        The strategy of executions that name none.
 
     Returns
     -------
     Handoff
+        With an asynchronous client, an awaitable of it.
+
+    Raises
+    ------
+    ValidationError
+        If one of these is of the wrong kind, or cannot be sent.
     """
     with _defaults.lock:
         if nodes is None:
@@ -92,8 +115,11 @@ def start(
         return known.start()
 
 
-def stop() -> Any:
-    """End the session that the module's functions use; the user's client and cluster stay."""
+def stop() -> None:
+    """End the session that the module's functions use: cancel what it still runs.
+
+    The user's client and cluster stay.
+    """
     with _defaults.lock:
         session = _defaults.started or _defaults.current(None)
         _defaults.started = None
@@ -122,6 +148,6 @@ def known_session() -> Handoff | None:
     return _defaults.current(None)
 
 
-def session_of(execution: object) -> Handoff:
-    """The session that an execution belongs to; for anything else, the one by default."""
-    return execution.session if isinstance(execution, Execution) else session_for()
+def link_of(execution: object) -> SchedulerLink:
+    """The link of the session that an execution belongs to; for anything else, of the default one."""
+    return execution._link if isinstance(execution, ExecutionCore) else session_for().link

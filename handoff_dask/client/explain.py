@@ -1,59 +1,54 @@
-"""In the client: asking why a function waits or ran where it did, of whoever still knows."""
+"""Explain, in the client: asks the scheduler why a function waits, or ran where it did."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
 
-from handoff_dask.client.execution import Execution
-from handoff_dask.client.explanations import FunctionExplanation, explained, from_record
-from handoff_dask.errors import NotFoundError, SchedulerLostError
+from handoff_dask.client.explanations import FunctionExplanation, explained
+from handoff_dask.client.scheduler_link import Ask
+from handoff_dask.errors import NotFoundError
 from handoff_dask.protocol.manifest import token_of
 from handoff_dask.protocol.telemetry import KnownRun
-from handoff_dask.record.result import ExecutionResult
-
-if TYPE_CHECKING:
-    from handoff_dask.client.session import Handoff
 
 
-async def explain(session: Handoff, of: Any, function_id: Hashable) -> FunctionExplanation:
-    """Explain a function of an execution, of its result, or of the latest execution of a DAG id.
+async def explain_function(
+    ask: Ask, token: str, dag_id: Hashable, ids: Sequence[Hashable], function_id: Hashable
+) -> FunctionExplanation:
+    """Explain a function of a run.
+
+    Parameters
+    ----------
+    ask
+        Asks the scheduler.
+    token
+        The name of the run on the scheduler.
+    dag_id, ids
+        The ids of the DAG and of its functions, by position.
+    function_id
+        One of ``ids``.
 
     Raises
     ------
     NotFoundError
-        If nothing is known of the execution, or it has no such function that runs on its own.
+        If the scheduler does not know the run any more.
     """
-    if isinstance(of, ExecutionResult):
-        return from_record(of.record, function_id)
-    execution = of if isinstance(of, Execution) else session.execution_of(of)
-    if execution is None:
-        return await _of_another(session, of, function_id)
-    keys = list(execution.compiled.keys)
-    if function_id not in keys:
-        return from_record(await execution._record(), function_id)
-    known = execution.dag_id, keys
-    try:
-        return await _ask(session, execution.compiled.manifest.token, known, function_id)
-    except (NotFoundError, SchedulerLostError):
-        if not execution.is_over:
-            raise
-        return from_record(await execution._record(), function_id)
+    position = ids.index(function_id)
+    finding = await ask("find_out", token=token, position=position)
+    return explained(finding, position, (dag_id, ids))
 
 
-async def _of_another(session: Handoff, dag_id: Hashable, function_id: Hashable) -> FunctionExplanation:
-    introduction = await session.ask("latest_run", dag=token_of(dag_id))
+async def explain_latest(ask: Ask, dag_id: Hashable, function_id: Hashable) -> FunctionExplanation:
+    """Explain a function of the latest run of a DAG, whichever client has submitted it.
+
+    Raises
+    ------
+    NotFoundError
+        If the scheduler knows no such run, or it has no such function that is scheduled.
+    """
+    introduction = await ask("latest_run", dag=token_of(dag_id))
     if introduction is None:
         raise NotFoundError("execution", dag_id, "no session of this cluster has executed this DAG lately")
     run = KnownRun(introduction)
     if function_id not in run.ids:
         raise NotFoundError("function", function_id, f"DAG {dag_id!r} has none of this id that runs")
-    return await _ask(session, introduction.token, (run.dag_id, run.ids), function_id)
-
-
-async def _ask(
-    session: Handoff, token: str, known: tuple[Hashable, Sequence[Hashable]], function_id: Hashable
-) -> FunctionExplanation:
-    position = known[1].index(function_id)
-    finding = await session.ask("find_out", token=token, position=position)
-    return explained(finding, position, known)
+    return await explain_function(ask, introduction.token, run.dag_id, run.ids, function_id)

@@ -1,86 +1,120 @@
-"""What an execution itself must notice, since nobody tells it: a graph or an input that never comes."""
+"""Checks that end an execution whose graph or inputs never arrive.
+
+The scheduler's plugin knows nothing of these failures, so the client has to notice them.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed import Future
 
+from handoff_dask.client.scheduler_link import SchedulerLink
 from handoff_dask.errors import HandoffError, SchedulerLostError, ValidationError
 from handoff_dask.protocol.futures import adopt
 
-if TYPE_CHECKING:
-    from handoff_dask.client.execution import Execution
 
+class InputChecks:
+    """Watches the graph and the inputs of one execution.
 
-class Minder:
-    """Ends an execution that can come to nothing."""
+    Parameters
+    ----------
+    link
+        The link to the scheduler.
+    dag_id, token
+        The id of the DAG, and the name of its run on the scheduler.
+    first
+        One of the futures of its functions.
+    inputs
+        ``{input id: future}`` of the inputs that are on the cluster already.
+    fail
+        Called with the error if the execution can never end well, and with whether the scheduler
+        knows the run: then it will still report the end.
+    """
 
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-        client = execution.session.client
-        held: Mapping[Hashable, Future[Any]] = execution.compiled.held
-        # Futures of this client's own: the user may let go of his, or have them of another client.
-        self._inputs: dict[Hashable, Future[Any]] = {i: Future(future.key) for i, future in held.items()}
-        if held:
-            adopt(self._inputs.values(), client)
-        self._tasks = [asyncio.ensure_future(self._mind_graph())]
-        self._tasks += [asyncio.ensure_future(self._mind_input(i)) for i in self._inputs]
+    def __init__(
+        self,
+        link: SchedulerLink,
+        *,
+        dag_id: Hashable,
+        token: str,
+        first: Future[Any],
+        inputs: Mapping[Hashable, Future[Any]],
+        fail: Callable[[HandoffError, bool], None],
+    ) -> None:
+        self._link = link
+        self._dag_id = dag_id
+        self._token = token
+        self._fail = fail
+        # Futures of this client: the user may release the given ones, or they belong to another client.
+        self._inputs: dict[Hashable, Future[Any]] = {i: Future(future.key) for i, future in inputs.items()}
+        if inputs:
+            adopt(self._inputs.values(), link.client)
+        self._tasks = [asyncio.ensure_future(self._check_graph(first))]
+        self._tasks += [asyncio.ensure_future(self._check_input(i)) for i in self._inputs]
 
-    def end(self) -> None:
+    def end(self, outcome: object = None, status: str = "") -> None:
         """The execution is over."""
         self._inputs.clear()
         for task in self._tasks:
             task.cancel()
-        self._tasks.clear()  # they hold this, and with it the execution and its results
+        self._tasks.clear()  # they hold this object, and with it the execution and its results
 
-    async def _mind_graph(self) -> None:
+    async def _check_graph(self, first: Future[Any]) -> None:
         """Notice if Dask drops the graph before the scheduler's plugin sees it."""
-        execution = self._execution
-        first = next(iter(execution.futures.values()))
         await settled(first)
-        if first.status == "finished" or not await execution.session.expects(execution):
+        if first.status == "finished" or not await self._has_never_arrived():
             return
         cause = _cause(first)
-        self._lost(
-            f"the scheduler could not take the graph of DAG {execution.dag_id!r} ({cause!r}); "
+        self._fail_with(
+            f"the scheduler could not take the graph of DAG {self._dag_id!r} ({cause!r}); "
             "what it needs must be installed there too, and futures in it must be alive",
             cause,
+            is_known=False,
         )
 
-    async def _mind_input(self, input_id: Hashable) -> None:
+    async def _has_never_arrived(self) -> bool:
+        if not self._link.is_usable:
+            return False
+        try:
+            return bool(await self._link.ask("withdraw", token=self._token))
+        except (SchedulerLostError, RuntimeError):  # the connection, or all of them, are closed
+            return False
+
+    async def _check_input(self, input_id: Hashable) -> None:
         """Notice if a future that was given as an input fails: the plugin knows of functions only."""
         future = self._inputs[input_id]
         await settled(future)
         if future.status == "finished":
             return
-        execution, cause = self._execution, _cause(future)
+        cause = _cause(future)
         with suppress(SchedulerLostError):
-            await execution.session.ask("cancel", token=execution.token)
-        self._lost(
-            f"the future given as input {input_id!r} of DAG {execution.dag_id!r} has come to nothing "
+            await self._link.ask("cancel", token=self._token)
+        self._fail_with(
+            f"the future given as input {input_id!r} of DAG {self._dag_id!r} has come to nothing "
             f"({future.status}: {cause!r}); give one that has a result",
             cause,
+            is_known=True,
         )
 
-    def _lost(self, problem: str, cause: BaseException | None) -> None:
+    def _fail_with(self, problem: str, cause: BaseException | None, *, is_known: bool) -> None:
         error = HandoffError(problem)
         error.__cause__ = cause
-        self._execution.is_lost(error)
+        self._fail(error, is_known)
 
 
-def refuse_cancelled(held: Mapping[Hashable, Future[Any]]) -> None:
-    """Refuse futures, given as inputs, of which it is known already that they come to nothing.
+def refuse_cancelled(inputs: Mapping[Hashable, Future[Any]]) -> None:
+    """Refuse futures, given as inputs, that have been cancelled already.
 
     Raises
     ------
     ValidationError
         If one has been cancelled.
     """
-    for input_id, future in held.items():
+    for input_id, future in inputs.items():
         if future.cancelled():
             raise ValidationError(
                 f"the future given as input {input_id!r} has been cancelled; give one that has a result"
@@ -88,7 +122,7 @@ def refuse_cancelled(held: Mapping[Hashable, Future[Any]]) -> None:
 
 
 async def settled(future: Future[Any]) -> None:
-    """Until a future has a result, or never will."""
+    """Wait until a future has a result, or never will."""
     state: Any = future._state
     await state.wait()
 

@@ -1,80 +1,79 @@
-"""What a session says and asks of nodes."""
+"""Requests about nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from handoff_dask.client.connection import Connection, this_worker
+from handoff_dask.client.scheduler_link import Ask, this_worker
 from handoff_dask.errors import NotFoundError
 from handoff_dask.resources import Capabilities, Cost
 
 
-class NodeMethods(Connection):
-    """The methods of a session that are about nodes."""
+class Nodes:
+    """Asks the scheduler about nodes, and tells it what they have.
 
-    def discover_nodes(self) -> Any:
+    Parameters
+    ----------
+    ask
+        Asks the scheduler.
+    start
+        Installs the plugins, unless they are installed already.
+    """
+
+    def __init__(self, ask: Ask, start: Callable[[], Awaitable[object]]) -> None:
+        self._ask = ask
+        self._start = start
+
+    async def discover(self) -> dict[str, dict[str, Any]]:
         """``{node name: capabilities}`` of every worker of the cluster."""
-        return self.sync(self._discover)
-
-    async def _discover(self) -> dict[str, dict[str, Any]]:
         await self._start()
-        nodes: dict[str, dict[str, Any]] = await self.ask("discover")
+        nodes: dict[str, dict[str, Any]] = await self._ask("discover")
         return nodes
 
-    def register_node(self, node: str, capabilities: Mapping[str, Any]) -> Any:
-        """Say what a node has, replacing what was registered before.
-
-        Raises
-        ------
-        NotFoundError
-            If no node has this name or address.
-        ValidationError
-            If the capabilities are wrong.
-        """
-        Capabilities.parse(capabilities)
-        return self.sync(self._register, node, capabilities, merge=False)
-
-    def update_node_resources(self, node: str, capabilities: Mapping[str, Any]) -> Any:
-        """Merge into what a node has; it may shrink below what is running there.
-
-        Raises
-        ------
-        NotFoundError
-            If no node has this name or address.
-        ValidationError
-            If the capabilities are wrong.
-        """
-        Capabilities.parse(capabilities)
-        return self.sync(self._register, node, capabilities, merge=True)
-
-    async def _register(self, node: Any, capabilities: Mapping[str, Any], *, merge: bool) -> None:
+    async def register(self, node: object, capabilities: Mapping[str, Any], *, merge: bool) -> None:
+        """Replace what a node has, or merge into it."""
         await self._start()
-        await self.ask("register", node=str(node), capabilities=Capabilities.parse(capabilities), merge=merge)
+        parsed = Capabilities.parse(capabilities)
+        await self._ask("register", node=str(node), capabilities=parsed, merge=merge)
 
-    def resources_available(self, node: str, req: Mapping[str, Any]) -> Any:
-        """Whether a node has room for a cost right now; ``False`` for an unknown node."""
-        cost = Cost.parse(req)
-        return self.sync(self._available, node, cost)
-
-    async def _available(self, node: Any, cost: Cost) -> bool:
+    async def available(self, node: object, cost: Cost) -> bool:
+        """Whether a node has room for a cost now."""
         await self._start()
-        return bool(await self.ask("available", node=str(node), cost=cost))
+        return bool(await self._ask("available", node=str(node), cost=cost))
 
-    def register_local_node(self, capabilities: Mapping[str, Any]) -> Any:
-        """Say what this worker has; outside a worker, what the embedded cluster's first node has.
+    async def claim(self, node: object, cost: Cost) -> bool:
+        """Claim a cost for this client; false if there is no room."""
+        await self._start()
+        return bool(await self._ask("claim", node=str(node), cost=cost))
 
-        Raises
-        ------
-        NotFoundError
-            If there is neither.
-        """
-        return self.register_node(self._local_node(), capabilities)
+    async def release(self, node: object, cost: Cost) -> None:
+        """Give back what this client has claimed."""
+        await self._start()
+        await self._ask("give_back", node=str(node), cost=cost)
 
-    def _local_node(self) -> str:
-        node = this_worker()
-        if node is not None:
-            return node
-        if self._embedded is None:
-            raise NotFoundError("node", "local", "this is no worker; name one with register_node")
-        return str(next(iter(self._embedded.nodes)))
+    async def capabilities(self, node: object = None) -> dict[str, Any]:
+        """What one node has, or ``{node: what it has}``."""
+        nodes = await self.discover()
+        if node is None:
+            return nodes
+        name = await self._ask("name_of", node=str(node))
+        if name not in nodes:
+            raise NotFoundError("node", node, "it has just left")
+        return nodes[name]
+
+
+def local_node(embedded: Mapping[str, Any] | None) -> str:
+    """The worker that runs this code; outside of a worker, the first node of the embedded cluster.
+
+    Raises
+    ------
+    NotFoundError
+        If there is neither.
+    """
+    node = this_worker()
+    if node is not None:
+        return node
+    if embedded is None:
+        raise NotFoundError("node", "local", "this is no worker; name one with register_node")
+    return str(next(iter(embedded)))

@@ -157,3 +157,20 @@ def _nodes(resources: Any) -> dict[str, Capabilities] | None:
             raise ValidationError(f"resources names node {name!r} twice; name it once")
         nodes[name] = Capabilities.parse(entry.get("capabilities"))
     return nodes
+
+
+def refuse_unhashable(*ids: object) -> None:
+    """Refuse what cannot be an id.
+
+    Raises
+    ------
+    ValidationError
+        If one cannot be hashed.
+    """
+    for i in ids:
+        try:
+            hash(i)
+        except TypeError:
+            raise ValidationError(
+                f"{i!r} cannot be an id; use what can be hashed, a string or a tuple say"
+            ) from None

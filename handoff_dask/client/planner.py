@@ -1,10 +1,10 @@
-"""In the client: looks for a better order while a run goes on, and tells the scheduler.
+"""The planner: searches for a better order while a run goes on, and sends it to the scheduler.
 
-The scheduler has no time for this, the client has nothing else to do.  Each round asks how the
-run stands, foresees what will be left of it when the round is over, tries orders for that
-(:mod:`handoff_dask.simulation.planning`), and sends the ranks of the best, if it is better than the
-present one, at the time for which it was made.  The first rounds are short: what has started by a
-poor order cannot be taken back.
+The search takes time that the scheduler does not have, so it runs in the client.  Each planning
+cycle asks how the run stands, forecasts what will be left of it when the cycle ends, and tries orders
+for the rest (:mod:`handoff_dask.simulation.planning`).  It sends the ranks of the best order, if this is
+better than the present one, at the time for which it was made.  The first cycles are short, since a
+function that has started in a poor order cannot be taken back.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import asyncio
 import logging
 import math
 from collections.abc import Hashable
-from typing import TYPE_CHECKING
 
 from distributed.metrics import monotonic, thread_time
 
 from handoff_dask import config
+from handoff_dask.client.compile import Compiled
+from handoff_dask.client.scheduler_link import Ask
 from handoff_dask.placement.strategies import BUILT_IN
 from handoff_dask.protocol.outcome import LEAST_PLANNED_S, Standing
 from handoff_dask.resources import Capabilities
@@ -27,25 +28,22 @@ from handoff_dask.simulation.problem import Problem, SimulatedFunction, Simulate
 from handoff_dask.simulation.rest import rest_of
 from handoff_dask.simulation.running import SimulationStuck
 
-if TYPE_CHECKING:
-    from handoff_dask.client.execution import Execution
-
 logger = logging.getLogger(__name__)
 
-#: Fewer functions than this are not worth planning, nor is a run that ends within so many seconds;
-#: more take too long to simulate.
+#: A run is planned if at least so many functions and so many seconds are left of it, and if it has
+#: at most so many functions: simulating more takes too long.
 LEAST, LEAST_S, MOST = 20, LEAST_PLANNED_S, 20_000
-#: Seconds between two looks at a run that cannot be planned yet, at first.
+#: Seconds until the next try where a run cannot be planned yet, at first.
 PAUSE_S = 0.5
-#: Seconds until the scheduler is asked again that knows nothing of the run.
+#: Seconds until the scheduler is asked again where it knows nothing of the run.
 SOON_S = 0.02
 #: Planning takes at most this share of what the run still lasts.
 SHARE = 0.05
-#: Seconds that the first rounds take, and all that follow: at first a plan soon, then a good one.
-ROUNDS_S = (0.1, 0.2, 0.4)
-#: A large run needs longer: so many times what one simulation takes, up to so many seconds.
+#: Seconds that the first cycles take, and all that follow: at first a plan soon, then a good one.
+CYCLES_S = (0.1, 0.2, 0.4)
+#: A cycle of a large run lasts longer: so many times what one simulation takes, up to so many seconds.
 TIMES, MOST_S = 12, 0.6
-#: How long it takes until the scheduler has heard of a plan.
+#: How long it takes until the scheduler has a plan.
 AHEAD_S = 0.005
 #: A function holds its room about so much longer than it runs.
 HELD_S = 0.01
@@ -53,8 +51,8 @@ HELD_S = 0.01
 KNOWN = 0.8
 
 
-class Round:
-    """One round of planning: a plan for what will be left when the round is over."""
+class PlanningCycle:
+    """One planning cycle: a plan for what will be left when the cycle ends."""
 
     def __init__(self, problem: Problem, seed: int, limit_s: float) -> None:
         self._problem = problem
@@ -64,7 +62,7 @@ class Round:
         self._is_over = False
         #: How long it takes at most.
         self.limit_s = limit_s
-        #: Seconds that the run will last, from the beginning of this round.
+        #: Seconds that the run will last, from the beginning of this cycle.
         self.left_s = math.inf
 
     def work(self) -> Plan | None:
@@ -104,13 +102,22 @@ class Round:
 
 
 class Planner:
-    """Plans one execution."""
+    """Plans one execution.
 
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-        self._compiled = execution.compiled
-        self._rounds = 0
+    Parameters
+    ----------
+    ask
+        Asks the scheduler.
+    compiled
+        What was sent to Dask for the execution.
+    """
+
+    def __init__(self, ask: Ask, compiled: Compiled) -> None:
+        self._ask = ask
+        self._compiled = compiled
+        self._cycles = 0
         self._functions: list[SimulatedFunction] = []
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def is_worth_while(self) -> bool:
@@ -124,18 +131,26 @@ class Planner:
             and options.max_concurrency is None
         )
 
-    async def run(self) -> None:
+    def start(self) -> None:
         """Plan until the run is over, or too little is left of it."""
-        session, token = self._execution.session, self._compiled.manifest.token
+        self._task = asyncio.ensure_future(self._run())
+
+    def end(self, outcome: object = None, status: str = "") -> None:
+        """The execution is over."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        token = self._compiled.manifest.token
         try:
             manifest = self._compiled.manifest
             pause_s = PAUSE_S
             if len(manifest.durations) < KNOWN * len(manifest):
                 await asyncio.sleep(pause_s)
-            while not self._execution.is_over:
-                standing: Standing | None = await session.ask("standing", token=token)
+            while True:
+                standing: Standing | None = await self._ask("standing", token=token)
                 if standing is None:
-                    # The graph is on its way, or the news of the end is.
+                    # The graph is on its way, or the message of the end is.
                     await asyncio.sleep(SOON_S)
                     continue
                 problem = self._problem(standing)
@@ -144,7 +159,7 @@ class Planner:
                     if done.left_s < LEAST_S:
                         break
                     pause_s = 0.0
-                    if self._rounds >= len(ROUNDS_S):
+                    if self._cycles >= len(CYCLES_S):
                         pause_s = PAUSE_S + min(done.limit_s / SHARE, done.left_s / 4)
                 else:
                     pause_s = max(PAUSE_S, 1.5 * pause_s)
@@ -152,22 +167,22 @@ class Planner:
         except Exception:  # the run goes on without a plan, whatever has gone wrong here
             logger.debug("planning has ended early", exc_info=True)
 
-    async def _plan(self, problem: Problem) -> Round:
-        """One round; tells the scheduler of what it came to."""
-        session, token = self._execution.session, self._compiled.manifest.token
-        limit_s = ROUNDS_S[min(self._rounds, len(ROUNDS_S) - 1)]
-        self._rounds += 1
-        a_round = Round(problem, self._rounds, limit_s)
+    async def _plan(self, problem: Problem) -> PlanningCycle:
+        """Run one cycle, and send its plan to the scheduler."""
+        token = self._compiled.manifest.token
+        limit_s = CYCLES_S[min(self._cycles, len(CYCLES_S) - 1)]
+        self._cycles += 1
+        cycle = PlanningCycle(problem, self._cycles, limit_s)
         try:
-            plan = await asyncio.to_thread(a_round.work)
+            plan = await asyncio.to_thread(cycle.work)
             if plan is not None and plan.is_better:
-                await asyncio.sleep(a_round.wait_s())
-                await session.ask("rank", token=token, ranks=dict(plan.ranks))
-        except SimulationStuck:  # a node has gone: the next round sees what is there then
+                await asyncio.sleep(cycle.wait_s())
+                await self._ask("rank", token=token, ranks=dict(plan.ranks))
+        except SimulationStuck:  # a node has left: the next cycle plans without it
             logger.debug("planning: not all that is left could run now")
         finally:
-            a_round.end()
-        return a_round
+            cycle.end()
+        return cycle
 
     def _problem(self, standing: Standing) -> Problem | None:
         """What is left of the run; None while too little is known of its durations."""

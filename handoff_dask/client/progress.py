@@ -1,44 +1,53 @@
-"""Follows an execution for its progress bar."""
+"""Updates the progress bar of an execution."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Hashable
 
+from toolz import frequencies
+
+from handoff_dask.client.scheduler_link import Ask
 from handoff_dask.progress import REFRESH_S, Counts, Row, show
+from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.status import CANCELLED, PENDING, WAITING
-
-if TYPE_CHECKING:
-    from handoff_dask.client.execution import Execution
-    from handoff_dask.protocol.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
-#: Looking takes at most this share of the scheduler's time.
+#: Counting takes at most this share of the scheduler's time.
 SHARE = 0.01
 
 
-class Follower:
-    """Shows how an execution goes, from its submission to its end."""
+class ProgressUpdates:
+    """Asks the scheduler how an execution stands, and draws it, until the execution ends.
 
-    def __init__(self, execution: Execution, row: Row) -> None:
-        self._execution = execution
+    Parameters
+    ----------
+    ask
+        Asks the scheduler.
+    token
+        The name of the run on the scheduler.
+    row
+        Where it is drawn.
+    """
+
+    def __init__(self, ask: Ask, token: str, row: Row) -> None:
+        self._ask = ask
+        self._token = token
         self._row = row
-        self._task = asyncio.ensure_future(self._follow())
+        self._task = asyncio.ensure_future(self._update())
 
-    async def _follow(self) -> None:
-        session, token = self._execution.session, self._execution.compiled.manifest.token
+    async def _update(self) -> None:
         try:
             while not self._row.status:
-                states, causes, took_s = await session.ask("progress", token=token)
+                states, causes, took_s = await self._ask("progress", token=self._token)
                 self._row.update(Counts(sum(states.values()), states, causes))
                 # Counting a large execution takes longer.
                 await asyncio.sleep(max(REFRESH_S, took_s / SHARE))
         except Exception:
-            # Gone, or its scheduler is: whoever tells the execution will end the row too.
-            logger.debug("progress cannot be followed any further", exc_info=True)
+            # The run or its scheduler is gone.  The execution will end the row too.
+            logger.debug("there are no further progress updates", exc_info=True)
         except BaseException:
             # The client is being closed, and with it whatever runs on its loop.
             self._row.end("no longer followed")
@@ -50,13 +59,13 @@ class Follower:
         if outcome is not None and outcome.states:
             # What had not begun by then never will.
             dropped = {PENDING: CANCELLED, WAITING: CANCELLED}
-            states = Counter(dropped.get(state, state) for state in outcome.states if state != "none")
-            counts = Counts(states.total(), states)
+            states = frequencies(dropped.get(state, state) for state in outcome.states if state != "none")
+            counts = Counts(sum(states.values()), states)
         self._row.end(status, counts)
         self._task.cancel()
 
 
-def follow(execution: Execution) -> Follower | None:
-    """Show an execution's progress, if there is anybody who could see it."""
-    row = show(execution.dag_id)
-    return None if row is None else Follower(execution, row)
+def progress_updates(ask: Ask, dag_id: Hashable, token: str) -> ProgressUpdates | None:
+    """Show the progress of an execution; ``None`` if there is no terminal or notebook."""
+    row = show(dag_id)
+    return None if row is None else ProgressUpdates(ask, token, row)

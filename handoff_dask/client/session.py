@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
 
-from handoff_dask import telemetry
-from handoff_dask.client import options as checks
-from handoff_dask.client.compile import Compiled
-from handoff_dask.client.compile import compile as compile_dag
-from handoff_dask.client.data import DataMethods
+from handoff_dask.allocators import Strategy
+from handoff_dask.client.cluster_tracker import ClusterTracker
 from handoff_dask.client.execution import Execution
-from handoff_dask.client.explain import explain
-from handoff_dask.client.input_checks import refuse_cancelled
-from handoff_dask.client.nodes import NodeMethods
-from handoff_dask.client.sending import send
-from handoff_dask.errors import AllocationError
-from handoff_dask.graph.dag import DAG, as_dag
+from handoff_dask.client.explanations import FunctionExplanation
+from handoff_dask.client.nodes import local_node
+from handoff_dask.client.options import refuse_unhashable, refuse_unknown, timeout_s
+from handoff_dask.client.scheduler_link import this_worker
+from handoff_dask.client.session_core import SessionCore, refuse_other_than_execution, results_of
+from handoff_dask.graph.dag import DAG
 from handoff_dask.graph.functions import Function, FunctionId
-from handoff_dask.protocol.outcome import Outcome
+from handoff_dask.local import execute_local
+from handoff_dask.record.result import ExecutionResult
+from handoff_dask.resources import Capabilities, Cost
 
-Graph = DAG | Iterable[Function]
+S = TypeVar("S", bound="Handoff")
 
 
-class Handoff(NodeMethods, DataMethods):
+class Handoff(SessionCore):
     """A session on a Dask cluster; a context manager.
 
     Parameters
     ----------
     client
-        A Dask client; with none, the one that is current in Dask; with none there either, an
+        A Dask client.  If ``None``, the client that is current in Dask; if there is none either, an
         embedded cluster is started on this machine.
     nodes
-        ``{name: capabilities}`` of the embedded cluster; one node of this machine's cores and
-        memory if ``None``.
+        ``{name: capabilities}`` of the embedded cluster; if ``None``, one node that has this
+        machine's cores and memory.
     resource_tracker
-        A :class:`~handoff_dask.ResourceTracker` of the user's own.  A copy of it on the scheduler
-        is told every node, asked before and told after every placement of this session, and may
+        A :class:`~handoff_dask.ResourceTracker` of the user's own.  A copy of it on the scheduler is
+        told every node.  It is asked before and told after every placement of this session, and may
         refuse.
     result_store
         A :class:`~handoff_dask.ResultStore` of the user's own, for the results that come to this
@@ -53,26 +50,84 @@ class Handoff(NodeMethods, DataMethods):
 
     Notes
     -----
-    With an asynchronous client, every method that waits returns an awaitable.
+    With an asynchronous client, every method that waits returns an awaitable, as in Dask.  The types
+    do not say so; :class:`AsyncHandoff` is the same session with coroutines.
+
+    Examples
+    --------
+    ::
+
+        with handoff.Handoff(client) as session:
+            result = session.execute(dag)
     """
 
-    # ------------------------------------------------------------------ execution
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self.client!r}>"
+
+    @property
+    def resource_tracker(self) -> ClusterTracker:
+        """The cluster's resource tracker: a claim made with it counts for every placement."""
+        return ClusterTracker(self.link, self._nodes)
+
+    # ------------------------------------------------------------------ life
+
+    def start(self: S) -> S:
+        """Install the plugins on the scheduler and on all present and future workers.
+
+        Returns
+        -------
+        Handoff
+            This session.
+        """
+        return self.link.sync(self._start_and_return)
+
+    async def _start_and_return(self: S) -> S:
+        await self._start()
+        return self
+
+    def stop(self) -> None:
+        """End the session: cancel what it still runs.  The user's client and cluster stay."""
+        if self.asynchronous:
+            return self.link.sync(self._stop)
+        if self.is_usable:
+            self.link.sync(self._stop)
+        else:
+            self._close()
+        if self._embedded is not None:
+            self._embedded.close()
+        return None
+
+    def __enter__(self: S) -> S:
+        if self.asynchronous:
+            raise TypeError("this session's client is asynchronous; write `async with`")
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    async def __aenter__(self: S) -> S:
+        return await self._start_and_return()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stop()
+
+    # ------------------------------------------------------------------ executions
 
     def submit(
         self,
-        dag: Graph,
+        dag: DAG | Iterable[Function],
         *,
         inputs: Mapping[FunctionId, Any] | None = None,
-        allocation_strategy: Any = None,
-        allocator: Any = None,
+        allocation_strategy: Strategy | None = None,
+        allocator: Strategy | None = None,
         resources: Iterable[Mapping[str, Any]] | None = None,
         max_retries: int | None = None,
         max_concurrency: int | None = None,
         outputs: Collection[FunctionId] | None = None,
         timeout: float | None = None,
         progress: bool = False,
-        **unknown: Any,
-    ) -> Any:
+        **unknown: NoReturn,
+    ) -> Execution:
         """Start to execute a DAG, and return at once.
 
         Parameters
@@ -80,24 +135,28 @@ class Handoff(NodeMethods, DataMethods):
         dag
             A DAG, or a list of functions.
         inputs
-            ``{id: value}`` of its inputs.
+            ``{id: value}`` of the DAG's inputs.
         allocation_strategy
-            A name, or an own strategy; see the guide to scheduling.
+            ``"first_available"``, ``"load_balanced"``, ``"cost_optimized"``, ``"fastest"``, or a
+            strategy of the user's own.  If ``None``, the session's ``allocator``, else the setting
+            ``handoff.allocation-strategy``.
         allocator
-            The same, as Handoff calls it.
+            The same under Handoff's name; give one of the two.
         resources
-            ``[{"node": name, "capabilities": {…}}, …]``: confines the execution to these nodes,
-            and on each to the smaller of this and what it has.
+            ``[{"node": name, "capabilities": {…}}, …]``: confines the execution to these nodes, and on
+            each to the smaller of these capabilities and what it has.
         max_retries
-            How often a function that raised is tried again, where it does not say itself.
+            How often a function that raised is tried again, unless it says so itself.  If ``None``,
+            the setting ``handoff.max-retries``.
         max_concurrency
-            The most functions that run at once.
+            The largest number of functions that run at once; no limit if ``None``.
         outputs
-            Ids of the functions whose results are wanted; only what these need runs.
+            Ids of the functions whose results are wanted.  Only what these need runs.  All functions
+            if ``None``.
         timeout
-            Seconds, after which the execution is cancelled.
+            Seconds, after which the execution is cancelled; no limit if ``None``.
         progress
-            Show a progress bar in a terminal or a notebook; elsewhere nothing is shown.
+            Show a progress bar in a terminal or a notebook.
 
         Returns
         -------
@@ -110,79 +169,65 @@ class Handoff(NodeMethods, DataMethods):
         AllocationError
             If a function can run on no node that is there.
         """
-        checks.refuse_unknown(unknown)
-        if allocation_strategy is None and allocator is None:
-            allocator = self._allocator
-        dag = as_dag(dag)
-        options = checks.parse(
+        prepare = self._preparation(
+            dag,
+            unknown,
+            inputs=inputs,
             allocation_strategy=allocation_strategy,
             allocator=allocator,
             resources=resources,
             max_retries=max_retries,
             max_concurrency=max_concurrency,
+            outputs=outputs,
+            timeout=timeout,
+            progress=progress,
         )
-        limit = checks.timeout_s(timeout)
-        carried: dict[str, str] | None = {} if telemetry.carries() else None
-        compiled = compile_dag(
-            dag, inputs=inputs or {}, outputs=outputs, options=options, announced=True, carrier=carried
-        )
-        context = contextvars.copy_context()
+        return self.link.sync(self._submit, prepare(), Execution)
 
-        def carry() -> None:
-            # Once the DAG is sure to begin, and in the trace of whoever submits it.
-            if carried is not None:
-                carried.update(context.run(telemetry.carrier, dag.id))
-
-        return self.sync(self._submit, dag, compiled, limit, checks.switch("progress", progress), carry)
-
-    async def _submit(
+    def execute(
         self,
-        dag: DAG,
-        compiled: Compiled,
-        timeout: float | None,
-        progress: bool,
-        carry: Callable[[], None],
-    ) -> Execution:
-        self.refuse_if_over()
-        if not self._started:
-            await self._start()
-        refuse_cancelled(compiled.held)
-        compiled.manifest.listener = self.name
-        ids = compiled.expansion.outputs
-        keys = [compiled.keys[i] for i in ids]
-        if not keys:
-            execution = Execution(self, dag, compiled, {})
-            execution.has_ended(Outcome(token=compiled.manifest.token, status="finished"), None, None)
-            await self._hearing.tell_empty(dag.id, compiled.manifest.options.strategy_name)
-            return execution
-        await self._hearing.sync()
-        refused = await self.ask("announce", manifest=compiled.manifest)
-        if refused is not None:
-            position, reasons, problem = refused
-            function_id = list(compiled.keys)[position]
-            cost = compiled.expansion.functions[function_id].cost
-            raise AllocationError(function_id, cost, reasons, problem)
-        carry()
-        try:
-            self.refuse_if_over()  # stopped meanwhile: nobody would cancel it
-            futures = send(self.client, compiled.graph, keys)
-        except Exception as error:  # whatever pickling the user's values raises
-            await self.ask("withdraw", token=compiled.manifest.token)
-            compiled.refuse_what_cannot_travel(error)
-            raise
-        execution = Execution(self, dag, compiled, dict(zip(ids, futures, strict=True)))
-        self._live[compiled.manifest.token] = execution
-        self._by_dag[dag.id] = execution
-        self.watch()
-        execution.guard(timeout)
-        execution.mind()
-        if progress:
-            execution.show_progress()
-        execution.plan()
-        return execution
+        dag: DAG | Iterable[Function],
+        *,
+        inputs: Mapping[FunctionId, Any] | None = None,
+        allocation_strategy: Strategy | None = None,
+        allocator: Strategy | None = None,
+        resources: Iterable[Mapping[str, Any]] | None = None,
+        max_retries: int | None = None,
+        max_concurrency: int | None = None,
+        outputs: Collection[FunctionId] | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+        **unknown: NoReturn,
+    ) -> ExecutionResult:
+        """Execute a DAG, and wait for its results.
 
-    def execute(self, dag: Graph, **options: Any) -> Any:
-        """Execute a DAG and wait for it; takes the options of :meth:`submit`.
+        Parameters
+        ----------
+        dag
+            A DAG, or a list of functions.
+        inputs
+            ``{id: value}`` of the DAG's inputs.
+        allocation_strategy
+            ``"first_available"``, ``"load_balanced"``, ``"cost_optimized"``, ``"fastest"``, or a
+            strategy of the user's own.  If ``None``, the session's ``allocator``, else the setting
+            ``handoff.allocation-strategy``.
+        allocator
+            The same under Handoff's name; give one of the two.
+        resources
+            ``[{"node": name, "capabilities": {…}}, …]``: confines the execution to these nodes, and on
+            each to the smaller of these capabilities and what it has.
+        max_retries
+            How often a function that raised is tried again, unless it says so itself.  If ``None``,
+            the setting ``handoff.max-retries``.
+        max_concurrency
+            The largest number of functions that run at once; no limit if ``None``.
+        outputs
+            Ids of the functions whose results are wanted.  Only what these need runs.  All functions
+            if ``None``.
+        timeout
+            Seconds, after which the execution is cancelled; no limit if ``None``.
+        progress
+            Show a progress bar in a terminal or a notebook.
 
         Returns
         -------
@@ -190,14 +235,29 @@ class Handoff(NodeMethods, DataMethods):
 
         Raises
         ------
-        ValidationError, AllocationError, FunctionFailedError
-            As :meth:`submit` and :meth:`Execution.result`.
+        ValidationError, AllocationError
+            As :meth:`submit`.
+        FunctionFailedError
+            If a function has failed for good; its exception is the cause.
         TimeoutError
-            If it has not ended within ``timeout`` seconds; it is cancelled.
+            If the execution has not ended within ``timeout`` seconds; it is cancelled.
         """
+        prepare = self._preparation(
+            dag,
+            unknown,
+            inputs=inputs,
+            allocation_strategy=allocation_strategy,
+            allocator=allocator,
+            resources=resources,
+            max_retries=max_retries,
+            max_concurrency=max_concurrency,
+            outputs=outputs,
+            timeout=timeout,
+            progress=progress,
+        )
         if self.asynchronous:
-            return self._execute(dag, options)
-        execution = self.submit(dag, **options)
+            return self.link.sync(self._execute, prepare, Execution)
+        execution = self.link.sync(self._submit, prepare(), Execution)
         try:
             return execution.result()
         except BaseException:
@@ -205,24 +265,91 @@ class Handoff(NodeMethods, DataMethods):
             execution.cancel()
             raise
 
-    async def _execute(self, dag: Graph, options: dict[str, Any]) -> Any:
-        execution = await self.submit(dag, **options)
-        try:
-            return await execution._result(None)
-        except BaseException:
-            await asyncio.shield(execution._cancel())
-            raise
-
     execute_distributed = execute
 
-    def explain(self, execution_or_dag_id: Any, id: FunctionId) -> Any:  # noqa: A002
+    def execute_local(
+        self,
+        dag: DAG | Iterable[Function],
+        *,
+        inputs: Mapping[FunctionId, Any] | None = None,
+        allocation_strategy: Strategy | None = None,
+        allocator: Strategy | None = None,
+        resources: Iterable[Mapping[str, Any]] | None = None,
+        max_retries: int | None = None,
+        max_concurrency: int | None = None,
+        outputs: Collection[FunctionId] | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+        **unknown: NoReturn,
+    ) -> ExecutionResult:
+        """Execute a DAG in this process, without a cluster.
+
+        ``node``, ``cost`` and the options about nodes are ignored, so that the same call can run in
+        one process or on many.  The parameters are those of :func:`~handoff_dask.execute_local`.
+
+        Returns
+        -------
+        ExecutionResult
+            Its only node is ``"local"``.
+
+        Raises
+        ------
+        ValidationError
+            If the DAG or an option is wrong.
+        FunctionFailedError
+            If a function raised and has no retries left.
+        TimeoutError
+            After ``timeout`` seconds.
+        """
+        refuse_unknown(unknown)
+        return execute_local(
+            dag,
+            inputs=inputs,
+            outputs=outputs,
+            max_retries=3 if max_retries is None else max_retries,
+            timeout=timeout,
+            progress=progress,
+        )
+
+    def await_completion(
+        self, execution: Execution | ExecutionResult, timeout: float | None = None
+    ) -> Mapping[FunctionId, Any]:
+        """Wait for an execution.
+
+        Parameters
+        ----------
+        execution
+            An execution; or its result, which is there already.
+        timeout
+            Seconds; ``None`` waits for ever.
+
+        Returns
+        -------
+        mapping
+            ``{function id: value}``.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended by then.  It goes on.
+        HandoffError
+            What the execution fails with.
+        """
+        refuse_other_than_execution(execution)
+        return self.link.wait_for(results_of, execution, timeout_s(timeout))
+
+    def explain(
+        self,
+        execution_or_dag_id: Execution | ExecutionResult | Hashable,
+        id: FunctionId,  # noqa: A002
+    ) -> FunctionExplanation:
         """Why a function waits, or where it ran and why there.
 
         Parameters
         ----------
         execution_or_dag_id
-            An execution, its result, or the id of a DAG: of its executions the latest counts,
-            whoever has submitted it.
+            An execution, its result, or the id of a DAG: the latest of its executions counts,
+            whichever client has submitted it.
         id
             The function.
 
@@ -235,4 +362,191 @@ class Handoff(NodeMethods, DataMethods):
         NotFoundError
             If nothing is known of it, or it never runs on its own.
         """
-        return self.sync(self._started_first, explain, self, execution_or_dag_id, id)
+        return self.link.sync(self._started_first, self._explain, execution_or_dag_id, id)
+
+    # ------------------------------------------------------------------ nodes
+
+    def discover_nodes(self) -> dict[str, dict[str, Any]]:
+        """``{node name: capabilities}`` of every worker of the cluster."""
+        return self.link.sync(self._nodes.discover)
+
+    def register_node(self, node: str, capabilities: Mapping[str, Any]) -> None:
+        """Set what a node has, replacing an earlier registration.
+
+        Parameters
+        ----------
+        node
+            Name or address of a node.
+        capabilities
+            ``{resource: amount or label}``.
+
+        Raises
+        ------
+        NotFoundError
+            If no node has this name or address.
+        ValidationError
+            If the capabilities are wrong.
+        """
+        Capabilities.parse(capabilities)
+        return self.link.sync(self._nodes.register, node, capabilities, merge=False)
+
+    def update_node_resources(self, node: str, capabilities: Mapping[str, Any]) -> None:
+        """Merge into what a node has.
+
+        An amount may become smaller than what is in use; then nothing new starts there until there is
+        room.  The parameters and errors are those of :meth:`register_node`.
+        """
+        Capabilities.parse(capabilities)
+        return self.link.sync(self._nodes.register, node, capabilities, merge=True)
+
+    def register_local_node(self, capabilities: Mapping[str, Any]) -> None:
+        """Set what this worker has; outside of a worker, what the embedded cluster's first node has.
+
+        Raises
+        ------
+        NotFoundError
+            If there is neither.
+        ValidationError
+            If the capabilities are wrong.
+        """
+        node = local_node(None if self._embedded is None else self._embedded.nodes)
+        return self.register_node(node, capabilities)
+
+    def resources_available(self, node: str, req: Mapping[str, Any]) -> bool:
+        """Whether a node has room for a cost right now; ``False`` for an unknown node.
+
+        Raises
+        ------
+        ValidationError
+            If the cost is wrong.
+        """
+        return self.link.sync(self._nodes.available, node, Cost.parse(req))
+
+    # ------------------------------------------------------------------ results and data
+
+    def get_result(
+        self,
+        execution_or_dag_id: Execution | ExecutionResult | Hashable,
+        id: FunctionId,  # noqa: A002
+        timeout: float | None = 5.0,
+    ) -> Any:
+        """Wait for one function's result, and fetch it.
+
+        Parameters
+        ----------
+        execution_or_dag_id
+            An execution, its result, or the id of a DAG: the latest of its executions counts.
+        id
+            The function.
+        timeout
+            Seconds; ``None`` waits for ever.
+
+        Returns
+        -------
+        Any
+            What the function returned.
+
+        Raises
+        ------
+        NotFoundError
+            If nothing is known of it.
+        TimeoutError
+            If it is not there in time.
+        """
+        refuse_unhashable(execution_or_dag_id, id)
+        return self.link.wait_for(self._get_result, execution_or_dag_id, id, timeout_s(timeout))
+
+    def store_result(
+        self,
+        dag_id: Hashable,
+        id: FunctionId,  # noqa: A002
+        value: Any,
+        origin_node: str | None = None,
+    ) -> None:
+        """Keep a value in a node's memory, for every client, until :meth:`forget`.
+
+        Parameters
+        ----------
+        dag_id, id
+            The name of the value.
+        value
+            What can be pickled.
+        origin_node
+            The node.  If ``None``, this worker's node inside a function; elsewhere the node with the
+            least in its memory.
+
+        Raises
+        ------
+        NotFoundError
+            If no node has the name ``origin_node``.
+        """
+        refuse_unhashable(dag_id, id)
+        if origin_node is None:
+            origin_node = this_worker()
+        return self.link.sync(self._started_first, self._results.store_result, dag_id, id, value, origin_node)
+
+    def store_value(self, dag_id: Hashable, id: FunctionId, value: Any) -> None:  # noqa: A002
+        """Keep a value in this process only."""
+        refuse_unhashable(dag_id, id)
+        self._results.keep(dag_id, id, value)
+
+    def get_local_value(self, dag_id: Hashable, id: FunctionId) -> Any:  # noqa: A002
+        """A value that this process keeps.
+
+        Raises
+        ------
+        NotFoundError
+            If it keeps none of this name.
+        """
+        refuse_unhashable(dag_id, id)
+        return self._results.kept(dag_id, id)
+
+    def get_value(
+        self,
+        dag_id: Hashable,
+        id: FunctionId,  # noqa: A002
+        from_node: str | None = None,
+    ) -> Any:
+        """A value that this process keeps, else from wherever it is.
+
+        Parameters
+        ----------
+        dag_id, id
+            The name of the value.
+        from_node
+            The node to fetch it from; any if ``None``.
+
+        Raises
+        ------
+        NotFoundError
+            If no node has it, or ``from_node`` has not.
+        """
+        refuse_unhashable(dag_id, id)
+        return self.link.sync(self._started_first, self._results.get_value, dag_id, id, from_node)
+
+    def register_data_location(self, dag_id: Hashable, data_id: Hashable, node: str) -> None:
+        """Record on which node some data is.
+
+        Raises
+        ------
+        NotFoundError
+            If no node has this name or address.
+        """
+        refuse_unhashable(dag_id, data_id)
+        return self.link.sync(self._register_location, dag_id, data_id, node)
+
+    def lookup_data_location(self, dag_id: Hashable, data_id: Hashable) -> str:
+        """Name of the node where data is; for a computed result, where it really is.
+
+        Raises
+        ------
+        NotFoundError
+            If no location is known.
+        """
+        refuse_unhashable(dag_id, data_id)
+        return self.link.sync(self._started_first, self._results.lookup, dag_id, data_id)
+
+    def forget(self, dag_id: Hashable) -> None:
+        """Drop a DAG's executions that have ended, its stored values and locations."""
+        refuse_unhashable(dag_id)
+        return self.link.sync(self._forget, dag_id)

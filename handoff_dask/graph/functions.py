@@ -10,22 +10,37 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 from dask.utils import funcname
 
 from handoff_dask.errors import InvalidFunctionError, ValidationError
 from handoff_dask.resources import NOTHING, Cost
 
-__all__ = ["Argument", "Code", "Collocated", "Function", "FunctionId", "name_of", "resolve_code"]
+__all__ = [
+    "Argument",
+    "Code",
+    "Collocated",
+    "Function",
+    "FunctionId",
+    "FunctionType",
+    "Inclusion",
+    "name_of",
+    "resolve_code",
+]
 
 #: What names a function in its DAG: any hashable.
 FunctionId: TypeAlias = Hashable
 #: A callable, or ``"package.module:qualname"``.
 Code: TypeAlias = Callable[..., Any] | str
 
-TYPES = ("regular", "inline", "input")
-INCLUSIONS = ("variadic", "as_list")
+#: ``"regular"``; ``"inline"`` (recomputed inside each dependent); ``"input"`` (a value given at execution).
+FunctionType: TypeAlias = Literal["regular", "inline", "input"]
+#: How results are passed: ``code(*results)`` or ``code([results])``.
+Inclusion: TypeAlias = Literal["variadic", "as_list"]
+
+TYPES: tuple[FunctionType, ...] = get_args(FunctionType)
+INCLUSIONS: tuple[Inclusion, ...] = get_args(Inclusion)
 _IMPORTABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _set = object.__setattr__
 
@@ -177,11 +192,11 @@ class Function:
     #: Name or address of the node it must run on, or :class:`Collocated`, or ``None``: anywhere.
     node: str | Collocated | tuple[str, FunctionId] | None = None
     #: ``"regular"``, ``"inline"`` (recomputed inside each dependent) or ``"input"``.
-    type: str = "regular"
+    type: FunctionType = "regular"
     #: How often it is tried again after it raised; ``None``: as the execution says.
     max_retries: int | None = None
     #: ``"variadic"`` or ``"as_list"``.
-    argument_inclusion: str = "variadic"
+    argument_inclusion: Inclusion = "variadic"
     #: Expected seconds: a hint for ordering.
     duration: float | None = None
     #: Larger runs earlier.

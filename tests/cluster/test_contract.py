@@ -193,7 +193,8 @@ def test_stop_ends_the_session_of_the_current_client_too(cluster):
         execution.result()
         handoff.stop()
 
-        assert not execution.session.is_usable
+        with pytest.raises(handoff.SessionEndedError):
+            execution.explain("a")
         assert handoff.execute(one()).results == {"a": 0}
         handoff.stop()
 

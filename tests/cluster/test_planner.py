@@ -12,7 +12,7 @@ from clusters import live
 from stage import until
 
 import handoff_dask as handoff
-from handoff_dask.client.planner import AHEAD_S, LEAST_S, MOST_S, SHARE, Planner, Round
+from handoff_dask.client.planner import AHEAD_S, LEAST_S, MOST_S, SHARE, Planner, PlanningCycle
 from handoff_dask.placement.strategies import FIRST_AVAILABLE
 from handoff_dask.resources import Capabilities, Cost
 from handoff_dask.simulation import SimulatedFunction, SimulatedNode
@@ -31,42 +31,42 @@ def mixed(scale=1.0):
     return Problem(functions, [NODE], FIRST_AVAILABLE, {f.id: float(-f.id) for f in functions})
 
 
-def test_a_round_plans_for_what_will_be_left():
+def test_a_planning_cycle_plans_for_what_will_be_left():
     """By the time that it is over; not for what runs, or has run, by then."""
     problem = mixed()
-    a_round = Round(problem, 1, 0.2)
+    cycle = PlanningCycle(problem, 1, 0.2)
 
-    plan = a_round.work()
+    plan = cycle.work()
 
     assert plan.is_better
-    assert a_round.limit_s == 0.2
-    assert a_round.left_s == pytest.approx(plan.before_s + 0.2 + AHEAD_S)
+    assert cycle.limit_s == 0.2
+    assert cycle.left_s == pytest.approx(plan.before_s + 0.2 + AHEAD_S)
     assert 0 in plan.ranks
 
 
-def test_a_round_takes_a_small_share_of_what_is_left():
+def test_a_planning_cycle_takes_a_small_share_of_what_is_left():
     """However long it may take."""
     began = time.thread_time()
-    a_round = Round(mixed(0.05), 1, 100.0)
-    a_round.work()
+    cycle = PlanningCycle(mixed(0.05), 1, 100.0)
+    cycle.work()
     used_s = time.thread_time() - began
-    assert a_round.limit_s == SHARE * a_round.left_s < MOST_S
+    assert cycle.limit_s == SHARE * cycle.left_s < MOST_S
     # A try more, at most, and what it takes to be judged.
-    assert used_s < 2 * a_round.limit_s
+    assert used_s < 2 * cycle.limit_s
 
 
-def test_a_round_does_not_plan_what_is_about_to_end():
-    a_round = Round(mixed(LEAST_S / 100), 1, 0.1)
-    assert a_round.work() is None
-    assert a_round.left_s < LEAST_S
+def test_a_planning_cycle_does_not_plan_what_is_about_to_end():
+    cycle = PlanningCycle(mixed(LEAST_S / 100), 1, 0.1)
+    assert cycle.work() is None
+    assert cycle.left_s < LEAST_S
 
 
-def test_a_round_that_is_over_ends():
+def test_a_planning_cycle_that_is_over_ends():
     """The run has ended: nobody waits for its thread."""
-    a_round = Round(mixed(), 1, 100.0)
-    a_round.end()
+    cycle = PlanningCycle(mixed(), 1, 100.0)
+    cycle.end()
     began = time.thread_time()
-    a_round.work()
+    cycle.work()
     assert time.thread_time() - began < 1.0
 
 
@@ -112,7 +112,7 @@ def test_what_is_planned(planning, functions, options, expected):
     options = SimpleNamespace(**{"strategy": "fastest", "nodes": None, "max_concurrency": None, **options})
     compiled = SimpleNamespace(keys=range(functions), manifest=SimpleNamespace(options=options))
     with dask.config.set({"handoff.planning": planning}):
-        assert Planner(SimpleNamespace(compiled=compiled)).is_worth_while is expected
+        assert Planner(None, compiled).is_worth_while is expected
 
 
 @live(2)

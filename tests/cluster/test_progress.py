@@ -194,7 +194,7 @@ async def test_scheduler_counts_by_status_and_cause(c, s, a, b):
     async with handoff.Handoff(c) as session:
         execution = await session.submit(dag)
         while execution.status != "running":
-            await execution.session.ask("ping")
+            await session.ask("ping")
         token = execution.compiled.manifest.token
         states, causes, took_s = await session.ask("progress", token=token)
         await Event("go").set()

@@ -114,7 +114,7 @@ async def test_a_session_without_its_client_refuses_all_use(c, s, a, b, stage):
 async def test_what_is_submitted_while_its_session_stops_ends_too(c, s, a, b, stage, monkeypatch):
     """Stopped from another thread, a session may just be sending a graph."""
     session = await handoff.Handoff(c).start()
-    ask = session.ask
+    ask = session.link.ask
 
     async def stop_first(method, **arguments):
         answer = await ask(method, **arguments)
@@ -122,7 +122,7 @@ async def test_what_is_submitted_while_its_session_stops_ends_too(c, s, a, b, st
             await session.stop()
         return answer
 
-    monkeypatch.setattr(session, "ask", stop_first)
+    monkeypatch.setattr(session.link, "ask", stop_first)
     with pytest.raises(handoff.SessionEndedError, match="has been stopped"):
         await session.submit([stage.function("f")])
     plugin = s.plugins["handoff"]
@@ -162,12 +162,14 @@ async def test_an_end_that_is_told_while_another_session_is_lost_is_an_end(c, s,
         async with handoff.Handoff(c) as hears, handoff.Handoff(client) as session:
             await hears.execute(one("first"))
 
+            ask = session.link.ask
+
             async def lost(method, **arguments):
                 if method == "count_of":
                     raise SchedulerLostError("test")
-                return await type(session).ask(session, method, **arguments)
+                return await ask(method, **arguments)
 
-            monkeypatch.setattr(session, "ask", lost)
+            monkeypatch.setattr(session.link, "ask", lost)
             execution = await session.submit(one("second"))
             assert (await execution.result(timeout=20)).results == {"a": -1}
             with suppress(SchedulerLostError):

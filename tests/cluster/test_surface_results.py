@@ -185,7 +185,7 @@ async def test_results_do_not_pass_through_the_scheduler(c, s, a, b):
 
 @cluster
 async def test_results_pass_through_the_scheduler_where_workers_cannot_be_reached(c, s, a, b, monkeypatch):
-    monkeypatch.setattr("handoff_dask.client.results.REACH_S", 0)
+    monkeypatch.setattr("handoff_dask.client.fetching.REACH_S", 0)
     async with handoff.Handoff(c) as session:
         result = await session.execute([handoff.Function("f", [], int, extra_args=["3"])])
         await session.store_result("d", "v", 4, origin_node="1")

@@ -212,7 +212,7 @@ async def test_when_the_session_that_listens_ends_another_one_does(c, s, a, stag
                 execution = await session.submit([stage.function("f")])
                 await stage.sees("f")
                 await first.stop()
-                await until(lambda: session._hearing.listens)
+                await until(lambda: session._telemetry.is_receiving)
                 stage.cue("f")
                 await execution
                 assert captured.of((*FUNCTION, "stop"), function_id="f")

@@ -1,0 +1,511 @@
+"""The session for asynchronous use: the methods of :class:`Handoff` as coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from handoff_dask.allocators import Strategy
+from handoff_dask.client.cluster_tracker import AsyncClusterTracker
+from handoff_dask.client.execution import AsyncExecution
+from handoff_dask.client.explanations import FunctionExplanation
+from handoff_dask.client.nodes import local_node
+from handoff_dask.client.options import refuse_unhashable, refuse_unknown, timeout_s
+from handoff_dask.client.scheduler_link import this_worker
+from handoff_dask.client.session_core import SessionCore, refuse_other_than_execution, results_of
+from handoff_dask.graph.dag import DAG
+from handoff_dask.graph.functions import Function, FunctionId
+from handoff_dask.local import execute_local
+from handoff_dask.record.result import ExecutionResult
+from handoff_dask.resources import Capabilities, Cost
+
+S = TypeVar("S", bound="AsyncHandoff")
+
+
+class AsyncHandoff(SessionCore):
+    """A session on a Dask cluster whose methods are coroutines; an asynchronous context manager.
+
+    The parameters and errors are those of :class:`~handoff_dask.Handoff`.  The client may be
+    asynchronous or not.  An embedded cluster, if one is needed, is started by the constructor.
+
+    Examples
+    --------
+    ::
+
+        async with Client(address, asynchronous=True) as client:
+            async with handoff.AsyncHandoff(client) as session:
+                result = await session.execute(dag)
+                execution = await session.submit(dag)
+                async for id, value in execution.as_completed():
+                    ...
+    """
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self.client!r}>"
+
+    @property
+    def resource_tracker(self) -> AsyncClusterTracker:
+        """The cluster's resource tracker: a claim made with it counts for every placement."""
+        return AsyncClusterTracker(self.link, self._nodes)
+
+    # ------------------------------------------------------------------ life
+
+    async def start(self: S) -> S:
+        """Install the plugins on the scheduler and on all present and future workers.
+
+        Returns
+        -------
+        AsyncHandoff
+            This session.
+        """
+        await self.link.run(self._start)
+        return self
+
+    async def stop(self) -> None:
+        """End the session: cancel what it still runs.  The user's client and cluster stay."""
+        if self.asynchronous or self.is_usable:
+            await self.link.run(self._stop)
+        else:
+            self._close()
+        if self._embedded is not None:
+            await asyncio.to_thread(self._embedded.close)
+
+    async def __aenter__(self: S) -> S:
+        return await self.start()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    # ------------------------------------------------------------------ executions
+
+    async def submit(
+        self,
+        dag: DAG | Iterable[Function],
+        *,
+        inputs: Mapping[FunctionId, Any] | None = None,
+        allocation_strategy: Strategy | None = None,
+        allocator: Strategy | None = None,
+        resources: Iterable[Mapping[str, Any]] | None = None,
+        max_retries: int | None = None,
+        max_concurrency: int | None = None,
+        outputs: Collection[FunctionId] | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+        **unknown: NoReturn,
+    ) -> AsyncExecution:
+        """Start to execute a DAG, and return at once.
+
+        Parameters
+        ----------
+        dag
+            A DAG, or a list of functions.
+        inputs
+            ``{id: value}`` of the DAG's inputs.
+        allocation_strategy
+            ``"first_available"``, ``"load_balanced"``, ``"cost_optimized"``, ``"fastest"``, or a
+            strategy of the user's own.  If ``None``, the session's ``allocator``, else the setting
+            ``handoff.allocation-strategy``.
+        allocator
+            The same under Handoff's name; give one of the two.
+        resources
+            ``[{"node": name, "capabilities": {…}}, …]``: confines the execution to these nodes, and on
+            each to the smaller of these capabilities and what it has.
+        max_retries
+            How often a function that raised is tried again, unless it says so itself.  If ``None``,
+            the setting ``handoff.max-retries``.
+        max_concurrency
+            The largest number of functions that run at once; no limit if ``None``.
+        outputs
+            Ids of the functions whose results are wanted.  Only what these need runs.  All functions
+            if ``None``.
+        timeout
+            Seconds, after which the execution is cancelled; no limit if ``None``.
+        progress
+            Show a progress bar in a terminal or a notebook.
+
+        Returns
+        -------
+        AsyncExecution
+
+        Raises
+        ------
+        ValidationError
+            If the DAG or an option is wrong.
+        AllocationError
+            If a function can run on no node that is there.
+        """
+        prepare = self._preparation(
+            dag,
+            unknown,
+            inputs=inputs,
+            allocation_strategy=allocation_strategy,
+            allocator=allocator,
+            resources=resources,
+            max_retries=max_retries,
+            max_concurrency=max_concurrency,
+            outputs=outputs,
+            timeout=timeout,
+            progress=progress,
+        )
+        return await self.link.run(self._submit, prepare(), AsyncExecution)
+
+    async def execute(
+        self,
+        dag: DAG | Iterable[Function],
+        *,
+        inputs: Mapping[FunctionId, Any] | None = None,
+        allocation_strategy: Strategy | None = None,
+        allocator: Strategy | None = None,
+        resources: Iterable[Mapping[str, Any]] | None = None,
+        max_retries: int | None = None,
+        max_concurrency: int | None = None,
+        outputs: Collection[FunctionId] | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+        **unknown: NoReturn,
+    ) -> ExecutionResult:
+        """Execute a DAG, and wait for its results.
+
+        Parameters
+        ----------
+        dag
+            A DAG, or a list of functions.
+        inputs
+            ``{id: value}`` of the DAG's inputs.
+        allocation_strategy
+            ``"first_available"``, ``"load_balanced"``, ``"cost_optimized"``, ``"fastest"``, or a
+            strategy of the user's own.  If ``None``, the session's ``allocator``, else the setting
+            ``handoff.allocation-strategy``.
+        allocator
+            The same under Handoff's name; give one of the two.
+        resources
+            ``[{"node": name, "capabilities": {…}}, …]``: confines the execution to these nodes, and on
+            each to the smaller of these capabilities and what it has.
+        max_retries
+            How often a function that raised is tried again, unless it says so itself.  If ``None``,
+            the setting ``handoff.max-retries``.
+        max_concurrency
+            The largest number of functions that run at once; no limit if ``None``.
+        outputs
+            Ids of the functions whose results are wanted.  Only what these need runs.  All functions
+            if ``None``.
+        timeout
+            Seconds, after which the execution is cancelled; no limit if ``None``.
+        progress
+            Show a progress bar in a terminal or a notebook.
+
+        Returns
+        -------
+        ExecutionResult
+
+        Raises
+        ------
+        ValidationError, AllocationError
+            As :meth:`submit`.
+        FunctionFailedError
+            If a function has failed for good; its exception is the cause.
+        TimeoutError
+            If the execution has not ended within ``timeout`` seconds; it is cancelled.
+        """
+        prepare = self._preparation(
+            dag,
+            unknown,
+            inputs=inputs,
+            allocation_strategy=allocation_strategy,
+            allocator=allocator,
+            resources=resources,
+            max_retries=max_retries,
+            max_concurrency=max_concurrency,
+            outputs=outputs,
+            timeout=timeout,
+            progress=progress,
+        )
+        return await self.link.run(self._execute, prepare, AsyncExecution)
+
+    execute_distributed = execute
+
+    async def execute_local(
+        self,
+        dag: DAG | Iterable[Function],
+        *,
+        inputs: Mapping[FunctionId, Any] | None = None,
+        allocation_strategy: Strategy | None = None,
+        allocator: Strategy | None = None,
+        resources: Iterable[Mapping[str, Any]] | None = None,
+        max_retries: int | None = None,
+        max_concurrency: int | None = None,
+        outputs: Collection[FunctionId] | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+        **unknown: NoReturn,
+    ) -> ExecutionResult:
+        """Execute a DAG in this process, in a thread of its own.
+
+        ``node``, ``cost`` and the options about nodes are ignored, so that the same call can run in
+        one process or on many.  The parameters are those of :func:`~handoff_dask.execute_local`.
+
+        Returns
+        -------
+        ExecutionResult
+            Its only node is ``"local"``.
+
+        Raises
+        ------
+        ValidationError
+            If the DAG or an option is wrong.
+        FunctionFailedError
+            If a function raised and has no retries left.
+        TimeoutError
+            After ``timeout`` seconds.
+        """
+        refuse_unknown(unknown)
+        return await asyncio.to_thread(
+            execute_local,
+            dag,
+            inputs=inputs,
+            outputs=outputs,
+            max_retries=3 if max_retries is None else max_retries,
+            timeout=timeout,
+            progress=progress,
+        )
+
+    async def await_completion(
+        self, execution: AsyncExecution | ExecutionResult, timeout: float | None = None
+    ) -> Mapping[FunctionId, Any]:
+        """Wait for an execution.
+
+        Parameters
+        ----------
+        execution
+            An execution; or its result, which is there already.
+        timeout
+            Seconds; ``None`` waits for ever.
+
+        Returns
+        -------
+        mapping
+            ``{function id: value}``.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended by then.  It goes on.
+        HandoffError
+            What the execution fails with.
+        """
+        refuse_other_than_execution(execution)
+        return await self.link.run(results_of, execution, timeout_s(timeout))
+
+    async def explain(
+        self,
+        execution_or_dag_id: AsyncExecution | ExecutionResult | Hashable,
+        id: FunctionId,  # noqa: A002
+    ) -> FunctionExplanation:
+        """Why a function waits, or where it ran and why there.
+
+        Parameters
+        ----------
+        execution_or_dag_id
+            An execution, its result, or the id of a DAG: the latest of its executions counts,
+            whichever client has submitted it.
+        id
+            The function.
+
+        Returns
+        -------
+        FunctionExplanation
+
+        Raises
+        ------
+        NotFoundError
+            If nothing is known of it, or it never runs on its own.
+        """
+        return await self.link.run(self._started_first, self._explain, execution_or_dag_id, id)
+
+    # ------------------------------------------------------------------ nodes
+
+    async def discover_nodes(self) -> dict[str, dict[str, Any]]:
+        """``{node name: capabilities}`` of every worker of the cluster."""
+        return await self.link.run(self._nodes.discover)
+
+    async def register_node(self, node: str, capabilities: Mapping[str, Any]) -> None:
+        """Set what a node has, replacing an earlier registration.
+
+        Parameters
+        ----------
+        node
+            Name or address of a node.
+        capabilities
+            ``{resource: amount or label}``.
+
+        Raises
+        ------
+        NotFoundError
+            If no node has this name or address.
+        ValidationError
+            If the capabilities are wrong.
+        """
+        Capabilities.parse(capabilities)
+        await self.link.run(self._nodes.register, node, capabilities, merge=False)
+
+    async def update_node_resources(self, node: str, capabilities: Mapping[str, Any]) -> None:
+        """Merge into what a node has.
+
+        An amount may become smaller than what is in use; then nothing new starts there until there is
+        room.  The parameters and errors are those of :meth:`register_node`.
+        """
+        Capabilities.parse(capabilities)
+        await self.link.run(self._nodes.register, node, capabilities, merge=True)
+
+    async def register_local_node(self, capabilities: Mapping[str, Any]) -> None:
+        """Set what this worker has; outside of a worker, what the embedded cluster's first node has.
+
+        Raises
+        ------
+        NotFoundError
+            If there is neither.
+        ValidationError
+            If the capabilities are wrong.
+        """
+        node = local_node(None if self._embedded is None else self._embedded.nodes)
+        await self.register_node(node, capabilities)
+
+    async def resources_available(self, node: str, req: Mapping[str, Any]) -> bool:
+        """Whether a node has room for a cost right now; ``False`` for an unknown node.
+
+        Raises
+        ------
+        ValidationError
+            If the cost is wrong.
+        """
+        return await self.link.run(self._nodes.available, node, Cost.parse(req))
+
+    # ------------------------------------------------------------------ results and data
+
+    async def get_result(
+        self,
+        execution_or_dag_id: AsyncExecution | ExecutionResult | Hashable,
+        id: FunctionId,  # noqa: A002
+        timeout: float | None = 5.0,
+    ) -> Any:
+        """Wait for one function's result, and fetch it.
+
+        Parameters
+        ----------
+        execution_or_dag_id
+            An execution, its result, or the id of a DAG: the latest of its executions counts.
+        id
+            The function.
+        timeout
+            Seconds; ``None`` waits for ever.
+
+        Returns
+        -------
+        Any
+            What the function returned.
+
+        Raises
+        ------
+        NotFoundError
+            If nothing is known of it.
+        TimeoutError
+            If it is not there in time.
+        """
+        refuse_unhashable(execution_or_dag_id, id)
+        return await self.link.run(self._get_result, execution_or_dag_id, id, timeout_s(timeout))
+
+    async def store_result(
+        self,
+        dag_id: Hashable,
+        id: FunctionId,  # noqa: A002
+        value: Any,
+        origin_node: str | None = None,
+    ) -> None:
+        """Keep a value in a node's memory, for every client, until :meth:`forget`.
+
+        Parameters
+        ----------
+        dag_id, id
+            The name of the value.
+        value
+            What can be pickled.
+        origin_node
+            The node.  If ``None``, this worker's node inside a function; elsewhere the node with the
+            least in its memory.
+
+        Raises
+        ------
+        NotFoundError
+            If no node has the name ``origin_node``.
+        """
+        refuse_unhashable(dag_id, id)
+        if origin_node is None:
+            origin_node = this_worker()
+        await self.link.run(self._started_first, self._results.store_result, dag_id, id, value, origin_node)
+
+    def store_value(self, dag_id: Hashable, id: FunctionId, value: Any) -> None:  # noqa: A002
+        """Keep a value in this process only."""
+        refuse_unhashable(dag_id, id)
+        self._results.keep(dag_id, id, value)
+
+    def get_local_value(self, dag_id: Hashable, id: FunctionId) -> Any:  # noqa: A002
+        """A value that this process keeps.
+
+        Raises
+        ------
+        NotFoundError
+            If it keeps none of this name.
+        """
+        refuse_unhashable(dag_id, id)
+        return self._results.kept(dag_id, id)
+
+    async def get_value(
+        self,
+        dag_id: Hashable,
+        id: FunctionId,  # noqa: A002
+        from_node: str | None = None,
+    ) -> Any:
+        """A value that this process keeps, else from wherever it is.
+
+        Parameters
+        ----------
+        dag_id, id
+            The name of the value.
+        from_node
+            The node to fetch it from; any if ``None``.
+
+        Raises
+        ------
+        NotFoundError
+            If no node has it, or ``from_node`` has not.
+        """
+        refuse_unhashable(dag_id, id)
+        return await self.link.run(self._started_first, self._results.get_value, dag_id, id, from_node)
+
+    async def register_data_location(self, dag_id: Hashable, data_id: Hashable, node: str) -> None:
+        """Record on which node some data is.
+
+        Raises
+        ------
+        NotFoundError
+            If no node has this name or address.
+        """
+        refuse_unhashable(dag_id, data_id)
+        await self.link.run(self._register_location, dag_id, data_id, node)
+
+    async def lookup_data_location(self, dag_id: Hashable, data_id: Hashable) -> str:
+        """Name of the node where data is; for a computed result, where it really is.
+
+        Raises
+        ------
+        NotFoundError
+            If no location is known.
+        """
+        refuse_unhashable(dag_id, data_id)
+        return await self.link.run(self._started_first, self._results.lookup, dag_id, data_id)
+
+    async def forget(self, dag_id: Hashable) -> None:
+        """Drop a DAG's executions that have ended, its stored values and locations."""
+        refuse_unhashable(dag_id)
+        await self.link.run(self._forget, dag_id)

@@ -1,0 +1,277 @@
+"""The asynchronous core of an execution: its state, and the coroutines behind its methods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import Any, Protocol, TypeAlias, cast
+
+from distributed import Future
+
+from handoff_dask.client.compile import Compiled
+from handoff_dask.client.completed import Completed
+from handoff_dask.client.execution_record import error_of, record_of
+from handoff_dask.client.explain import explain_function
+from handoff_dask.client.explanations import FunctionExplanation, from_record
+from handoff_dask.client.input_checks import settled
+from handoff_dask.client.scheduler_link import SchedulerLink
+from handoff_dask.errors import ExecutionCancelledError, HandoffError, NotFoundError, SchedulerLostError
+from handoff_dask.graph.dag import DAG
+from handoff_dask.protocol.outcome import Outcome
+from handoff_dask.record.execution import ExecutionRecord, Timing
+from handoff_dask.record.result import ExecutionResult
+from handoff_dask.record.status import ExecutionStatus
+
+#: Fetches the results of a run: called with the DAG's id, the run's token and ``{id: future}``.
+Collect: TypeAlias = Callable[
+    [Hashable, str, Mapping[Hashable, "Future[Any]"]], Awaitable[dict[Hashable, Any]]
+]
+
+
+class Companion(Protocol):
+    """Something that accompanies an execution until it is over: its progress bar, its planner, ..."""
+
+    def end(self, outcome: Outcome | None, status: ExecutionStatus) -> None:
+        """The execution is over."""
+
+
+class ExecutionCore:
+    """The state of an execution.
+
+    Parameters
+    ----------
+    link
+        The link to the scheduler.
+    collect
+        Fetches results.
+    dag
+        The DAG.
+    compiled
+        What was sent to Dask for it.
+    futures
+        ``{function id: distributed.Future}`` of the functions whose results were asked for.
+    """
+
+    def __init__(
+        self,
+        link: SchedulerLink,
+        collect: Collect,
+        dag: DAG,
+        compiled: Compiled,
+        futures: dict[Hashable, Future[Any]],
+    ) -> None:
+        self._link = link
+        self._collect = collect
+        self._dag = dag
+        #: What was sent to Dask.
+        self.compiled = compiled
+        #: ``{function id: distributed.Future}`` of the functions whose results were asked for.
+        self.futures = futures
+        self._status: ExecutionStatus = "pending"
+        self._outcome: Outcome | None = None
+        self._error: BaseException | None = None
+        self._ended = asyncio.Event()
+        self._timed_out: TimeoutError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._companions: list[Companion] = []
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"<{name} of DAG {self.dag_id!r}: {self.status}, {len(self.futures)} results>"
+
+    @property
+    def dag_id(self) -> Hashable:
+        """The DAG's id."""
+        return self._dag.id
+
+    @property
+    def dag(self) -> DAG:
+        """The DAG."""
+        return self._dag
+
+    @property
+    def token(self) -> str:
+        """The name of this run of the DAG on the scheduler."""
+        return self.compiled.manifest.token
+
+    @property
+    def status(self) -> ExecutionStatus:
+        """``"pending"``, ``"running"``, ``"finished"``, ``"failed"`` or ``"cancelled"``."""
+        return self._status
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._ended.is_set()
+
+    @property
+    def final_record(self) -> ExecutionRecord | None:
+        """The record of an execution that is over, made without asking the scheduler; else ``None``."""
+        outcome = self._outcome
+        return None if outcome is None else record_of(self._dag, self.compiled, outcome, self._error)
+
+    # ------------------------------------------------------------------ results
+
+    async def wait_until_over(self, timeout: float | None = None) -> None:
+        """Wait for the end, well or not.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended within ``timeout`` seconds.
+        """
+        if self.is_over:  # which no timeout, however short, should hide
+            return
+        try:
+            await asyncio.wait_for(self._ended.wait(), timeout)
+        except asyncio.TimeoutError:
+            raise TimeoutError(
+                f"the execution of DAG {self.dag_id!r} has not ended within {timeout} s; it goes on"
+            ) from None
+
+    async def fetch(self, timeout: float | None = None) -> ExecutionResult:
+        """Wait for the end, and fetch all results; see :meth:`Execution.result`."""
+        await self.wait_until_over(timeout)
+        self._raise_error()
+        assert self._outcome is not None
+        results = await self._collect(self.dag_id, self.token, self.futures)
+        # The result must not hold this execution, and with it the memory of workers.
+        dag, compiled, outcome = self._dag, self.compiled, self._outcome
+        keys = compiled.keys
+        ran = [(i, n) for n, i in enumerate(keys) if outcome.stop[n] is not None]
+        return ExecutionResult(
+            dag_id=self.dag_id,
+            results=results,
+            allocations={i: node for i, n in ran if (node := outcome.nodes[n]) is not None},
+            timings={
+                i: Timing(outcome.start[n] or 0.0, outcome.stop[n] or 0.0, outcome.attempts[n])
+                for i, n in ran
+            },
+            record=lambda: record_of(dag, compiled, outcome),
+        )
+
+    async def fetch_result(self, function_id: Hashable, timeout: float | None = None) -> Any:
+        """Wait for one function's result, and fetch it; see :meth:`Execution.get_result`."""
+        future = self.futures.get(function_id)
+        if future is None:
+            raise NotFoundError("result", function_id, f"DAG {self.dag_id!r} was not asked for it")
+        ended = asyncio.ensure_future(self._ended.wait())
+        there = asyncio.ensure_future(settled(future))
+        try:
+            await asyncio.wait({ended, there}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if future.status != "finished":
+                self._raise_error()
+            if not there.done() and not ended.done():
+                raise TimeoutError(f"{function_id!r} of DAG {self.dag_id!r} is not there within {timeout} s")
+            if future.status != "finished" and self._outcome is None:
+                # The future failed; the message how the run ended is on its way.
+                await self._ended.wait()
+                self._raise_error()
+            result = await self._collect(self.dag_id, self.token, {function_id: future})
+            return result[function_id]
+        finally:
+            ended.cancel()
+            there.cancel()
+
+    def completed(self) -> Completed:
+        """Pairs ``(id, value)`` as they come; see :meth:`Execution.as_completed`."""
+        return Completed(self._link, self.futures, self.fetch_result, self.fetch)
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # each time anew
+
+    async def cancel_run(self) -> None:
+        """Start nothing further; see :meth:`Execution.cancel`."""
+        if not self.is_over:
+            await self._link.ask("cancel", token=self.token)
+            await self._ended.wait()
+
+    # ------------------------------------------------------------------ record
+
+    async def fetch_record(self) -> ExecutionRecord:
+        """All that is known by now; see :meth:`Execution.record`."""
+        outcome = self._outcome
+        if outcome is None:
+            try:
+                outcome = await self._link.ask("outcome", token=self.token)
+            except (NotFoundError, SchedulerLostError):
+                outcome = Outcome(token=self.token, status=self._status)
+        return record_of(self._dag, self.compiled, cast("Outcome", outcome), self._error)
+
+    async def explain_function(self, function_id: Hashable) -> FunctionExplanation:
+        """Why a function waits, or ran where it did; see :meth:`Execution.explain`."""
+        self._link.refuse_if_over()
+        keys = list(self.compiled.keys)
+        if function_id not in keys:
+            return from_record(await self.fetch_record(), function_id)
+        try:
+            return await explain_function(self._link.ask, self.token, self.dag_id, keys, function_id)
+        except (NotFoundError, SchedulerLostError):
+            if not self.is_over:
+                raise
+            return from_record(await self.fetch_record(), function_id)
+
+    # ------------------------------------------------------------------ changes of state
+
+    def accompany(self, companion: Companion | None) -> None:
+        """Have something ended together with this execution."""
+        if companion is not None:
+            self._companions.append(companion)
+
+    def cancel_after(self, timeout: float | None) -> None:
+        """Cancel it unless it has ended within so many seconds."""
+        if timeout is not None:
+            self._timer = asyncio.get_running_loop().call_later(
+                timeout, lambda: asyncio.ensure_future(self._time_out(timeout))
+            )
+
+    async def _time_out(self, timeout: float) -> None:
+        if not self._ended.is_set():
+            self._timed_out = TimeoutError(
+                f"DAG {self.dag_id!r} has not ended within {timeout} s; it has been cancelled"
+            )
+            await self.cancel_run()
+
+    def has_begun(self) -> None:
+        """The scheduler has placed the first function."""
+        if self._status == "pending":
+            self._status = "running"
+
+    def has_ended(self, outcome: Outcome, exception: Any, traceback: Any) -> None:
+        """The scheduler reports the end; of several ends the first counts."""
+        if self.is_over:
+            return
+        self._outcome = outcome
+        self._status = cast("ExecutionStatus", outcome.status)
+        if outcome.status == "failed":
+            try:
+                self._error = error_of(self.compiled, outcome, exception, traceback)
+            except Exception as error:  # nobody must wait for ever because the reason cannot be read
+                self._error = HandoffError(f"DAG {self.dag_id!r} has failed; why cannot be read: {error!r}")
+                self._error.__cause__ = error
+        elif outcome.status == "cancelled":
+            self._error = self._timed_out or ExecutionCancelledError(self.dag_id)
+        self._set_ended()
+
+    def is_lost(self, error: BaseException) -> None:
+        """No report of the end will come; the execution fails with this error."""
+        if not self.is_over:
+            self._status = "failed"
+            self._error = error
+            self._set_ended()
+
+    def release(self) -> None:
+        """Release its futures, so that the cluster drops its results."""
+        for future in self.futures.values():
+            future.release()
+        self._error = NotFoundError("execution", self.dag_id, "it has been forgotten; submit the DAG again")
+
+    def _set_ended(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        # Before anybody goes on who waits: what is printed next belongs below the progress bar.
+        companions, self._companions = self._companions, []
+        for companion in companions:
+            companion.end(self._outcome, self._status)
+        self._ended.set()

@@ -1,0 +1,223 @@
+"""The link between a session and the scheduler's plugin."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
+
+import cloudpickle
+from distributed import Client, get_client, get_worker, rejoin, secede
+from distributed.comm.core import CommClosedError
+from distributed.metrics import monotonic
+from distributed.protocol import pickle
+
+from handoff_dask.errors import SchedulerLostError, SessionEndedError
+from handoff_dask.protocol.names import NAME
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Seconds to find out whether a scheduler is still there.
+REACH_S = 5.0
+
+
+class Ask(Protocol):
+    """A request to the scheduler's plugin: the name of a method, and its arguments."""
+
+    async def __call__(self, method: str, **arguments: Any) -> Any:
+        """Give what the plugin answers, or raise what it refuses the request with."""
+
+
+class SchedulerLink:
+    """Sends requests to the scheduler's plugin through a Dask client.
+
+    Parameters
+    ----------
+    client
+        The Dask client.  It may be the client of several sessions.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        #: The name of this session on the scheduler.
+        self.name = f"{client.id}-{uuid.uuid4().hex}"
+        #: Whether the session has been stopped.
+        self.is_closed = False
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether the client is asynchronous."""
+        return bool(self.client.asynchronous)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the session has not been stopped and its client is still open."""
+        return not self.is_closed and self.client.status not in ("closed", "closing")
+
+    @property
+    def address(self) -> str:
+        """The address of the scheduler."""
+        scheduler: Any = self.client.scheduler
+        return str(scheduler.address)
+
+    def refuse_if_over(self) -> None:
+        """Refuse a call that needs the cluster if the session has ended.
+
+        Raises
+        ------
+        SessionEndedError
+            If the session has been stopped, or its client is closed.
+        """
+        if self.is_closed:
+            raise SessionEndedError("this session has been stopped; start another one")
+        if not self.is_usable:
+            raise SessionEndedError("the client of this session is closed; start a session with another one")
+
+    # ------------------------------------------------------------------ from the caller to the client's loop
+
+    def sync(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a coroutine function on the client's loop, and wait for it.
+
+        With an asynchronous client this returns an awaitable instead, as Dask's own client does.
+        The type does not say so: :class:`~handoff_dask.AsyncHandoff` is the typed way.
+        """
+        if self.client.status == "closed" and not self.asynchronous:
+            self.refuse_if_over()  # its loop is gone with it
+        return cast("T", self.client.sync(function, *args, **kwargs))
+
+    def wait_for(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As :meth:`sync`, for calls that wait until functions have run.
+
+        A Dask task that waits here gives back its thread meanwhile.
+        """
+        if self.asynchronous:
+            return self.sync(function, *args, **kwargs)
+        with released_thread():
+            return self.sync(function, *args, **kwargs)
+
+    async def run(
+        self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Await a coroutine function on the client's loop, whichever loop this is."""
+        if self.asynchronous:
+            return await function(*args, **kwargs)
+        if self.client.status == "closed":
+            self.refuse_if_over()  # its loop is gone with it
+        loop: Any = self.client.loop
+        submitted = asyncio.run_coroutine_threadsafe(function(*args, **kwargs), loop.asyncio_loop)
+        return await asyncio.wrap_future(submitted)
+
+    # ------------------------------------------------------------------ requests
+
+    async def ask(self, method: str, **arguments: Any) -> Any:
+        """Ask the scheduler's plugin.
+
+        Raises
+        ------
+        HandoffError
+            What the plugin refuses the request with.
+        SchedulerLostError
+            If the scheduler cannot be reached.
+        """
+        if self.client.scheduler is None:
+            self.refuse_if_over()
+        try:
+            answer = await self._call(method, arguments)
+        except (CommClosedError, OSError) as error:
+            raise SchedulerLostError(repr(error)) from error
+        if "error" in answer:
+            raise pickle.loads(answer["error"])
+        return answer["as_is"] if "as_is" in answer else pickle.loads(answer["value"])
+
+    async def next_messages(self, received: int) -> list[Any]:
+        """Wait for the next messages of the scheduler; a broken connection is opened again.
+
+        Parameters
+        ----------
+        received
+            How many messages have come here so far; the scheduler drops these.
+
+        Raises
+        ------
+        SchedulerLostError
+            If the scheduler cannot be reached, or does not know this session any more.
+        """
+        while True:
+            try:
+                answer = await self._call("watch", {"listener": self.name, "got": received})
+            except (CommClosedError, OSError) as error:
+                if not await self.is_reachable():
+                    raise SchedulerLostError(repr(error)) from error
+                continue
+            if answer["messages"] is None:
+                raise SchedulerLostError("it has taken this client for gone")
+            messages: list[Any] = answer["messages"]
+            return messages
+
+    async def is_reachable(self) -> bool:
+        """Whether the scheduler's plugin answers within a few seconds."""
+        give_up = monotonic() + REACH_S
+        ping = asyncio.ensure_future(self.ask("ping"))
+        try:
+            # Dask's client may notice before the attempt fails.
+            while not ping.done() and self.client.status == "running" and monotonic() < give_up:
+                await asyncio.wait({ping}, timeout=0.05)
+            return ping.done() and ping.exception() is None
+        finally:
+            ping.cancel()
+
+    async def _call(self, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = await getattr(self.client.scheduler, NAME)(
+            method=method, client=self.client.id, arguments=cloudpickle.dumps(arguments)
+        )
+        return answer
+
+
+def this_worker() -> str | None:
+    """The address of the worker whose task calls this; ``None`` outside of a task."""
+    try:
+        return str(get_worker().address)
+    except ValueError:
+        return None
+
+
+@contextmanager
+def released_thread() -> Iterator[None]:
+    """Inside a Dask task, give its thread to other tasks for the block; elsewhere do nothing.
+
+    Without this, functions that execute DAGs could take all threads, and wait for ever.
+    ``Client.get`` does the same.
+    """
+    try:
+        secede()
+        has_seceded = True
+    except (ValueError, KeyError):  # this is no task, or it has seceded already
+        has_seceded = False
+    # Not within the except: what is raised below would carry Dask's error as its context.
+    try:
+        yield
+    finally:
+        if has_seceded:
+            rejoin()
+
+
+def current_client() -> Client | None:
+    """The client that is current in Dask; inside a task, its worker's client."""
+    client: Client
+    try:
+        client = Client.current()
+    except ValueError:
+        pass
+    else:
+        return client
+    try:
+        get_worker()
+    except ValueError:
+        return None
+    client = get_client()
+    return client

@@ -1,0 +1,406 @@
+"""The asynchronous core of a session: its parts, its life, and the coroutines behind its methods."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from distributed import Client
+from distributed.protocol import pickle
+
+from handoff_dask.allocators import Strategy
+from handoff_dask.client import options as checks
+from handoff_dask.client.cluster_tracker import pack_tracker
+from handoff_dask.client.compile import Compiled
+from handoff_dask.client.embedded import EmbeddedCluster
+from handoff_dask.client.execution_core import ExecutionCore
+from handoff_dask.client.executions import Executions
+from handoff_dask.client.explain import explain_latest
+from handoff_dask.client.explanations import FunctionExplanation, from_record
+from handoff_dask.client.fetching import Fetcher
+from handoff_dask.client.input_checks import InputChecks, refuse_cancelled
+from handoff_dask.client.install import install
+from handoff_dask.client.messages import Messages
+from handoff_dask.client.nodes import Nodes
+from handoff_dask.client.planner import Planner
+from handoff_dask.client.progress import progress_updates
+from handoff_dask.client.results import Results, checked_store
+from handoff_dask.client.scheduler_link import SchedulerLink, current_client
+from handoff_dask.client.sending import send
+from handoff_dask.client.submission import Submission, prepare
+from handoff_dask.client.telemetry import TelemetryReceiver
+from handoff_dask.errors import AllocationError, NotFoundError, SchedulerLostError, ValidationError
+from handoff_dask.graph.dag import DAG
+from handoff_dask.graph.functions import Function, FunctionId
+from handoff_dask.protocol.manifest import token_of
+from handoff_dask.protocol.outcome import Outcome
+from handoff_dask.record.result import ExecutionResult
+from handoff_dask.resources import Capabilities
+from handoff_dask.stores import ResultStore
+from handoff_dask.trackers import ResourceTracker
+
+E = TypeVar("E", bound=ExecutionCore)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class SessionCore:
+    """The parts of a session, and how they work together.
+
+    The parameters are those of :class:`~handoff_dask.Handoff`.
+    """
+
+    def __init__(
+        self,
+        client: Client | None = None,
+        *,
+        nodes: Mapping[str, Mapping[str, Any]] | None = None,
+        resource_tracker: ResourceTracker | type[ResourceTracker] | None = None,
+        result_store: ResultStore | type[ResultStore] | None = None,
+        allocator: Strategy | None = None,
+    ) -> None:
+        checks.refuse_other_than_client(client)
+        self._embedded: EmbeddedCluster | None = None
+        #: The nodes that were asked for as an embedded cluster.
+        self.nodes = nodes
+        if allocator is not None:
+            checks.strategy_of(None, allocator)
+        self._allocator = allocator
+        self._tracker = pack_tracker(resource_tracker)
+        store = checked_store(result_store)
+        # Last of all: where something is wrong, no embedded cluster is left behind.
+        if client is None:
+            client = self._own_client(nodes)
+        elif nodes is not None:
+            raise ValidationError(
+                "client and nodes are both given; nodes make an embedded cluster, so give one"
+            )
+        self._started = False
+        self._starting: asyncio.Task[None] | None = None
+        #: The link to the scheduler.
+        self.link = SchedulerLink(client)
+        self._executions = Executions()
+        self._messages = Messages(self.link, is_needed=self._is_listening, take=self._take, lost=self._lose)
+        self._telemetry = TelemetryReceiver(
+            self.link,
+            self._messages,
+            is_installed=lambda: self._started,
+            ids_of=self._executions.ids_of,
+        )
+        self._results = Results(self.link, Fetcher(self.link), self._executions.latest, store)
+        self._nodes = Nodes(self.link.ask, self._start)
+
+    def _own_client(self, nodes: Mapping[str, Mapping[str, Any]] | None) -> Client:
+        client = current_client() if nodes is None else None
+        if client is not None:
+            return client
+        self._embedded = EmbeddedCluster(nodes)
+        return self._embedded.client
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def client(self) -> Client:
+        """The Dask client of this session."""
+        return self.link.client
+
+    @property
+    def name(self) -> str:
+        """The name of this session on the scheduler; a client may have several sessions."""
+        return self.link.name
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether the Dask client is asynchronous."""
+        return self.link.asynchronous
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it has started a cluster of its own."""
+        return self._embedded is not None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it has not been stopped and its client is still open."""
+        return self.link.is_usable
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether it receives messages of the scheduler."""
+        return self._messages.is_running
+
+    @property
+    def has_plugin(self) -> bool:
+        """Whether the scheduler's plugin has been installed, as far as is known here."""
+        return self._started
+
+    @property
+    def scheduler_address(self) -> str:
+        """The address of the scheduler."""
+        return self.link.address
+
+    async def ask(self, method: str, **arguments: Any) -> Any:
+        """Ask the scheduler's plugin.
+
+        Raises
+        ------
+        HandoffError
+            What the plugin refuses the request with, or that the scheduler cannot be reached.
+        """
+        return await self.link.ask(method, **arguments)
+
+    def sync(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a coroutine function on the client's loop and wait for it, as ``Client.sync`` does."""
+        return self.link.sync(function, *args, **kwargs)
+
+    # ------------------------------------------------------------------ life
+
+    async def _start(self) -> None:
+        self.link.refuse_if_over()
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(self._install())
+        starting = self._starting
+        try:
+            await asyncio.shield(starting)
+        finally:
+            if starting.done() and not self._started:  # it may work another time
+                self._starting = None
+
+    async def _install(self) -> None:
+        await install(self.client)
+        # Answered once the plugin is on every worker.
+        await self.link.ask("ping")
+        if self._embedded is not None:
+            for name, capabilities in self._embedded.nodes.items():
+                offered = Capabilities.parse(capabilities)
+                await self.link.ask("register", node=name, capabilities=offered, merge=False)
+        if self._tracker is not None:
+            await self.link.ask("use_tracker", tracker=self._tracker)
+        self._started = True
+        await self._telemetry.sync(greet=True)
+
+    async def _started_first(
+        self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        await self._start()
+        return await function(*args, **kwargs)
+
+    async def _stop(self) -> None:
+        usable, self.link.is_closed = self.is_usable, True
+        self._telemetry.close()
+        self._executions.clear_retained()
+        if not usable:
+            return
+        running = self._executions.running
+        try:
+            while running:  # what is just being submitted, too
+                token, execution = next(iter(running.items()))
+                await execution.cancel_run()
+                running.pop(token, None)
+            if self._started and await self.link.is_reachable():
+                if self._tracker is not None:
+                    await self.link.ask("use_tracker", tracker=None)
+                await self.link.ask("leave", listener=self.name)
+        except SchedulerLostError:
+            logger.info("the scheduler is gone; there is nothing to cancel")
+        self._messages.stop()
+
+    def _close(self) -> None:
+        """End what belongs to this process, once the client's loop is gone."""
+        self.link.is_closed = True
+        self._telemetry.close()
+
+    # ------------------------------------------------------------------ messages of the scheduler
+
+    def _is_listening(self) -> bool:
+        return bool(self._executions.running) or self._telemetry.is_receiving
+
+    async def _take(self, kind: str, content: Any) -> None:
+        """Deal with one message."""
+        if kind == "status":
+            token, _ = content
+            self._executions.has_begun(token)
+        elif kind == "events":
+            await self._telemetry.take(content)
+        elif kind == "ended":
+            packed, exception, traceback = content
+            outcome: Outcome = pickle.loads(packed)
+            if outcome.token in self._executions.running:
+                try:
+                    await self._telemetry.catch_up()
+                finally:
+                    self._executions.has_ended(outcome, exception, traceback)
+
+    def _lose(self, error: BaseException) -> None:
+        """No further message can come."""
+        self._executions.lose(error)
+        if not self.is_usable:
+            self._telemetry.close()
+
+    # ------------------------------------------------------------------ executions
+
+    def _preparation(
+        self,
+        dag: DAG | Iterable[Function],
+        unknown: Mapping[str, Any],
+        *,
+        inputs: Mapping[FunctionId, Any] | None,
+        allocation_strategy: Strategy | None,
+        allocator: Strategy | None,
+        resources: Iterable[Mapping[str, Any]] | None,
+        max_retries: int | None,
+        max_concurrency: int | None,
+        outputs: Collection[FunctionId] | None,
+        timeout: float | None,
+        progress: bool,
+    ) -> Callable[[], Submission]:
+        """What makes the submission of a DAG, when it is called."""
+        return partial(
+            prepare,
+            dag,
+            unknown,
+            inputs=inputs,
+            allocation_strategy=allocation_strategy,
+            allocator=allocator,
+            resources=resources,
+            max_retries=max_retries,
+            max_concurrency=max_concurrency,
+            outputs=outputs,
+            timeout=timeout,
+            progress=progress,
+            default_allocator=self._allocator,
+        )
+
+    async def _submit(self, submission: Submission, kind: type[E]) -> E:
+        """Send a DAG; ``kind`` is the class of the execution."""
+        self.link.refuse_if_over()
+        if not self._started:
+            await self._start()
+        dag, compiled = submission.dag, submission.compiled
+        refuse_cancelled(compiled.held)
+        compiled.manifest.listener = self.name
+        ids = compiled.expansion.outputs
+        keys = [compiled.keys[i] for i in ids]
+        if not keys:
+            execution = kind(self.link, self._results.collect, dag, compiled, {})
+            execution.has_ended(Outcome(token=execution.token, status="finished"), None, None)
+            await self._telemetry.deliver_empty(dag.id, compiled.manifest.options.strategy_name)
+            return execution
+        await self._telemetry.sync()
+        await self._announce(compiled)
+        submission.carry_trace()
+        try:
+            self.link.refuse_if_over()  # stopped meanwhile: nobody would cancel it
+            futures = send(self.client, compiled.graph, keys)
+        except Exception as error:  # whatever pickling the user's values raises
+            await self.link.ask("withdraw", token=compiled.manifest.token)
+            compiled.refuse_what_cannot_travel(error)
+            raise
+        held = dict(zip(ids, futures, strict=True))
+        execution = kind(self.link, self._results.collect, dag, compiled, held)
+        self._executions.add(execution)
+        self._messages.start()
+        self._accompany(execution, submission)
+        return execution
+
+    async def _announce(self, compiled: Compiled) -> None:
+        """Send the manifest ahead of the graph; the scheduler refuses what no node could hold."""
+        refused = await self.link.ask("announce", manifest=compiled.manifest)
+        if refused is not None:
+            position, reasons, problem = refused
+            function_id = list(compiled.keys)[position]
+            cost = compiled.expansion.functions[function_id].cost
+            raise AllocationError(function_id, cost, reasons, problem)
+
+    def _accompany(self, execution: ExecutionCore, submission: Submission) -> None:
+        """Start what accompanies an execution: its timer, checks, progress bar and planner."""
+        ask, compiled, token = self.link.ask, submission.compiled, execution.token
+
+        def fail(error: BaseException, is_known: bool) -> None:
+            execution.is_lost(error)
+            if not is_known:
+                self._executions.running.pop(token, None)
+
+        execution.cancel_after(submission.timeout_s)
+        if submission.progress:
+            execution.accompany(progress_updates(ask, execution.dag_id, token))
+        execution.accompany(
+            InputChecks(
+                self.link,
+                dag_id=execution.dag_id,
+                token=token,
+                first=next(iter(execution.futures.values())),
+                inputs=compiled.held,
+                fail=fail,
+            )
+        )
+        planner = Planner(ask, compiled)
+        if planner.is_worth_while:
+            planner.start()
+            execution.accompany(planner)
+
+    async def _execute(self, preparation: Callable[[], Submission], kind: type[E]) -> ExecutionResult:
+        execution = await self._submit(preparation(), kind)
+        try:
+            return await execution.fetch()
+        except BaseException:
+            await asyncio.shield(execution.cancel_run())
+            raise
+
+    async def _explain(self, of: object, function_id: Hashable) -> FunctionExplanation:
+        if isinstance(of, ExecutionResult):
+            return from_record(of.record, function_id)
+        known = of if isinstance(of, ExecutionCore) else self._executions.latest(of)
+        if known is not None:
+            return await known.explain_function(function_id)
+        return await explain_latest(self.link.ask, of, function_id)
+
+    # ------------------------------------------------------------------ results and data
+
+    async def _get_result(self, of: object, function_id: Hashable, timeout: float | None) -> Any:
+        await self._start()
+        if isinstance(of, ExecutionResult):
+            if function_id in of.results:
+                return of.results[function_id]
+            raise NotFoundError("result", function_id, f"DAG {of.dag_id!r} has no result of this id")
+        if isinstance(of, ExecutionCore):
+            return await of.fetch_result(function_id, timeout)
+        return await self._results.get_result(of, function_id, timeout)
+
+    async def _register_location(self, dag_id: Hashable, data_id: Hashable, node: object) -> None:
+        await self._start()
+        await self.link.ask(
+            "register_location", dag=token_of(dag_id), value=token_of(data_id), node=str(node)
+        )
+
+    async def _forget(self, dag_id: Hashable) -> None:
+        await self._start()
+        self._executions.forget(dag_id)
+        await self._results.forget(dag_id)
+        await self.link.ask("forget", dag=token_of(dag_id))
+
+
+async def results_of(
+    execution: ExecutionCore | ExecutionResult, timeout: float | None
+) -> Mapping[FunctionId, Any]:
+    """Wait for an execution; its dict of results."""
+    if isinstance(execution, ExecutionResult):
+        return execution.results
+    return (await execution.fetch(timeout)).results
+
+
+def refuse_other_than_execution(execution: object) -> None:
+    """Refuse what is neither an execution nor a result.
+
+    Raises
+    ------
+    ValidationError
+        If it is neither.
+    """
+    if not isinstance(execution, (ExecutionCore, ExecutionResult)):
+        raise ValidationError(f"{execution!r} is no execution; give what submit or execute has returned")
