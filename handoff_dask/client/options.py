@@ -80,6 +80,7 @@ def parse(
         max_concurrency=_count("max_concurrency", max_concurrency, least=1),
         max_retries=_count("max_retries", max_retries, least=0) or 0,
         allocation_timeout_s=config.seconds("allocation-timeout"),
+        transfer_floor_s=config.seconds("transfer-floor"),
     )
 
 

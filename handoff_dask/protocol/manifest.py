@@ -28,6 +28,8 @@ class Options:
     max_retries: int = 3
     #: Seconds.
     allocation_timeout_s: float = 0.0
+    #: Seconds; moves of arguments that take less do not matter.
+    transfer_floor_s: float = 0.01
 
 
 @dataclass(slots=True)

@@ -86,6 +86,7 @@ class Allocated(NamedTuple):
     waited_s: float
     candidates: int
     cause: str
+    transfer_bytes: int
 
     def told(self, run: KnownRun) -> Told:
         """The event."""
@@ -96,7 +97,12 @@ class Allocated(NamedTuple):
             "strategy": run.strategy,
             "reason": self.cause,
         }
-        return self.event, {"wait_time": self.waited_s, "candidates": self.candidates}, metadata
+        measurements = {
+            "wait_time": self.waited_s,
+            "candidates": self.candidates,
+            "transfer_bytes": self.transfer_bytes,
+        }
+        return self.event, measurements, metadata
 
 
 class Booked(NamedTuple):

@@ -23,6 +23,7 @@ from handoff_dask.placement.events import (
 from handoff_dask.protocol.names import OVERDUE_S
 from handoff_dask.record.status import FAILED
 from handoff_dask.scheduler import lifecycle as life
+from handoff_dask.scheduler.data import Data
 from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.lingering import LingeringThreads
 from handoff_dask.scheduler.nodes import Nodes
@@ -42,8 +43,8 @@ class Dispatcher:
 
     Parameters
     ----------
-    registry, nodes, tasks
-        The runs, the workers, Dask's tasks.
+    registry, nodes, tasks, data
+        The runs, the workers, Dask's tasks, where their results are.
     driver
         Of the engine.
     ranks
@@ -61,6 +62,7 @@ class Dispatcher:
         registry: Registry,
         nodes: Nodes,
         tasks: Tasks,
+        data: Data,
         driver: EngineDriver,
         ranks: Ranks,
         queues: PrefetchQueues,
@@ -72,6 +74,7 @@ class Dispatcher:
         self._registry = registry
         self._nodes = nodes
         self._tasks = tasks
+        self._data = data
         self._driver = driver
         self._ranks = ranks
         self._queues = queues
@@ -116,8 +119,7 @@ class Dispatcher:
         run, position = function.run, function.position
         if function.expected_s is None:
             function.expected_s = self._ranks.expected(function)
-        address = self._tasks.preferred_address(function.key)
-        node = None if address is None else self._nodes.by_address.get(address)
+        arguments, frees, preferred_node = self._data.of(function.key, run.manifest.options.transfer_floor_s)
         ready = FunctionReady(
             function=function.key,
             run=run.token,
@@ -126,7 +128,9 @@ class Dispatcher:
             rank=function.rank,
             duration_s=function.expected_s,
             certain=self._ranks.is_certain(function),
-            preferred_node=None if node is None else node.name,
+            arguments=arguments,
+            frees=frees,
+            preferred_node=preferred_node,
         )
         self._driver.gather([ready])
 
@@ -266,6 +270,7 @@ class Dispatcher:
             candidates=decision.candidates,
             cause=decision.cause,
             prefetched=decision.prefetched,
+            transfer_bytes=decision.transfer_bytes,
         )
         behind = False
         if decision.prefetch_queue is not None:

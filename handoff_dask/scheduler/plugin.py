@@ -19,6 +19,7 @@ from distributed.metrics import monotonic
 from handoff_dask.protocol.names import ANNOTATION, NAME
 from handoff_dask.scheduler import lifecycle as life
 from handoff_dask.scheduler.dask_tasks import DaskTasks
+from handoff_dask.scheduler.data import Data
 from handoff_dask.scheduler.dispatcher import Dispatcher
 from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.explain import ExplainSource
@@ -110,8 +111,8 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             later,
         )
         self.dispatcher = Dispatcher(
-            self.registry, self.nodes, self.tasks, self.driver, self.ranks, self.queues, self.threads,
-            self.transfers, self.observers, later,
+            self.registry, self.nodes, self.tasks, Data(self.nodes, scheduler, gather), self.driver,
+            self.ranks, self.queues, self.threads, self.transfers, self.observers, later,
         )  # fmt: skip
         self.recall = Recall(
             self.queues, self._send, loop.call_later, self.ranks.takes_long, self.dispatcher.recalled

@@ -8,7 +8,6 @@ for the address of one worker, and the task is moved to ``processing``.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import time
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 #: The worker restriction of a held task: no worker has such an address.
 HELD = {"handoff://held"}
-#: So many arguments are looked at to find the node that has most of them.
-GLANCE = 16
 
 
 class Tasks:
@@ -129,15 +126,7 @@ class Tasks:
         """Let the next failure of a task be final."""
         self._tasks[key].retries = 0
 
-    # ------------------------------------------------------------------ data
-
-    def preferred_address(self, key: str) -> str | None:
-        """Address of the worker that has most of a task's arguments, by what can be seen at a glance."""
-        nbytes: dict[str, int] = {}
-        for dependency in islice(self._tasks[key].dependencies, GLANCE):
-            for ws in dependency.who_has or ():
-                nbytes[ws.address] = nbytes.get(ws.address, 0) + dependency.get_nbytes()
-        return max(nbytes, key=nbytes.__getitem__) if nbytes else None
+    # ------------------------------------------------------------------ graph
 
     def dependents(self, key: str) -> Iterator[str]:
         """Keys of the tasks that take a task's result."""

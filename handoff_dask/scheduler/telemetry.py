@@ -254,6 +254,7 @@ class Telemetry(Observer):
                     event.waited_s,
                     attempt.candidates,
                     attempt.cause,
+                    attempt.transfer_bytes,
                 )
             )
         # Of those in a prefetch queue the node begins as many as there is room for, in an order of

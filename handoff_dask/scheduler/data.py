@@ -1,0 +1,122 @@
+"""Where the arguments of functions are, and what moving them costs, as Dask knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from distributed.metrics import monotonic
+
+from handoff_dask.placement.demand import DataArgument
+from handoff_dask.placement.events import Event, NetworkMeasured, NodeMemory
+from handoff_dask.scheduler.nodes import Nodes
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+    from distributed.scheduler import TaskState
+
+#: The network and the memory of nodes are looked at so often, in seconds: Dask's own measures change
+#: with the heartbeats of workers, every half second or more.
+LOOK_S = 0.5
+#: Bandwidths that differ by less than this factor are the same.
+SAME = 1.25
+#: Of a function with more arguments, so many are looked at.  It bounds the work for one function.
+MOST_ARGUMENTS = 1_000
+#: So many arguments are looked at to find the node that has most of those that are small.
+GLANCE = 16
+
+
+class Data:
+    """What the engine must know of data.
+
+    Parameters
+    ----------
+    nodes
+        The workers.
+    scheduler
+        Dask's, for where results are and how fast they move.
+    gather
+        Takes events for the engine.
+    """
+
+    def __init__(self, nodes: Nodes, scheduler: Scheduler, gather: Callable[[Iterable[Event]], None]) -> None:
+        self._nodes = nodes
+        self._scheduler = scheduler
+        self._tasks: Mapping[Any, TaskState] = scheduler.tasks
+        self._gather = gather
+        self._looked = float("-inf")
+        #: What the engine was told last.
+        self._bandwidth = 0.0
+        self._pairs: dict[tuple[str, str], float] = {}
+
+    def of(self, key: str, floor_s: float) -> tuple[tuple[DataArgument, ...], bool, str | None]:
+        """The arguments of a function that is ready.
+
+        Parameters
+        ----------
+        key
+            Of its task.
+        floor_s
+            Moves that take less than so many seconds do not matter.
+
+        Returns
+        -------
+        tuple
+            The arguments, none if moving all of them takes less than the floor; whether an argument can
+            be dropped once the function has ended; and the node that has most of what it takes.
+        """
+        dependencies = self._tasks[key].dependencies
+        if not dependencies:
+            return (), False, None
+        nbytes = sum(d.get_nbytes() for d in islice(dependencies, MOST_ARGUMENTS))
+        if nbytes <= floor_s * self._scheduler.bandwidth:
+            return (), False, self._preferred(dependencies)
+        self._look()
+        arguments, frees = [], False
+        by_address = self._nodes.by_address
+        for dependency in islice(dependencies, MOST_ARGUMENTS):
+            nodes = [by_address[ws.address] for ws in dependency.who_has or () if ws.address in by_address]
+            arguments.append(
+                DataArgument(dependency.key, dependency.get_nbytes(), tuple(sorted(n.name for n in nodes)))
+            )
+            frees = frees or (len(dependency.waiters or ()) <= 1 and not dependency.who_wants)
+        return tuple(arguments), frees, None
+
+    def _preferred(self, dependencies: Iterable[TaskState]) -> str | None:
+        """The node that has most of some small arguments, by what can be seen at a glance."""
+        nbytes: dict[str, int] = {}
+        for dependency in islice(dependencies, GLANCE):
+            for ws in dependency.who_has or ():
+                nbytes[ws.address] = nbytes.get(ws.address, 0) + dependency.get_nbytes()
+        node = self._nodes.by_address.get(max(nbytes, key=nbytes.__getitem__)) if nbytes else None
+        return None if node is None else node.name
+
+    def _look(self) -> None:
+        """Tell the engine what is new about the network and the memory of nodes, now and then."""
+        now = monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        self._gather(self._measured())
+
+    def _measured(self) -> Iterable[Event]:
+        scheduler, by_address = self._scheduler, self._nodes.by_address
+        pairs = {}
+        for (receiver, sender), bandwidth in scheduler.bandwidth_workers.items():
+            source, target = by_address.get(sender), by_address.get(receiver)
+            if source is not None and target is not None and bandwidth > 0:
+                pairs[source.name, target.name] = bandwidth
+        is_same = _same(self._bandwidth, scheduler.bandwidth) and pairs.keys() == self._pairs.keys()
+        if not is_same or not all(_same(self._pairs[pair], pairs[pair]) for pair in pairs):
+            self._bandwidth, self._pairs = scheduler.bandwidth, pairs
+            yield NetworkMeasured(bandwidth=scheduler.bandwidth, pairs=pairs)
+        for address, node in by_address.items():
+            ws = scheduler.workers.get(address)
+            if ws is not None and ws.memory_limit:
+                yield NodeMemory(node=node.name, used=ws.nbytes, limit=ws.memory_limit)
+
+
+def _same(one: float, other: float) -> bool:
+    low, high = sorted((one, other))
+    return high <= SAME * low
