@@ -22,7 +22,7 @@ COLUMNS, ROWS, NAMES, ARROWS = 9, 8, 24, 150
 #: Sizes in pixels.
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 124, 26, 34, 9, 6
 #: Characters in a box.
-TEXT = 17
+TEXT = 16
 
 
 class Item(NamedTuple):
@@ -108,7 +108,7 @@ def _boxes(functions: Sequence[Item]) -> list[_Box]:
     for (key, _), members in groupby(lambda f: keys[f.id], functions).items():
         single = len(functions) <= SINGLE
         name = members[0].name
-        label = id_text(key) if single else "other names" if key is None else name
+        label = id_text(key) if single else "others" if key is None else name
         statuses = countby(lambda f: f.status, members)
         boxes.append(
             _Box(

@@ -28,6 +28,8 @@ TABLE_ROWS = 12
 _FONT = "font-family: system-ui, sans-serif; font-size: 13px; line-height: 1.45"
 _FAINT = "opacity: .65"
 _LABEL = f"font-weight: normal; {_FAINT}"
+# Said again for pages that make tables differ from the text around them.
+_TABLE = "border-collapse: collapse; border: 0; font-size: inherit; color: inherit"
 _CELL = "text-align: left; padding: 1px 14px 1px 0; border: 0; background: none; vertical-align: top"
 _NUMBER = _CELL.replace("left", "right") + "; font-variant-numeric: tabular-nums; white-space: nowrap"
 
@@ -40,7 +42,10 @@ def id_text(key: Hashable) -> str:
     >>> id_text("load\n"), id_text(("fit", 3))
     ('load\\n', "('fit', 3)")
     """
-    text = (key or "''") if isinstance(key, str) else repr(key)
+    try:
+        text = (key or "''") if isinstance(key, str) else repr(key)
+    except Exception:  # whatever the type's own __repr__ raises
+        text = f"<{type(key).__name__}>"
     return shortened(visible(shortened(text, 4 * ID)), ID)
 
 
@@ -146,7 +151,7 @@ class Summary:
                 f'<tr style="background: none"><th style="{_CELL}; {_LABEL}">page</th>'
                 f'<td style="{_CELL}"><a href="{address}" style="color: #3b82c4">{address}</a></td></tr>'
             )
-        return f'<table style="border-collapse: collapse; border: 0; margin: 2px 0">{"".join(rows)}</table>'
+        return f'<table style="{_TABLE}; margin: 2px 0">{"".join(rows)}</table>'
 
     def _table(self) -> str:
         if self.table is None or not self.table[1]:
@@ -166,7 +171,7 @@ class Summary:
         more = ""
         if len(rows) > TABLE_ROWS:
             more = f'<div style="{_FAINT}">and {len(rows) - TABLE_ROWS:,} more</div>'
-        style = "border-collapse: collapse; border: 0; margin: 6px 0"
+        style = f"{_TABLE}; margin: 6px 0"
         return f'<table style="{style}">{"".join(shown)}</table>{more}'
 
     def _picture(self) -> str:

@@ -201,6 +201,23 @@ def test_hostile_texts_stay_texts(picture):
     assert len(printed.splitlines()) < 12
 
 
+class Rude:
+    """An id that cannot be shown."""
+
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+def test_ids_that_cannot_be_shown_are_named_by_their_type():
+    dag = handoff.DAG(Rude()).add_function(handoff.Function(Rude(), [], int))
+
+    assert str(dag).splitlines()[0] == "DAG <Rude>"
+    assert checked(dag._repr_html_()).texts.count("<Rude>") == 2
+    assert str(record_summary("Result of DAG", record(function(Rude()), dag_id=Rude()))).startswith(
+        "Result of DAG <Rude>: finished"
+    )
+
+
 def test_displays_have_a_bounded_size():
     """However many functions, nodes and names there are."""
     functions = tuple(
