@@ -12,7 +12,7 @@ import handoff_dask as handoff
 from handoff_dask import Function
 
 
-def boom(*values):
+def no_file(*values):
     raise ValueError("no such <b>file</b>")
 
 
@@ -25,7 +25,7 @@ def test_a_blocking_session_and_its_executions():
         execution = session.submit(dag)
         assert str(execution).startswith("Execution of DAG one: ")
         result = execution.result()
-        failing = session.submit(handoff.DAG("fails").add_function(Function("f", [], boom, max_retries=0)))
+        failing = session.submit(handoff.DAG("fails").add_function(Function("f", [], no_file, max_retries=0)))
         with pytest.raises(handoff.FunctionFailedError):
             failing.result()
 

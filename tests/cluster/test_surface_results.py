@@ -8,17 +8,15 @@ import operator
 
 import dask
 import pytest
+from clusters import live
 from distributed import Client, Event
 from distributed.diagnostics.plugin import SchedulerPlugin
-from distributed.utils_test import gen_cluster
 
 import handoff_dask as handoff
 from handoff_dask.stores import MemoryResultStore
 
-
-def cluster(test):
-    """Two nodes, ``"0"`` and ``"1"``, of two threads each."""
-    return gen_cluster(client=True, nthreads=[("127.0.0.1", 2)] * 2)(test)
+#: Two nodes, ``"0"`` and ``"1"``, of two threads each.
+cluster = live(2, 2)
 
 
 def wait_for_gate(value=None):
