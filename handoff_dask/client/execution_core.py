@@ -150,6 +150,16 @@ class ExecutionCore:
 
     # ------------------------------------------------------------------ results
 
+    async def wait(self, timeout: float | None = None) -> None:
+        """Wait for the end, well or not, without fetching anything.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended within ``timeout`` seconds.
+        """
+        await self._link.run(self.wait_until_over, timeout)
+
     async def wait_until_over(self, timeout: float | None = None) -> None:
         """Wait for the end, well or not.
 

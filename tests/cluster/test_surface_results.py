@@ -426,7 +426,9 @@ async def test_what_is_no_store_is_refused(c, s, a, b):
     for wrong in (3, {}, NeedsMore):
         with pytest.raises(handoff.ValidationError, match=r"result.store"):
             handoff.Handoff(c, result_store=wrong)
-    assert isinstance(handoff.Handoff(c, result_store=Disk).results.local, Disk)
+    async with handoff.Handoff(c, result_store=Disk) as session:  # a class is called
+        session.store_value("stored", "v", 1)
+        assert await session.lookup_data_location("stored", "v") == "disk"
 
 
 def store_from_here(value):
