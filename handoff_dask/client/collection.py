@@ -1,4 +1,4 @@
-"""A DAG as a Dask collection: what Dask asks of it, and what is left of it once it is persisted."""
+"""A DAG as a Dask collection, and what remains of it once it is persisted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a DAG to what Dask is sent: a graph, its keys, its annotations, and the run's manifest."""
+"""The compilation of a DAG: the Dask graph with its keys and annotations, and the run's manifest."""
 
 from __future__ import annotations
 

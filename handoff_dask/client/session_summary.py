@@ -1,4 +1,4 @@
-"""What a session shows of itself."""
+"""The summary of a session that is shown in a notebook, or when it is printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions that take each other's results: checked as a whole, walked in order."""
+"""Graphs of functions: validation, topological order, collocation groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What DAGs, executions and results show of themselves in a notebook and when they are printed."""
+"""The displays of DAGs, executions and results in a notebook, and their texts when printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of the same code as one: what a picture shows of a graph too large for single ones."""
+"""Groups of functions with the same code, for pictures of graphs that are too large otherwise."""
 
 from __future__ import annotations
 
