@@ -22,10 +22,10 @@ from handoff_dask.client.collection import make_collection
 from handoff_dask.client.compile import Compiled, compile  # noqa: A004
 from handoff_dask.client.default import link_of, session_for, start, stop
 from handoff_dask.client.execution import AsyncExecution, Execution
+from handoff_dask.client.execution_core import refuse_other_than_execution, results_of
 from handoff_dask.client.explanations import FunctionExplanation
 from handoff_dask.client.options import timeout_s
 from handoff_dask.client.session import Handoff
-from handoff_dask.client.session_core import refuse_other_than_execution, results_of
 from handoff_dask.errors import (
     AllocationError,
     CyclicDependencyError,
@@ -47,6 +47,7 @@ from handoff_dask.record.execution import Timing
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.stores import ResultStore
 from handoff_dask.trackers import ResourceTracker, SimpleResourceTracker
+from handoff_dask.visualization.displays import add_displays
 
 __all__ = [
     "DAG",
@@ -105,6 +106,7 @@ __all__ = [
 
 
 make_collection()
+add_displays()
 
 
 def execute(

@@ -11,7 +11,6 @@ import math
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from dask._task_spec import TaskRef
 from dask.sizeof import sizeof
+from toolz import countby
 
 from handoff_dask import telemetry
 from handoff_dask.bridges.opentelemetry import run_in_context
@@ -218,7 +218,7 @@ class _Run:
             "function_count": len(expansion.bodies),
             "allocation_strategy": LOCAL_NODE,
         }
-        # Held to tell how an attempt or the run ends, so that each is told once.
+        # Held while the end of an attempt or of the run is reported, so that each is reported once.
         self.lock = threading.RLock()
         self.over = False
         self.attempt: _Attempt | None = None
@@ -228,7 +228,7 @@ class _Run:
     def execute(self) -> ExecutionResult:
         """Run all; the run is over when this returns or raises."""
         self.carried = telemetry.carrier(self.expansion.dag_id)
-        self.tell("dag", "start", {"system_time": self.submitted}, {**self.about, "status": "running"})
+        self.emit("dag", "start", {"system_time": self.submitted}, {**self.about, "status": "running"})
         try:
             self.run_bodies()
         except FunctionFailedError as error:
@@ -303,7 +303,7 @@ class _Run:
                 start=attempt.start,
                 attempts=number,
             )
-            self.tell("function", "start", self.began_at(attempt), self.about_attempt(attempt))
+            self.emit("function", "start", self.began_at(attempt), self.about_attempt(attempt))
         self.show("running")
         return attempt
 
@@ -317,7 +317,7 @@ class _Run:
     def finish_attempt(
         self, attempt: _Attempt, how: str, error: BaseException | None = None, value: Any = None
     ) -> None:
-        """Tell how an attempt ended; does nothing more in a run that has been left behind."""
+        """Report how an attempt ended; refuse in a run that has been left behind."""
         with self.lock:
             if self.over:
                 raise _Cancelled
@@ -339,10 +339,10 @@ class _Run:
                 nbytes=nbytes,
                 error=None if error is None else "".join(traceback.format_exception(error)),
             )
-            self.tell("function", how, measured, about)
+            self.emit("function", how, measured, about)
 
     def end(self, status: str, error: BaseException | None = None) -> bool:
-        """Tell how the run ended, unless that has been told."""
+        """Report how the run ended, unless that has been done."""
         with self.lock:
             if self.over:
                 return False
@@ -351,9 +351,9 @@ class _Run:
             if error is not None:
                 about["exception"] = error
             measured = {"system_time": self.submitted, "duration": time.monotonic() - self.began}
-            self.tell("dag", "stop" if error is None else "exception", measured, about)
+            self.emit("dag", "stop" if error is None else "exception", measured, about)
         if self.row is not None:
-            states = Counter(self.records[key].status for key in self.expansion.bodies)
+            states = countby(lambda key: self.records[key].status, self.expansion.bodies)
             self.row.end(status, Counts(len(self.expansion.bodies), states))
         return True
 
@@ -365,10 +365,10 @@ class _Run:
             if self.attempt is not None:
                 about = {**self.about_attempt(self.attempt), "exception": error}
                 lasted = {"duration": time.monotonic() - self.attempt.began}
-                self.tell("function", "exception", {**self.began_at(self.attempt), **lasted}, about)
+                self.emit("function", "exception", {**self.began_at(self.attempt), **lasted}, about)
             return self.end("cancelled", error)
 
-    def tell(self, what: str, how: str, measurements: dict[str, Any], metadata: dict[str, Any]) -> None:
+    def emit(self, what: str, how: str, measurements: dict[str, Any], metadata: dict[str, Any]) -> None:
         self.on_event(("handoff", "execution", what, how), measurements, metadata)
 
     def began_at(self, attempt: _Attempt) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Progress of executions, shown while they run: in a terminal, in a notebook, or not at all.
 
-Nothing here knows a cluster: whoever runs functions says how many stand where.
+It knows no cluster: the code that runs functions passes in their numbers by status.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from handoff_dask.visualization.texts import shortened, visible
 
 __all__ = ["REFRESH_S", "Counts", "Row", "show"]
 
-#: Seconds between two looks of the display.
+#: Seconds between two updates of the display.
 REFRESH_S = 0.2
 #: Characters of a DAG's id.
 LABEL = 24
@@ -28,7 +28,7 @@ LABEL = 24
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many functions of an execution stand where."""
+    """The numbers of functions of an execution by status."""
 
     #: All of them.
     total: int
@@ -85,7 +85,7 @@ class Row:
     def __init__(self, label: Hashable, board: _Board) -> None:
         #: The DAG's id as text.
         self.label = shortened(visible(_text(label)), LABEL)
-        #: How its functions stand.
+        #: The numbers of its functions by status.
         self.counts = Counts(0)
         #: How the execution ended; empty while it runs.
         self.status = ""
@@ -100,7 +100,7 @@ class Row:
         return time.monotonic() - self._began if self._took is None else self._took
 
     def update(self, counts: Counts) -> None:
-        """How its functions stand now; drawn at most every :data:`REFRESH_S` seconds."""
+        """Set the numbers of its functions by status; drawn at most every :data:`REFRESH_S` seconds."""
         self.counts = counts
         now = time.monotonic()
         if not self.status and now - self._drawn >= REFRESH_S / 2:

@@ -1,4 +1,4 @@
-"""Where a process keeps values of its own."""
+"""Result stores: keep values by DAG id and function id."""
 
 from __future__ import annotations
 

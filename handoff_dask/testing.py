@@ -1,4 +1,4 @@
-"""For the tests of those who use handoff: what was told, small clusters, strategies tried out."""
+"""Helpers for users' tests: captured telemetry, small clusters, trials of strategies."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from toolz import frequencies
 
 from handoff_dask import telemetry
 from handoff_dask.placement.strategy_check import check_strategy
@@ -38,7 +40,7 @@ _LEAST_THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """One event, as it was told."""
+    """One event, as a handler gets it."""
 
     #: Its name.
     event: Event
@@ -49,17 +51,19 @@ class Captured:
 
 
 class Capture(list[Captured]):
-    """The events that were told, in their order; a list that other threads append to."""
+    """Captured events, in their order; a list that other threads append to."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._told = threading.Condition()
+        self._arrived = threading.Condition()
 
-    def hear(self, event: Event, measurements: dict[str, Any], metadata: dict[str, Any], config: Any) -> None:
+    def handle(
+        self, event: Event, measurements: dict[str, Any], metadata: dict[str, Any], config: Any
+    ) -> None:
         """The telemetry handler."""
-        with self._told:
+        with self._arrived:
             self.append(Captured(event, measurements, metadata))
-            self._told.notify_all()
+            self._arrived.notify_all()
 
     def of(self, event: Event, **metadata: Any) -> list[Captured]:
         """The events whose names begin so, and whose metadata have these values.
@@ -94,13 +98,13 @@ class Capture(list[Captured]):
         AssertionError
             If after ``timeout`` seconds there are fewer.
         """
-        with self._told:
-            self._told.wait_for(lambda: len(self.of(event, **metadata)) >= count, timeout)
+        with self._arrived:
+            self._arrived.wait_for(lambda: len(self.of(event, **metadata)) >= count, timeout)
             found = self.of(event, **metadata)
         if len(found) < count:
             raise AssertionError(
                 f"{len(found)} events {event!r} {metadata or ''} in {timeout} s, not {count}; "
-                f"told were {dict(Counter(c.event for c in list(self)))}"
+                f"captured were {frequencies(c.event for c in list(self))}"
             )
         return found
 
@@ -125,7 +129,7 @@ class Capture(list[Captured]):
 
 @contextmanager
 def capture_telemetry(*events: Event) -> Iterator[Capture]:
-    """Gather the events that are told while the block runs.
+    """Capture the events that are emitted while the block runs.
 
     Parameters
     ----------
@@ -150,7 +154,7 @@ def capture_telemetry(*events: Event) -> Iterator[Capture]:
     capture = Capture()
     # Unlike any other id, even in a nested block.
     handler_id = ("handoff_dask.testing", next(_numbers))
-    telemetry.attach_many(handler_id, _expanded(prefixes), capture.hear)
+    telemetry.attach_many(handler_id, _expanded(prefixes), capture.handle)
     try:
         yield capture
     finally:
@@ -226,7 +230,7 @@ def _in_process(threads: Mapping[str, int]) -> Iterator[Client]:
 
 
 def _expanded(prefixes: list[Event]) -> list[Event]:
-    """Handlers listen to whole names: put in place of prefixes what may be told under them."""
+    """Handlers listen to whole names: replace each prefix by the events below it."""
     if not prefixes:
         return list(EVENTS)
     expanded: list[Event] = []
@@ -239,15 +243,15 @@ def _expanded(prefixes: list[Event]) -> list[Event]:
 def _attempt_problems(captured: list[Captured]) -> Iterator[str]:
     running: dict[tuple[Hashable, Hashable], int | None] = {}
     last: dict[tuple[Hashable, Hashable], int] = {}
-    for told in captured:
-        if not starts_with(told.event, _FUNCTION):
-            if told.event == (*_DAG, "start"):
+    for call in captured:
+        if not starts_with(call.event, _FUNCTION):
+            if call.event == (*_DAG, "start"):
                 # An execution counts its attempts anew.
-                last = {key: n for key, n in last.items() if key[0] != told.metadata["dag_id"]}
+                last = {key: n for key, n in last.items() if key[0] != call.metadata["dag_id"]}
             continue
-        key = (told.metadata["dag_id"], told.metadata["function_id"])
-        attempt, name = told.metadata["attempt"], f"{key[1]!r} of {key[0]!r}, attempt"
-        if told.event[-1] == "start":
+        key = (call.metadata["dag_id"], call.metadata["function_id"])
+        attempt, name = call.metadata["attempt"], f"{key[1]!r} of {key[0]!r}, attempt"
+        if call.event[-1] == "start":
             if running.get(key) is not None:
                 yield f"{name} {running[key]} has not ended when attempt {attempt} starts"
             elif attempt != last.get(key, 0) + 1:
@@ -255,7 +259,7 @@ def _attempt_problems(captured: list[Captured]) -> Iterator[str]:
             running[key] = last[key] = attempt
         else:
             if running.get(key) != attempt:
-                yield f"{name} {attempt} ends ({told.event[-1]}) but was not running"
+                yield f"{name} {attempt} ends ({call.event[-1]}) but was not running"
             running[key] = None
     for (dag_id, function_id), left in running.items():
         if left is not None:
@@ -264,13 +268,13 @@ def _attempt_problems(captured: list[Captured]) -> Iterator[str]:
 
 def _claim_problems(captured: list[Captured]) -> Iterator[str]:
     held: Counter[tuple[Hashable, Hashable, str, tuple[tuple[str, float], ...]]] = Counter()
-    for told in captured:
-        if not starts_with(told.event, ("handoff", "resources")):
+    for call in captured:
+        if not starts_with(call.event, ("handoff", "resources")):
             continue
-        about = told.metadata
-        amounts = tuple(sorted(told.measurements["amounts"].items()))
+        about = call.metadata
+        amounts = tuple(sorted(call.measurements["amounts"].items()))
         key = (about["dag_id"], about["function_id"], about["node"], amounts)
-        held[key] += 1 if told.event[-1] == "claim" else -1
+        held[key] += 1 if call.event[-1] == "claim" else -1
         if held[key] < 0:
             yield f"{key[1]!r} of {key[0]!r} returns {dict(amounts)} on {key[2]}, which it has not claimed"
             held[key] = 0
@@ -281,13 +285,13 @@ def _claim_problems(captured: list[Captured]) -> Iterator[str]:
 
 def _dag_problems(captured: list[Captured]) -> Iterator[str]:
     running: Counter[Hashable] = Counter()
-    for told in captured:
-        if not starts_with(told.event, _DAG):
+    for call in captured:
+        if not starts_with(call.event, _DAG):
             continue
-        dag_id = told.metadata["dag_id"]
-        running[dag_id] += 1 if told.event[-1] == "start" else -1
+        dag_id = call.metadata["dag_id"]
+        running[dag_id] += 1 if call.event[-1] == "start" else -1
         if running[dag_id] < 0:
-            yield f"DAG {dag_id!r} ends ({told.event[-1]}) but was not running"
+            yield f"DAG {dag_id!r} ends ({call.event[-1]}) but was not running"
             running[dag_id] = 0
     for dag_id, count in running.items():
         if count:

@@ -1,4 +1,4 @@
-"""Who counts what is in use on each node."""
+"""Resource trackers: count what is in use on each node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ResourceTracker", "SimpleResourceTracker"]
 
 @runtime_checkable
 class ResourceTracker(Protocol):
-    """What counts the use of nodes.  Requirements are written as a function's cost."""
+    """Counts what is in use on each node.  Requirements are written as a function's cost."""
 
     def register(self, node: str, caps: Mapping[str, Any]) -> None:
         """Say what a node has; what was said of it before is replaced."""

@@ -187,7 +187,7 @@ class TestWrongUse:
         registry.attach("right", ("handoff", "execution", "dag", "start"), Heard())
 
         assert [r.getMessage() for r in caplog.records] == [
-            "handoff never tells ('handoff', 'execution', 'dags', 'start'); see handoff_dask.telemetry.EVENTS"
+            "handoff never emits ('handoff', 'execution', 'dags', 'start'); see handoff_dask.telemetry.EVENTS"
         ]
 
 

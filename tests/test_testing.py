@@ -113,7 +113,7 @@ class TestCapture:
     def test_wait_for_what_never_comes(self):
         with capture_telemetry() as captured:
             dag("start")
-            with pytest.raises(AssertionError, match=r"1 events .* in 0.01 s, not 2; told were .*: 1"):
+            with pytest.raises(AssertionError, match=r"1 events .* in 0.01 s, not 2; captured were .*: 1"):
                 captured.wait_for((*DAG, "start"), 2, timeout=0.01)
 
     def test_a_run_in_this_process_balances(self):

@@ -97,7 +97,7 @@ def test_both_sessions_have_the_same_methods():
         {
             name: list(inspect.signature(value).parameters)
             for name, value in inspect.getmembers(session, inspect.isfunction)
-            if not name.startswith("_")
+            if not name.startswith("_") and value.__qualname__ == f"{session.__name__}.{name}"
         }
         for session in (handoff.Handoff, handoff.AsyncHandoff)
     )

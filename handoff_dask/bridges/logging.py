@@ -13,7 +13,7 @@ from handoff_dask.telemetry import EVENTS, Event
 
 __all__ = ["DEFAULT_EVENTS", "HANDLER_ID", "attach_logging", "detach_logging"]
 
-#: The id under which :func:`attach_logging` attaches unless told otherwise.
+#: The id under which :func:`attach_logging` attaches by default.
 HANDLER_ID = "handoff_dask.bridges.logging"
 
 #: All events of handoff but those of each claim and release.
@@ -103,7 +103,7 @@ class _Writer:
 
 
 class _Facts(dict[str, Any]):
-    """What a line is filled from; what was not told is a question mark."""
+    """What a line is filled from; what is missing is a question mark."""
 
     def __missing__(self, name: str) -> str:
         return "?"

@@ -36,7 +36,7 @@ class _Instrumentation:
         self._end_carrying: Callable[[], None] = lambda: None
 
     def instrument(self, tracer_provider: TracerProvider | None = None) -> None:
-        """Make a trace of every DAG that this process hears of, from now on.
+        """Make a trace of every DAG whose events this process receives, from now on.
 
         The span of a DAG is a child of the span that is current where the DAG is submitted.  Its
         children are the attempts, with the times they began and ended at on their nodes.
@@ -67,7 +67,7 @@ class _Instrumentation:
         with self._lock:
             if self._tracing is not None:
                 raise ValidationError("OpenTelemetry is instrumented already; call uninstrument() first")
-            telemetry.attach_many(HANDLER_ID, list(HEARD), tracing.hear)
+            telemetry.attach_many(HANDLER_ID, list(HEARD), tracing.handle)
             self._end_carrying = telemetry.add_carrier(tracing.carrier)
             self._tracing = tracing
 

@@ -70,7 +70,7 @@ class _Running:
     """A span that has not ended."""
 
     span: Span
-    #: Seconds since the epoch; None until the start has been told.
+    #: Seconds since the epoch; None until the start event has come.
     began: float | None = None
 
     def end(self, measurements: Facts, metadata: Facts, problem: str | None) -> None:
@@ -107,14 +107,14 @@ class _Attempt:
 
 
 class Tracing:
-    """Makes spans of events, in the order in which they are told; any thread may tell."""
+    """Makes spans of events, in the order in which they come; any thread may pass them in."""
 
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
         self._lock = threading.RLock()
         self._dags: _Open[Hashable, _Running] = _Open()
         self._attempts: _Open[tuple[Hashable, Hashable, int], _Attempt] = _Open()
-        # Why a function went where it did is told before it starts there.
+        # Why a function went where it did comes before it starts there.
         self._reasons: dict[tuple[Hashable, Hashable], dict[str, Any]] = {}
         self._makers: dict[Event, Callable[[Facts, Facts], None]] = {
             (*_DAG, "start"): self._dag_started,
@@ -127,7 +127,7 @@ class Tracing:
             ("handoff", "allocation", "function"): self._allocated,
         }
 
-    def hear(self, event: Event, measurements: Facts, metadata: Facts, config: Any) -> None:
+    def handle(self, event: Event, measurements: Facts, metadata: Facts, config: Any) -> None:
         """The telemetry handler."""
         with self._lock:
             self._makers[event](measurements, metadata)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import numbers
-from collections import Counter
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import click
+from toolz import frequencies
 
 from handoff_dask.cli.errors import line_of
 from handoff_dask.client.page_link import page_link
@@ -64,7 +64,7 @@ class Run:
             click.echo(f"wrote {report(record, self._report)}", err=True)
 
     def _print(self, record: ExecutionRecord, result: ExecutionResult) -> None:
-        ran = Counter(f.node for f in record.functions if f.node is not None and f.stop is not None)
+        ran = frequencies(f.node for f in record.functions if f.node is not None and f.stop is not None)
         where = ", ".join(f"{count} on {visible(node)}" for node, count in sorted(ran.items()))
         took = seconds_text((record.ended or 0.0) - (record.submitted or 0.0))
         name = shortened(visible(self._texts[self._dag.id]), 48)

@@ -1,4 +1,4 @@
-"""A DAG as a Dask collection: what Dask asks of it, and what is left of it once it is persisted."""
+"""A DAG as a Dask collection, and what remains of it once it is persisted."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def postpersist_of(dag: DAG) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 def scheduler_of(dag: DAG) -> Callable[..., Any]:
-    """``__dask_scheduler__`` of a DAG: who computes it where Dask has no client and was told nothing.
+    """``__dask_scheduler__`` of a DAG: what computes it where Dask has no client and no scheduler was named.
 
     The cluster of the session that the module's functions use, so that costs hold; else threads.
     """

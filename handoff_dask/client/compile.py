@@ -1,9 +1,8 @@
-"""From a DAG to what Dask is sent: a graph, its keys, its annotations, and the run's manifest."""
+"""The compilation of a DAG: the Dask graph with its keys and annotations, and the run's manifest."""
 
 from __future__ import annotations
 
 import uuid
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from dask._task_spec import DataNode, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.sizeof import sizeof
 from distributed import Future
+from toolz import concat, frequencies
 
 from handoff_dask.client.user_strategies import pack_functions
 from handoff_dask.errors import InvalidFunctionError
@@ -40,7 +40,7 @@ class Compiled:
     keys: Mapping[FunctionId, str]
     #: ``{key: {"resources": {name: amount}, …}}``: what each task costs, for Dask to see.
     annotations: Mapping[str, Mapping[str, Any]]
-    #: What the scheduler plugin is told.
+    #: What is sent to the scheduler plugin ahead of the graph.
     manifest: Manifest
     #: What an execution runs, inputs and inline functions too.
     expansion: Expansion
@@ -184,11 +184,11 @@ class _Compiler:
         """Large inputs that several functions take, as nodes of the graph; others are embedded."""
         if not self.expansion.inputs:
             return {}
-        uses = Counter(i for body in self.expansion.bodies.values() for i in body.needs)
+        uses = frequencies(concat(body.needs for body in self.expansion.bodies.values()))
         nodes = {}
         for n, i in enumerate(self.expansion.inputs):
             value = self.inputs.get(i)
-            if uses[i] > 1 and not isinstance(value, Future) and sizeof(value) > SMALL_INPUT:
+            if uses.get(i, 0) > 1 and not isinstance(value, Future) and sizeof(value) > SMALL_INPUT:
                 nodes[i] = DataNode(f"input-{self.token}-{n}", value)
         return nodes
 
@@ -250,8 +250,8 @@ class _Compiler:
             (Constant(self.inputs.get(i)), (), None) for i in inside
         ]
         for step in [*body.inlined, body.function]:
-            told = repr(step.id) if step.type == "inline" else None
-            steps.append((call_of(step), tuple(place[a] for a in step.argument_ids), told))
+            name = repr(step.id) if step.type == "inline" else None
+            steps.append((call_of(step), tuple(place[a] for a in step.argument_ids), name))
             place[step.id] = len(outside) + len(steps) - 1
         return Task(key, Inlined(tuple(steps)), *self._refs(outside))
 

@@ -1,4 +1,4 @@
-"""The session that the module's functions use."""
+"""The default session, which the module's functions use."""
 
 from __future__ import annotations
 

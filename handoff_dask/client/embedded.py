@@ -1,4 +1,4 @@
-"""A cluster on this machine, started for a session that was given none."""
+"""The embedded cluster: a scheduler in this process, and a worker process for each node."""
 
 from __future__ import annotations
 

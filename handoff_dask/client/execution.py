@@ -1,4 +1,4 @@
-"""An execution, as its submitter holds it: for blocking and for asynchronous use."""
+"""Executions: the blocking and the asynchronous class."""
 
 from __future__ import annotations
 

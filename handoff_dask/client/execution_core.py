@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Protocol, TypeAlias, cast
 
 from distributed import Future
+from distributed.metrics import time
+from toolz import frequencies
 
 from handoff_dask.client.compile import Compiled
 from handoff_dask.client.completed import Completed
@@ -15,12 +17,23 @@ from handoff_dask.client.explain import explain_function
 from handoff_dask.client.explanations import FunctionExplanation, from_record
 from handoff_dask.client.input_checks import settled
 from handoff_dask.client.scheduler_link import SchedulerLink
-from handoff_dask.errors import ExecutionCancelledError, HandoffError, NotFoundError, SchedulerLostError
+from handoff_dask.errors import (
+    ExecutionCancelledError,
+    HandoffError,
+    NotFoundError,
+    SchedulerLostError,
+    ValidationError,
+)
 from handoff_dask.graph.dag import DAG
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.execution import ExecutionRecord, Timing
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.record.status import ExecutionStatus
+from handoff_dask.visualization.displays import counts_summary, record_summary
+from handoff_dask.visualization.summary import Summary, id_text
+
+#: Seconds that the scheduler has to answer when an execution is printed.
+PATIENCE_S = 2.0
 
 #: Fetches the results of a run: called with the DAG's id, the run's token and ``{id: future}``.
 Collect: TypeAlias = Callable[
@@ -79,6 +92,31 @@ class ExecutionCore:
         name = type(self).__name__
         return f"<{name} of DAG {self.dag_id!r}: {self.status}, {len(self.futures)} results>"
 
+    def __str__(self) -> str:
+        return str(self._summary(picture=False))
+
+    def _repr_html_(self) -> str:
+        return self._summary().html()
+
+    def _summary(self, *, picture: bool = True) -> Summary:
+        kind, record = "Execution of DAG", self._record_now()
+        error = None if self._error is None else f"{type(self._error).__name__}: {self._error}"
+        if record is None:
+            known = {"finished": "finished", "error": "failed", "cancelled": "cancelled"}
+            counts = frequencies(known.get(str(f.status), "pending") for f in self.futures.values())
+            return counts_summary(kind, id_text(self.dag_id), self.status, counts, error)
+        return record_summary(kind, record, picture=picture, now=time(), error=error)
+
+    def _record_now(self) -> ExecutionRecord | None:
+        """All that is known by now, if that can be had without waiting for long."""
+        if self.is_over or self._link.asynchronous or not self._link.is_usable:
+            return self.final_record
+        try:
+            record: ExecutionRecord = self._link.client.sync(self.fetch_record, callback_timeout=PATIENCE_S)
+        except Exception:  # whatever is wrong with the connection, it is no reason not to print
+            return None
+        return record
+
     @property
     def dag_id(self) -> Hashable:
         """The DAG's id."""
@@ -111,6 +149,16 @@ class ExecutionCore:
         return None if outcome is None else record_of(self._dag, self.compiled, outcome, self._error)
 
     # ------------------------------------------------------------------ results
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """Wait for the end, well or not, without fetching anything.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended within ``timeout`` seconds.
+        """
+        await self._link.run(self.wait_until_over, timeout)
 
     async def wait_until_over(self, timeout: float | None = None) -> None:
         """Wait for the end, well or not.
@@ -275,3 +323,24 @@ class ExecutionCore:
         for companion in companions:
             companion.end(self._outcome, self._status)
         self._ended.set()
+
+
+async def results_of(
+    execution: ExecutionCore | ExecutionResult, timeout: float | None
+) -> Mapping[Hashable, Any]:
+    """Wait for an execution; its dict of results."""
+    if isinstance(execution, ExecutionResult):
+        return execution.results
+    return (await execution.fetch(timeout)).results
+
+
+def refuse_other_than_execution(execution: object) -> None:
+    """Refuse what is neither an execution nor a result.
+
+    Raises
+    ------
+    ValidationError
+        If it is neither.
+    """
+    if not isinstance(execution, (ExecutionCore, ExecutionResult)):
+        raise ValidationError(f"{execution!r} is no execution; give what submit or execute has returned")

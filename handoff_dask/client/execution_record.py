@@ -1,4 +1,4 @@
-"""From what the scheduler reports of a run to its record and its error."""
+"""Makes the record and the error of an execution from the scheduler's report."""
 
 from __future__ import annotations
 

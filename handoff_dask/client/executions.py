@@ -22,8 +22,9 @@ class Executions:
         self._by_dag: weakref.WeakValueDictionary[Hashable, ExecutionCore] = weakref.WeakValueDictionary()
         self._retained: deque[ExecutionCore] = deque()
 
-    def __len__(self) -> int:
-        return len({*self.running.values(), *self._retained})
+    def known(self) -> list[ExecutionCore]:
+        """Those that have ended and are still readable, then those that run."""
+        return [*self._retained, *self.running.values()]
 
     def add(self, execution: ExecutionCore) -> None:
         """An execution has been submitted."""

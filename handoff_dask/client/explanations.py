@@ -1,4 +1,4 @@
-"""Why a function waits, or where it ran and why there: data first, words on demand."""
+"""Explanations: why a function waits, or where it ran and why there; as data and as text."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def _holder(party: Party, runs: Mapping[str, KnownRun]) -> Holder:
 
 
 def from_record(record: ExecutionRecord, function_id: Hashable) -> FunctionExplanation:
-    """What a record tells; used once the scheduler has forgotten the execution.
+    """An explanation from a record; used once the scheduler has forgotten the execution.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from handoff_dask.resources import Capabilities, Cost
 
 
 class Nodes:
-    """Asks the scheduler about nodes, and tells it what they have.
+    """Requests to the scheduler about nodes and what they have.
 
     Parameters
     ----------

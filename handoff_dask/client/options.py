@@ -62,7 +62,7 @@ def parse(
     max_retries: int | None,
     max_concurrency: int | None,
 ) -> Options:
-    """Read the options that the scheduler is told.
+    """Parse the options that are sent to the scheduler.
 
     Raises
     ------

@@ -2,8 +2,8 @@
 
 ``Client.get`` makes the scheduler run ``dask.order`` over the graph, at 5 to 20 microseconds a
 task, only to have the engine decide in what order functions run.  The message that carries the
-graph has a field for priorities, but no public method fills it.  This is the one place that
-uses ``Client._graph_to_futures``; ``tests/cluster/test_sending.py`` tells when it has changed.
+graph has a field for priorities, but no public method fills it.  This is the only place that
+uses ``Client._graph_to_futures``; ``tests/cluster/test_sending.py`` fails when that method has changed.
 """
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ from typing import Any, NoReturn, TypeVar
 from handoff_dask.allocators import Strategy
 from handoff_dask.client.cluster_tracker import ClusterTracker
 from handoff_dask.client.execution import Execution
+from handoff_dask.client.execution_core import refuse_other_than_execution, results_of
 from handoff_dask.client.explanations import FunctionExplanation
 from handoff_dask.client.nodes import local_node
 from handoff_dask.client.options import refuse_unhashable, refuse_unknown, timeout_s
 from handoff_dask.client.scheduler_link import this_worker
-from handoff_dask.client.session_core import SessionCore, refuse_other_than_execution, results_of
+from handoff_dask.client.session_core import SessionCore
 from handoff_dask.graph.dag import DAG
 from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.local import execute_local
@@ -60,9 +61,6 @@ class Handoff(SessionCore):
         with handoff.Handoff(client) as session:
             result = session.execute(dag)
     """
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} on {self.client!r}>"
 
     @property
     def resource_tracker(self) -> ClusterTracker:

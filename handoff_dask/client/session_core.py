@@ -30,6 +30,7 @@ from handoff_dask.client.progress import progress_updates
 from handoff_dask.client.results import Results, checked_store
 from handoff_dask.client.scheduler_link import SchedulerLink, current_client
 from handoff_dask.client.sending import send
+from handoff_dask.client.session_summary import session_summary
 from handoff_dask.client.submission import Submission, prepare
 from handoff_dask.client.telemetry import TelemetryReceiver
 from handoff_dask.errors import AllocationError, NotFoundError, SchedulerLostError, ValidationError
@@ -41,6 +42,7 @@ from handoff_dask.record.result import ExecutionResult
 from handoff_dask.resources import Capabilities
 from handoff_dask.stores import ResultStore
 from handoff_dask.trackers import ResourceTracker
+from handoff_dask.visualization.summary import Summary
 
 E = TypeVar("E", bound=ExecutionCore)
 P = ParamSpec("P")
@@ -103,6 +105,24 @@ class SessionCore:
         return self._embedded.client
 
     # ------------------------------------------------------------------ state
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self.client!r}>"
+
+    def __str__(self) -> str:
+        return str(self._summary())
+
+    def _repr_html_(self) -> str:
+        return self._summary().html()
+
+    def _summary(self) -> Summary:
+        return session_summary(
+            f"{type(self).__name__} session on",
+            self.link,
+            self._executions.known(),
+            has_plugin=self._started,
+            embedded=self.is_embedded,
+        )
 
     @property
     def client(self) -> Client:
@@ -383,24 +403,3 @@ class SessionCore:
         self._executions.forget(dag_id)
         await self._results.forget(dag_id)
         await self.link.ask("forget", dag=token_of(dag_id))
-
-
-async def results_of(
-    execution: ExecutionCore | ExecutionResult, timeout: float | None
-) -> Mapping[FunctionId, Any]:
-    """Wait for an execution; its dict of results."""
-    if isinstance(execution, ExecutionResult):
-        return execution.results
-    return (await execution.fetch(timeout)).results
-
-
-def refuse_other_than_execution(execution: object) -> None:
-    """Refuse what is neither an execution nor a result.
-
-    Raises
-    ------
-    ValidationError
-        If it is neither.
-    """
-    if not isinstance(execution, (ExecutionCore, ExecutionResult)):
-        raise ValidationError(f"{execution!r} is no execution; give what submit or execute has returned")

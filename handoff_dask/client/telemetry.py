@@ -102,7 +102,7 @@ class TelemetryReceiver:
     async def sync(self, *, greet: bool = False) -> None:
         """Make the scheduler send the events that handlers of this process want.
 
-        With ``greet`` they are told which nodes are there.
+        With ``greet``, handlers get an event for each node that is there already.
         """
         if not self._is_usable or not self._is_installed():
             return

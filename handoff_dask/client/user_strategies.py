@@ -1,4 +1,4 @@
-"""Users' own strategies, ready to be sent to the scheduler."""
+"""Users' own strategies, packed for the scheduler."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a user describes, and what it comes to before anything runs."""
+"""What a user describes: functions and DAGs; and what follows from them before anything runs."""

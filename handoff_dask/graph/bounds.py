@@ -1,4 +1,4 @@
-"""How fast a DAG could run at best: bounds that no placement can beat."""
+"""Lower bounds on the makespan of a DAG, which no placement can beat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Before anything runs: what fits nowhere, what is misspelt, and how fast it could be."""
+"""The check of a DAG before it runs: unplaceable functions, misspelt names, lower bounds."""
 
 from __future__ import annotations
 

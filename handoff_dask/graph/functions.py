@@ -1,4 +1,4 @@
-"""What runs: a function, what it costs, where it must run, how its arguments travel."""
+"""Functions, their arguments, and the places where they must run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions that take each other's results: checked as a whole, walked in order."""
+"""Graphs of functions: validation, topological order, collocation groups."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def _topological(functions: Mapping[FunctionId, Function]) -> tuple[FunctionId, 
 
 
 def _refuse_cycle(functions: Collection[FunctionId], path: list[FunctionId], closing: FunctionId) -> NoReturn:
-    """The path goes from consumer to producer; the cycle is told along the edges, first added first."""
+    """The path goes from consumer to producer; the cycle is given along the edges, first added first."""
     cycle = path[path.index(closing) :][::-1]
     members = set(cycle)
     first = cycle.index(next(key for key in functions if key in members))
@@ -287,7 +287,7 @@ def _refuse_cycle(functions: Collection[FunctionId], path: list[FunctionId], clo
 
 def _refuse_circle(path: list[FunctionId], closing: FunctionId) -> NoReturn:
     circle = path[path.index(closing) :]
-    told = " -> ".join(repr(key) for key in [*circle, closing])
+    shown = " -> ".join(repr(key) for key in [*circle, closing])
     raise InvalidFunctionError(
-        closing, f"functions are collocated with each other in a circle: {told}; give one of them no node"
+        closing, f"functions are collocated with each other in a circle: {shown}; give one of them no node"
     )

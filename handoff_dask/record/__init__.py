@@ -1,1 +1,1 @@
-"""What is known of an execution afterwards: result, timings, where the time went, lower bounds."""
+"""What is known of an execution afterwards: its record, result, time split and lower bounds."""

@@ -1,4 +1,4 @@
-"""What is known of an execution: values that results, pictures and reports are made from."""
+"""The record of an execution, from which results, pictures and reports are made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast an execution could have been at best: bounds with the durations that were measured."""
+"""Lower bounds on the makespan of an execution, from the durations that were measured."""
 
 from __future__ import annotations
 

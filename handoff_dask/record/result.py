@@ -1,4 +1,4 @@
-"""What an execution came to."""
+"""The result of an execution: values, nodes and times by function id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ExecutionResult"]
 
 
 class ExecutionResult:
-    """What an execution came to.
+    """The result of an execution: values, nodes and times by function id.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where a function or an execution stands, in a word."""
+"""The statuses of functions and executions."""
 
 from __future__ import annotations
 

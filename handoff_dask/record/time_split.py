@@ -1,4 +1,4 @@
-"""Where the time of an execution went, by cause.
+"""The time of an execution, split by cause.
 
 Every function's time is cut at the moments that its record knows::
 
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+
+from toolz import merge_with
 
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 
@@ -138,10 +140,7 @@ def _first(moment: float | None, otherwise: float) -> float:
 
 
 def _added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for part in parts:
-        for name, seconds in part.items():
-            total[name] = total.get(name, 0.0) + seconds
+    total: dict[str, float] = merge_with(sum, *parts)
     return total
 
 

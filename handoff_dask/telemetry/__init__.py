@@ -1,4 +1,4 @@
-"""What happens while DAGs run, told to functions that the user attaches.
+"""Events of running DAGs, delivered to handlers that the user attaches.
 
 An event is a name (a tuple of strings), measurements (numbers and amounts) and metadata (what
 they are about).  Handlers run in the process that attached them, one after the other, in the

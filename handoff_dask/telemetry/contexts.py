@@ -54,7 +54,7 @@ class Carriers:
     def carrier(self, dag_id: Hashable) -> dict[str, str]:
         """What a DAG that is being submitted carries; empty if nobody gave anything.
 
-        Called once per execution, in the context of whoever submits.  A source that raises is logged.
+        Called once per execution, in the context of the submitting code.  A source that raises is logged.
         """
         carried: dict[str, str] = {}
         for source in self._sources:

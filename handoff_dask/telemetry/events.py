@@ -14,7 +14,7 @@ __all__ = ["EVENTS", "HANDLER_FAILURE", "Event", "EventDescription", "event_name
 #: The name of an event, from the general to the particular.
 Event: TypeAlias = tuple[str, ...]
 
-#: Told when a handler has raised and has therefore been detached.  It happens in the process of
+#: Emitted when a handler has raised and has therefore been detached.  It happens in the process of
 #: the handler, so it is no part of :data:`EVENTS`, which come from the cluster.
 HANDLER_FAILURE: Event = ("handoff", "telemetry", "handler", "failure")
 

@@ -1,4 +1,4 @@
-"""Who listens to which event, and how they are told."""
+"""The registry of telemetry handlers: which handler gets which event."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
+
+from toolz import concat, groupby, valmap
 
 from handoff_dask.errors import NotFoundError, ValidationError
 from handoff_dask.telemetry.events import EVENTS, HANDLER_FAILURE, Event, event_name, starts_with
@@ -43,8 +45,8 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._by_id: dict[Hashable, tuple[Handler, ...]] = {}
-        # Replaced as a whole and never changed, so that telling needs no lock: a handler may
-        # attach and detach, and threads that tell events do not wait for each other.
+        # Replaced as a whole and never changed, so that dispatching needs no lock: a handler may
+        # attach and detach, and threads that emit events do not wait for each other.
         self._by_event: dict[Event, tuple[Handler, ...]] = {}
         self._watchers: tuple[Callable[[], object], ...] = ()
 
@@ -59,7 +61,7 @@ class Registry:
             The whole name, such as ``("handoff", "execution", "dag", "start")``.
         fn
             A plain function (no coroutine function) that takes four arguments.  It is called in
-            this process, in the thread that tells the event, so it should be quick.  If it
+            this process, in the thread that emits the event, so it should be quick.  If it
             raises it is detached and logged, and nothing else is disturbed.
         config
             Anything; passed along.
@@ -93,7 +95,7 @@ class Registry:
         _check_handler(handler_id, fn)
         for name in names:
             if name[0] == "handoff" and name not in EVENTS and name != HANDLER_FAILURE:
-                logger.warning("handoff never tells %r; see handoff_dask.telemetry.EVENTS", name)
+                logger.warning("handoff never emits %r; see handoff_dask.telemetry.EVENTS", name)
         with self._lock:
             if handler_id in self._by_id:
                 raise ValidationError(
@@ -102,7 +104,7 @@ class Registry:
             self._by_id[handler_id] = tuple(Handler(handler_id, name, fn, config) for name in names)
             changed = self._index()
         if changed:
-            self._tell_watchers()
+            self._notify_watchers()
 
     def detach(self, handler_id: Hashable) -> None:
         """Stop calling a handler.  A call that is under way in another thread is not ended.
@@ -120,7 +122,7 @@ class Registry:
             del self._by_id[handler_id]
             changed = self._index()
         if changed:
-            self._tell_watchers()
+            self._notify_watchers()
 
     def list_handlers(self, prefix: Event = ()) -> list[Handler]:
         """The handlers of events whose names begin with the prefix, in the order of attachment.
@@ -184,7 +186,7 @@ class Registry:
         return unsubscribe
 
     def deliver(self, batch: Iterable[tuple[Event, Mapping[str, Any], Mapping[str, Any]]]) -> None:
-        """Tell events that come from elsewhere, in their order; their form is trusted."""
+        """Dispatch events of another process, in their order; their form is not checked again."""
         for event, measurements, metadata in batch:
             self._dispatch(event, measurements, metadata)
 
@@ -194,7 +196,7 @@ class Registry:
                 handler.fn(event, dict(measurements), dict(metadata), handler.config)
             except (KeyboardInterrupt, SystemExit):
                 raise
-            except BaseException as error:  # CancelledError among them: it must not end the one who tells
+            except BaseException as error:  # CancelledError among them: it must not end the emitting thread
                 self._fail(handler, error)
 
     def _fail(self, handler: Handler, error: BaseException) -> None:
@@ -213,7 +215,7 @@ class Registry:
             exc_info=error,
         )
         if changed:
-            self._tell_watchers()
+            self._notify_watchers()
         about = {
             "handler_id": handler.handler_id,
             "event": handler.event,
@@ -225,14 +227,11 @@ class Registry:
     def _index(self) -> bool:
         """Sort the handlers by event (the lock is held); whether the wanted events changed."""
         before = self._by_event.keys()
-        by_event: dict[Event, list[Handler]] = {}
-        for group in self._by_id.values():
-            for handler in group:
-                by_event.setdefault(handler.event, []).append(handler)
-        self._by_event = {event: tuple(handlers) for event, handlers in by_event.items()}
+        by_event = groupby(lambda handler: handler.event, concat(self._by_id.values()))
+        self._by_event = valmap(tuple, by_event)
         return before != self._by_event.keys()
 
-    def _tell_watchers(self) -> None:
+    def _notify_watchers(self) -> None:
         for watcher in self._watchers:
             try:
                 watcher()

@@ -1,4 +1,4 @@
-"""Pictures of DAGs and of what became of them."""
+"""Pictures of DAGs and executions."""
 
 from handoff_dask.visualization.graph import ExecutionGraph, dag_graph, execution_graph
 from handoff_dask.visualization.page import report

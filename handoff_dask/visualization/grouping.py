@@ -1,4 +1,4 @@
-"""Functions of the same code as one: what a picture shows of a graph too large for single ones."""
+"""Groups of functions with the same code, for pictures of graphs that are too large otherwise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from toolz import groupby
 
 __all__ = ["Group", "Groups", "grouped"]
 
@@ -92,11 +94,9 @@ def _keys(
 
 def levels_of(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, str]]) -> dict[str, int]:
     """``{id: functions on the longest way to it}``, for nodes given producers first."""
-    producers: dict[str, list[str]] = {}
-    for edge in edges:
-        producers.setdefault(edge["target"], []).append(edge["source"])
+    arriving = groupby(lambda edge: edge["target"], edges)
     levels: dict[str, int] = {}
     for node in nodes:
-        ahead = (levels.get(i, -1) for i in producers.get(node["id"], ()))
+        ahead = (levels.get(edge["source"], -1) for edge in arriving.get(node["id"], ()))
         levels[node["id"]] = max(ahead, default=-1) + 1
     return levels

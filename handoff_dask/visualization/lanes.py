@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable, Mapping
 
+from toolz import groupby, merge
+
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.time_split import RUNNING, STARTING, span_of, waiting_for
 
@@ -25,10 +27,9 @@ def lanes_of(record: ExecutionRecord) -> dict[str, dict[Hashable, int]]:
     {'a': {'x': 0, 'y': 1, 'z': 0}}
     """
     _, end = span_of(record)
-    by_node: dict[str, list[FunctionRecord]] = {node: [] for node in record.nodes}
-    for function in record.functions:
-        if function.node is not None and function.start is not None:
-            by_node.setdefault(function.node, []).append(function)
+    started = (f for f in record.functions if f.node is not None and f.start is not None)
+    none: dict[str, list[FunctionRecord]] = {node: [] for node in record.nodes}
+    by_node: dict[str, list[FunctionRecord]] = merge(none, groupby(lambda f: f.node, started))
     return {node: _lanes(functions, end) for node, functions in by_node.items()}
 
 

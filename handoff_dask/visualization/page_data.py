@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from toolz import count, groupby, merge
+
 from handoff_dask.graph.bounds import Bound
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.lower_bound import lower_bounds
@@ -141,7 +143,7 @@ def summary_of(record: ExecutionRecord) -> dict[str, Any]:
         "bounds": [(_bound_text(bound, record), bound.seconds) for bound in bounds[:BOUNDS]],
         "functions": len(regular),
         "counts": _counts(f.status for f in regular),
-        "retried": sum(1 for f in regular if f.attempts > 1),
+        "retried": count(f for f in regular if f.attempts > 1),
         "split": [(part, split.along_path.get(part, 0.0), split.total.get(part, 0.0)) for part in parts],
         "path": [shortened(visible(str(i)), 60) for i in split.path],
         "nodes": _node_rows(record, end - begin),
@@ -167,10 +169,9 @@ def _counts(statuses: Iterable[str]) -> dict[str, int]:
 
 def _node_rows(record: ExecutionRecord, makespan_s: float) -> list[dict[str, Any]]:
     use = resource_utilization(record)
-    ran: dict[str, list[FunctionRecord]] = {node: [] for node in use}
-    for function in record.functions:
-        if function.node is not None and function.start is not None:
-            ran.setdefault(function.node, []).append(function)
+    started = (f for f in record.functions if f.node is not None and f.start is not None)
+    none: dict[str, list[FunctionRecord]] = {node: [] for node in use}
+    ran: dict[str, list[FunctionRecord]] = merge(none, groupby(lambda f: f.node, started))
     return [
         {
             "name": shortened(visible(node), SHOWN),

@@ -1,4 +1,4 @@
-"""What ran when, on which thread of which node."""
+"""Timelines: what ran when, on which thread of which node."""
 
 from __future__ import annotations
 

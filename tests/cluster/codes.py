@@ -21,8 +21,17 @@ class Point:
     y: int
 
 
-def same(value=None):
+def same(value=None, *rest):
     return value
+
+
+def boom(*values):
+    raise ValueError("boom", 3)
+
+
+def plus(value, source, target, more):
+    """For an argument on its way."""
+    return value + more
 
 
 def everything(*args, **kwargs):

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import pytest
 from clusters import live
+from codes import same
 from stage import until
 
 import handoff_dask as handoff
 from handoff_dask import Collocated, Function
-
-
-def same(value=None, *rest):
-    return value
 
 
 @live(2, 2)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import pytest
 from clusters import live, nothing_claimed
+from codes import boom, same
 from stage import until
-from told import (
+from telemetry_checks import (
     DAG,
     FUNCTION,
     RELEASE,
     Sometimes,
-    boom,
     check_amounts,
     check_starts,
     names,
     reschedule_me,
-    same,
 )
 
 import handoff_dask as handoff

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clusters import live, nothing_claimed, settled
-from told import FUNCTION
+from telemetry_checks import FUNCTION
 
 import handoff_dask as handoff
 from handoff_dask.scheduler.lifecycle import TurnCame

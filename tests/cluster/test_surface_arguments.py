@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from clusters import live
 from distributed import Event, get_worker
-from distributed.utils_test import gen_cluster
 
 import handoff_dask as handoff
 from handoff_dask.testing import capture_telemetry
@@ -14,9 +14,8 @@ from handoff_dask.testing import capture_telemetry
 Argument, Collocated, Function = handoff.Argument, handoff.Collocated, handoff.Function
 
 
-def cluster(test):
-    """Two nodes, ``"0"`` and ``"1"``, of four cores each."""
-    return gen_cluster(client=True, nthreads=[("127.0.0.1", 4)] * 2)(test)
+#: Two nodes, ``"0"`` and ``"1"``, of four cores each.
+cluster = live(4, 4)
 
 
 def here():

@@ -8,17 +8,15 @@ import operator
 
 import dask
 import pytest
+from clusters import live
 from distributed import Client, Event
 from distributed.diagnostics.plugin import SchedulerPlugin
-from distributed.utils_test import gen_cluster
 
 import handoff_dask as handoff
 from handoff_dask.stores import MemoryResultStore
 
-
-def cluster(test):
-    """Two nodes, ``"0"`` and ``"1"``, of two threads each."""
-    return gen_cluster(client=True, nthreads=[("127.0.0.1", 2)] * 2)(test)
+#: Two nodes, ``"0"`` and ``"1"``, of two threads each.
+cluster = live(2, 2)
 
 
 def wait_for_gate(value=None):
@@ -428,7 +426,9 @@ async def test_what_is_no_store_is_refused(c, s, a, b):
     for wrong in (3, {}, NeedsMore):
         with pytest.raises(handoff.ValidationError, match=r"result.store"):
             handoff.Handoff(c, result_store=wrong)
-    assert isinstance(handoff.Handoff(c, result_store=Disk).results.local, Disk)
+    async with handoff.Handoff(c, result_store=Disk) as session:  # a class is called
+        session.store_value("stored", "v", 1)
+        assert await session.lookup_data_location("stored", "v") == "disk"
 
 
 def store_from_here(value):

@@ -9,17 +9,14 @@ import sys
 import time
 
 import pytest
-from distributed.utils_test import gen_cluster
+from clusters import live
+from codes import plus
 
 import handoff_dask as handoff
 from handoff_dask.testing import capture_telemetry
 
-NODES = [("127.0.0.1", 4)] * 2
-
-
-def cluster(test):
-    """Two nodes, ``"0"`` and ``"1"``, of four cores each."""
-    return gen_cluster(client=True, nthreads=NODES)(test)
+#: Two nodes, ``"0"`` and ``"1"``, of four cores each.
+cluster = live(4, 4)
 
 
 def dag_of(count=4, **fields):
@@ -90,10 +87,6 @@ async def test_an_allocator_may_use_the_simple_one(c, s, a, b):
     assert {i: by_default.allocations[i] for i in expected} == expected
     assert by_class.results["sum"] == by_default.results["sum"] == -2
     assert part.results == {"beside": 0}
-
-
-def plus(value, source, target, more):
-    return value + more
 
 
 @cluster

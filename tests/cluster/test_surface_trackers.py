@@ -7,17 +7,13 @@ import operator
 import threading
 
 import pytest
+from clusters import live
 from distributed import Client, Event, Worker
-from distributed.utils_test import gen_cluster
 
 import handoff_dask as handoff
 
-NODES = [("127.0.0.1", 4)] * 2
-
-
-def cluster(test):
-    """Two nodes, ``"0"`` and ``"1"``, of four cores each."""
-    return gen_cluster(client=True, nthreads=NODES)(test)
+#: Two nodes, ``"0"`` and ``"1"``, of four cores each.
+cluster = live(4, 4)
 
 
 def dag_of(count=4, code=operator.neg, **fields):

@@ -6,20 +6,10 @@ import logging
 
 import pytest
 from clusters import live, nothing_claimed
+from codes import Colour, boom, same
 from distributed import Client, Worker
 from stage import until
-from told import (
-    ALLOCATION,
-    CLAIM,
-    DAG,
-    FUNCTION,
-    NODE,
-    RELEASE,
-    Colour,
-    boom,
-    check_amounts,
-    same,
-)
+from telemetry_checks import ALLOCATION, CLAIM, DAG, FUNCTION, NODE, RELEASE, check_amounts
 
 import handoff_dask as handoff
 from handoff_dask import Function, telemetry
@@ -36,9 +26,10 @@ async def test_functions_sent_ahead(c, s, a, b):
             dag = [Function(n, [], same, cost={"cpu": 1, "memory": 100}) for n in range(300)]
             dag.append(Function("sum", range(300), same, argument_inclusion="as_list"))
             result = await session.execute(dag)
-            again = await session.execute(dag)
-            ahead = s.plugins["handoff"].ranks.estimates
-    assert ahead is not None
+            execution = await session.submit(dag)
+            again = await execution
+            explanations = [await execution.explain(n) for n in range(300)]
+    assert any(explanation.sent_ahead for explanation in explanations)
     captured.balance()
     check_amounts(captured)
     assert len(captured.of((*FUNCTION, "start"))) == 602

@@ -12,20 +12,11 @@ from pathlib import Path
 
 import pytest
 from clusters import live
+from codes import Colour, boom, same
 from distributed import Client, get_worker
 from prometheus_client.parser import text_string_to_metric_families
 from stage import until_sync
-from told import (
-    FUNCTION,
-    NODE,
-    Colour,
-    Sometimes,
-    boom,
-    check_amounts,
-    check_starts,
-    kill_me,
-    same,
-)
+from telemetry_checks import FUNCTION, NODE, Sometimes, check_amounts, check_starts, kill_me
 
 import handoff_dask as handoff
 from handoff_dask import Function

@@ -1,8 +1,7 @@
-"""What telemetry tells of a DAG, checked as a whole."""
+"""Checks of all telemetry events of a run together."""
 
 from __future__ import annotations
 
-import enum
 import os
 import signal
 from collections import Counter
@@ -20,15 +19,6 @@ RELEASE = ("handoff", "resources", "release")
 NODE = ("handoff", "node")
 
 
-class Colour(enum.Enum):
-    RED = 1
-    BLUE = 2
-
-
-def same(value=None, *rest):
-    return value
-
-
 def names(captured, *, without=()):
     """``(last parts of the name, function)`` in order."""
     return [
@@ -41,21 +31,21 @@ def names(captured, *, without=()):
 def check_amounts(captured):
     """Replay claims and releases: what is said to be left is what is left, and never below 0."""
     offers, held = {}, {}
-    for told in captured:
-        node = told.metadata.get("node")
-        if told.event in ((*NODE, "up"), (*NODE, "update")):
-            offers[node] = exact(told.measurements["capabilities"])
+    for call in captured:
+        node = call.metadata.get("node")
+        if call.event in ((*NODE, "up"), (*NODE, "update")):
+            offers[node] = exact(call.measurements["capabilities"])
             held.setdefault(node, Counter())
-        elif told.event == (*NODE, "down"):
+        elif call.event == (*NODE, "down"):
             # Of what ran there we hear after that it is lost; nothing is left of the node by then.
             offers[node] = {}
             del held[node]
-        elif told.event in (CLAIM, RELEASE):
-            change = exact(told.measurements["amounts"])
+        elif call.event in (CLAIM, RELEASE):
+            change = exact(call.measurements["amounts"])
             if node in held:
-                held[node].update(change) if told.event == CLAIM else held[node].subtract(change)
+                held[node].update(change) if call.event == CLAIM else held[node].subtract(change)
             left = {name: amount - held[node][name] for name, amount in offers[node].items()}
-            assert exact(told.measurements["available"]) == left
+            assert exact(call.measurements["available"]) == left
             assert min(left.values(), default=0) >= 0
     assert {node: +amounts for node, amounts in held.items() if +amounts} == {}
 
@@ -67,8 +57,7 @@ def exact(amounts):
 def check_starts(captured, result):
     """Starts and ends agree with each other, and with the result."""
     for function_id, timing in result.timings.items():
-        told = captured.of(FUNCTION, function_id=function_id)
-        last = told[-2:]
+        last = captured.of(FUNCTION, function_id=function_id)[-2:]
         assert [c.event[-1] for c in last] == ["start", "stop"]
         assert [c.measurements["system_time"] for c in last] == [timing.start] * 2
         assert last[0].metadata == last[1].metadata
@@ -88,10 +77,6 @@ class Sometimes:
             Path(self.path).touch()
             self.how()
         return "well"
-
-
-def boom():
-    raise ValueError("boom", 3)
 
 
 def kill_me():
