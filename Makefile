@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 export HYPOTHESIS_PROFILE := repeat
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit packaging browser bench clean
+.PHONY: help demo test lint format unit packaging browser bench dask-suite clean
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 $(BIN)/python:
 	@[ -n "$(PYTHON)" ] || { echo "No Python >= 3.10 was found; name one: make PYTHON=/path/to/python ..." >&2; exit 1; }
@@ -56,6 +56,10 @@ browser: $(VENV)/.test ## Try reports and the scheduler's page in Chromium, whic
 
 bench: $(VENV)/.test ## Compare with stock Dask, side by side (minutes)
 	$(BIN)/python -m benchmarks
+
+dask-suite: $(VENV)/.test ## Run distributed's own tests beside handoff: CHECKOUT=folder, TESTS='tests/test_client.py ...'
+	@[ -n "$(CHECKOUT)" ] || { echo "Name a checkout of dask/distributed: make dask-suite CHECKOUT=folder" >&2; exit 1; }
+	$(BIN)/python tests/dask_suite/compare.py $(CHECKOUT) $(TESTS)
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist examples/out bench-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -20,12 +20,15 @@ what
   all          makespans, overheads and engine, one after the other (without any word: this)
   makespans    whole workflows on stock Dask and handoff, in turn, over the lower bound
   overheads    functions that do nothing: per second, and seconds to submit
+  data         functions that pass large results, on hosts with limited links: seconds and bytes
+  throughput   functions that do nothing, ten runs in a row on one cluster: the slowest counts
+  workers      many workers in one process: how long places stay empty between two functions
   engine       the engine alone
   simulate     the engine on a virtual clock: all scenarios in seconds, no cluster
   generate     make further scenarios that nobody has tuned for
   adversary    search for small scenarios on which our order is bad
   pictures     timelines of stock Dask and handoff, from real runs, into docs/images/
-  table        print the latest results again; --write-readme puts the makespans into README.md
+  table        print the latest results again; --write-readme puts them into README.md
 
 systems
 """ + "\n".join(f"  {name:12} {text}" for name, text in SYSTEMS.items())
@@ -41,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
         "all",
         "makespans",
         "overheads",
+        "data",
+        "throughput",
+        "workers",
         "engine",
         "simulate",
         "generate",
@@ -58,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--strategy", default="first_available", help="handoff's allocation_strategy")
     p.add_argument("--repeats", type=int, default=2)
     p.add_argument("--quick", action="store_true", help="one repeat, two scenarios, fewer functions")
+    p.add_argument("--rate", default="1gbit", help="of each host's link, in data")
+    p.add_argument("--slow-host", metavar="RATE", help="another rate for the last host, in data")
+    p.add_argument("--loopback", action="store_true", help="no network namespaces in data")
+    p.add_argument("--runs", type=int, default=10, help="in a row on one cluster, in throughput")
+    p.add_argument("--late", type=float, default=0.0, metavar="SECONDS",
+                   help="the scheduler's messages arrive so much later, in workers")  # fmt: skip
     p.add_argument("--tries", type=int, default=200, help="orders that planning may try in simulate")
     p.add_argument("--seed", type=int, default=1, help="of generate and adversary")
     p.add_argument("--count", type=int, default=12, help="scenarios to generate, or steps of the adversary")
@@ -88,6 +100,37 @@ def overheads(options: argparse.Namespace) -> None:
     counts = (2_000, 10_000) if options.quick else (10_000, 100_000)
     session = compare(counts, 3_000 if options.quick else 10_000, repeats)
     print("\n" + tables.overheads([session.data]), flush=True)
+
+
+def data(options: argparse.Namespace) -> None:
+    from benchmarks.data import compare
+    from benchmarks.data_workflows import chosen as dags
+
+    session = compare(
+        dags(options.only)[: 2 if options.quick else None],
+        options.systems,
+        1 if options.quick else options.repeats,
+        strategy=options.strategy,
+        rate=options.rate,
+        slow=options.slow_host,
+        loopback=options.loopback,
+    )
+    print("\n" + tables.data([session.data]), flush=True)
+
+
+def throughput(options: argparse.Namespace) -> None:
+    from benchmarks.throughput import COUNTS, compare
+
+    counts = COUNTS[:1] if options.quick else COUNTS
+    session = compare(counts, 3 if options.quick else options.runs, options.only)
+    print("\n" + tables.throughput([session.data]), flush=True)
+
+
+def workers(options: argparse.Namespace) -> None:
+    from benchmarks.workers import compare
+
+    session = compare(5 if options.quick else 20, 1 if options.quick else options.repeats, options.late)
+    print("\n" + tables.workers([session.data]), flush=True)
 
 
 def engine(options: argparse.Namespace) -> None:
@@ -133,11 +176,20 @@ def table(options: argparse.Namespace) -> None:
         row["best_s"] = min(row["best_s"], known.get(row["scenario"], row["best_s"]))
     text = tables.makespans(found)
     print(text)
-    costs = sessions("overheads", options.sources)
-    if costs:
-        print(tables.overheads(costs))
+    writers = (
+        ("overheads", tables.overheads),
+        ("data", tables.data),
+        ("throughput", tables.throughput),
+        ("workers", tables.workers),
+    )
+    parts = [text]
+    for what, writer in writers:
+        more = sessions(what, options.sources)
+        if more:
+            parts.append(writer(more))
+            print(parts[-1])
     if options.write_readme:
-        tables.put_into(ROOT / "README.md", text + ("\n" + tables.overheads(costs) if costs else ""))
+        tables.put_into(ROOT / "README.md", "\n".join(parts))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import cache
 from typing import Any
 
 #: ``(number, start, stop)`` of every function that has ended in this process, by the monotonic
@@ -37,3 +38,21 @@ def take_ended(dask_worker: Any) -> tuple[str, list[tuple[int, float, float]]]:
     taken = list(_ended)
     _ended.clear()
     return str(dask_worker.name), taken
+
+
+@cache
+def _megabyte() -> bytes:
+    """A megabyte that no compression makes smaller."""
+    return os.urandom(1_000_000)
+
+
+def produce(*args: Any) -> bytes:
+    """Take some time and return so many megabytes: the last two arguments are the seconds and the size."""
+    seconds, megabytes = args[-2:]
+    time.sleep(seconds)
+    return _megabyte() * int(megabytes) + _megabyte()[: int(megabytes % 1 * 1e6)]
+
+
+def bytes_sent(dask_worker: Any) -> int:
+    """What a worker has sent to others, by Dask's count."""
+    return int(dask_worker.transfer_outgoing_bytes_total)

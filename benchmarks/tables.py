@@ -138,6 +138,86 @@ def _submission(rows: list[Row]) -> Iterable[str]:
             yield _line(f"time per function at {many:,} over that at {few:,}", *growth, "")
 
 
+def data(sessions: list[dict[str, Any]]) -> str:
+    """Seconds and megabytes of DAGs that pass large results, stock Dask beside handoff."""
+    rows = [row for session in sessions for row in session["rows"]]
+    good = [row for row in rows if row["status"] == "ok"]
+    lines = [
+        _line("DAG", "functions", "stock Dask", "moved", "handoff", "moved", "time ratio", "bytes ratio"),
+        "|---|" + "--:|" * 7,
+    ]
+    ratios: dict[str, list[float]] = {"seconds": [], "megabytes": []}
+    for name, functions in dict.fromkeys((row["dag"], row["functions"]) for row in good):
+        here = [row for row in good if row["dag"] == name]
+        cells = []
+        for system in ("dask", "handoff"):
+            seconds = [row["seconds"] for row in here if row["system"] == system]
+            cells += [_median_and_slowest(seconds), f"{_median(here, system, 'megabytes'):,.0f} MB"]
+        for field, found in ratios.items():
+            found.append(_median(here, "handoff", field) / max(_median(here, "dask", field), 1e-9))
+        cells += [_ratio(found[-1]) for found in ratios.values()]
+        lines.append(_line(name, functions, *cells))
+    means = (f"**{_ratio(geometric_mean(found))}**" for found in ratios.values())
+    lines += [_line("**geometric mean**", *[""] * 5, *means), "", _about_hosts(rows), _made_on(sessions)]
+    failures = [f"\n{row['system']} on {row['dag']}: {row['status']}." for row in rows if row not in good]
+    return "\n".join([*lines, *failures]) + "\n"
+
+
+def _about_hosts(rows: list[Row]) -> str:
+    repeats = max(row["repeat"] for row in rows) + 1
+    text = f"Seconds: the median of {repeats}, in brackets the slowest. Four hosts of two cores"
+    if rows[-1]["network"] == "loopback":
+        return f"{text} on the loopback device, without limits: only the bytes mean something."
+    slow = f", one of them of {rows[-1]['slow']}" if rows[-1]["slow"] else ""
+    return f"{text} in network namespaces, with links of {rows[-1]['rate']}{slow}; megabytes that they sent."
+
+
+def _median_and_slowest(seconds: list[float]) -> str:
+    return f"{median(seconds):.1f} s ({max(seconds):.1f})" if seconds else "–"
+
+
+def throughput(sessions: list[dict[str, Any]]) -> str:
+    """Runs of functions that do nothing: the slowest of handoff over the median of stock Dask."""
+    rows = [row for session in sessions for row in session["rows"]]
+    good = [row for row in rows if row["status"] == "ok"]
+    head = ("functions that do nothing", "cluster", "stock Dask", "handoff", "slowest / stock Dask's median")
+    lines = [_line(*head), "|---|---|--:|--:|--:|"]
+    for where, graph, count in dict.fromkeys((r["where"], r["graph"], r["count"]) for r in good):
+        here = [r for r in good if (r["where"], r["graph"], r["count"]) == (where, graph, count)]
+        stock, ours = (
+            [s for r in here if r["system"] == system for s in r["seconds"]] for system in ("dask", "handoff")
+        )
+        ratio = _ratio(max(ours) / median(stock)) if stock and ours else "–"
+        cells = (_median_and_slowest(stock), _median_and_slowest(ours), ratio)
+        lines.append(_line(f"{count:,} {graph}", where, *cells))
+    runs = max((len(row["seconds"]) for row in good), default=0)
+    lines += ["", f"Seconds: the median of {runs} runs in a row on one cluster, in brackets the slowest."]
+    failures = [f"\n{r['system']} on {r['graph']}: {r['status']}." for r in rows if r not in good]
+    return "\n".join([*lines, _made_on(sessions), *failures]) + "\n"
+
+
+def workers(sessions: list[dict[str, Any]]) -> str:
+    """Many workers in one process: seconds, and the share of the time between functions."""
+    rows = [row for session in sessions for row in session["rows"]]
+    good = [row for row in rows if row["status"] == "ok"]
+    lines = [
+        _line("workers", "ideal", "stock Dask", "idle", "handoff", "idle", "handoff / stock Dask"),
+        "|--:|" + "--:|" * 6,
+    ]
+    for count, ideal_s, late_s in dict.fromkeys((r["workers"], r["ideal_s"], r["late_s"]) for r in good):
+        here = [r for r in good if (r["workers"], r["ideal_s"], r["late_s"]) == (count, ideal_s, late_s)]
+        cells = []
+        for system in ("dask", "handoff"):
+            seconds = [row["seconds"] for row in here if row["system"] == system]
+            cells += [_median_and_slowest(seconds), f"{_median(here, system, 'idle'):.1%}"]
+        ratio = _median(here, "handoff", "seconds") / _median(here, "dask", "seconds")
+        label = f"{count}, messages {late_s * 1000:.0f} ms late" if late_s else count
+        lines.append(_line(label, f"{ideal_s:.1f} s", *cells, _ratio(ratio)))
+    about = "Chains of naps of 0.5 s, all workers in one process; idle: between two functions on one worker."
+    failures = [f"\n{r['system']} on {r['workers']} workers: {r['status']}." for r in rows if r not in good]
+    return "\n".join([*lines, "", about, _made_on(sessions), *failures]) + "\n"
+
+
 def _median(rows: list[Row], system: str, field: str) -> float:
     values = [row[field] for row in rows if row["system"] == system]
     return median(values) if values else math.nan
