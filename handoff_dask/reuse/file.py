@@ -109,8 +109,11 @@ def digest_of_file(path: str | os.PathLike[str]) -> str:
                 return known[1]
             began = time.time_ns()
             hashed = blake2b(digest_size=20)
-            while block := file.read(BLOCK):
+            left = state[2]
+            # No further than it went: a file that grows has no end.
+            while left > 0 and (block := file.read(min(BLOCK, left))):
                 hashed.update(block)
+                left -= len(block)
             if _state(os.fstat(file.fileno()), place) != state or _state(os.stat(place), place) != state:
                 continue
         digest = hashed.hexdigest()

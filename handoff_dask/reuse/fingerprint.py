@@ -227,9 +227,10 @@ class _Call:
         if found.fingerprint is None:
             why = f"its argument {key!r} has no fingerprint: {found.unknown}"
             self.gathered.unknown = self.gathered.unknown or why
-        if isinstance(arg, Argument) and not arg.travels_as_is:
+        if isinstance(arg, Argument):
             for side in ("serialization_fn", "deserialization_fn"):
-                self.gathered.take(f"the {side} of args[{n}]", getattr(arg, side))
+                if getattr(arg, side) is not None:
+                    self.gathered.take(f"the {side} of args[{n}]", getattr(arg, side))
         return repr(key), found.fingerprint
 
 

@@ -230,6 +230,9 @@ def _numpy(node: Node, value: Any, pieces: Pieces) -> bool:
             # Of one order in memory; what is in that order already is not copied.
             data = np.ascontiguousarray(value)
             node.add("items", digest_of(data.reshape(-1).view(np.uint8).data if data.size else b""))
+    elif type(value) is np.ma.MaskedArray:
+        mask = np.ma.getmaskarray(value)
+        node.add("masked", pieces.piece((value.filled(), mask, value.fill_value)))
     else:
         return False
     return True
