@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dis
 import inspect
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import CodeType
-from typing import Any
+from typing import Any, TypeAlias
 
 __all__ = ["Import", "Uses", "instructions_of", "leaf", "uses_of"]
 
@@ -41,6 +42,17 @@ _OTHER = {
     b"JUMP_IF_TRUE_OR_POP ": b"JUMP_IF_FALSE_OR_POP ",
 }
 _TAKING = {b"JUMP_IF_FALSE_OR_POP ": b"POP_JUMP_IF_FALSE ", b"JUMP_IF_TRUE_OR_POP ": b"POP_JUMP_IF_TRUE "}
+#: Conditions, and whether the jump is on the second way of those that they are written as.
+_CONDITIONS = {
+    b"POP_JUMP_IF_TRUE ": (b"POP_JUMP_IF", False),
+    b"POP_JUMP_IF_FALSE ": (b"POP_JUMP_IF", True),
+    b"POP_JUMP_IF_NONE ": (b"POP_JUMP_IF_NO_VALUE", False),
+    b"POP_JUMP_IF_NOT_NONE ": (b"POP_JUMP_IF_NO_VALUE", True),
+}
+#: An instruction for two variables, from Python 3.13 on; whether there is one depends on lines.
+_PAIR = re.compile(r"((?:LOAD|STORE)_FAST)(?:_BORROW)?_((?:LOAD|STORE)_FAST)(?:_BORROW)?")
+#: What follows an instruction: next, after a jump, after an exception; and how the last is entered.
+_Edges: TypeAlias = "tuple[int | None, int | None, int | None, object]"
 #: Names that a class body gives to what is text and place, not meaning.
 _TEXTUAL = frozenset({"__doc__", "__firstlineno__"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
@@ -103,6 +115,8 @@ class Import:
     paths: tuple[tuple[str, ...], ...] = ()
     #: The module that they are read of: ``import a.b`` reads a.
     root: str = ""
+    #: The variable that is the module.
+    variable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,40 +156,70 @@ def instructions_of(code: CodeType) -> bytes:
     return b"\n".join([repr(head).encode(), *_Flow(code).lines()])
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One thing that is done."""
+
+    name: str
+    #: The name and what it is done with.
+    label: bytes
+    offset: int
+    #: The offset to which it may jump.
+    target: int | None
+
+
+def _steps_of(code: CodeType) -> list[_Step]:
+    """The instructions of a code object; one that does two things is two, prefixes belong to the next."""
+    found: list[_Step] = []
+    for step in dis.get_instructions(code):
+        pair = _PAIR.fullmatch(step.opname)
+        if pair is not None:
+            for name, value in zip(pair.groups(), step.argval, strict=True):
+                found.append(_Step(name, f"{name} {value}".encode(), step.offset, None))
+            continue
+        if step.opname == "STORE_NAME" and step.argval in _TEXTUAL:
+            found[-1] = _Step("LOAD_CONST", b"LOAD_TEXT", found[-1].offset, None)
+        jumps = step.opcode in _JUMPS
+        name = step.opname.replace("JUMP_FORWARD_IF", "JUMP_IF").replace("JUMP_BACKWARD_IF", "JUMP_IF")
+        name = name.removesuffix("_BORROW")
+        label = name.encode() + b" " + (b"" if jumps else _argument(code, step))
+        found.append(_Step(name, label, step.offset, step.argval if jumps else None))
+    return found
+
+
+def _argument(code: CodeType, step: dis.Instruction) -> bytes:
+    if step.arg is None:
+        return b""
+    if step.opcode in _CONSTANTS:
+        return _constant(code.co_consts[step.arg])
+    if step.opcode in _NAMED:
+        return step.argrepr.encode("utf-8", "surrogatepass")
+    return b"%d" % step.arg
+
+
 class _Flow:
     """The instructions of one code object, as a graph."""
 
     def __init__(self, code: CodeType) -> None:
-        self.constants = code.co_consts
-        self.steps: list[dis.Instruction] = []
-        #: Where each offset of a jump leads; prefixes belong to the instruction after them.
+        self.steps: list[_Step] = []
+        #: Where each offset of a jump leads.
         self.at: dict[int, int] = {}
-        for step in dis.get_instructions(code):
-            self.at[step.offset] = len(self.steps)
-            if step.opname != "EXTENDED_ARG":
+        for step in _steps_of(code):
+            self.at.setdefault(step.offset, len(self.steps))
+            if step.name != "EXTENDED_ARG":
                 self.steps.append(step)
         self.handlers = _handlers(code)
-        self.labels = [self._label(n) for n in range(len(self.steps))]
+        self.labels = [step.label for step in self.steps]
         self.edges = [self._edges(n) for n in range(len(self.steps))]
         # They jump forwards: what they lead to is read first.
         for n in reversed(range(len(self.steps))):
             self._follow_conditions(n)
-
-    def _label(self, n: int) -> bytes:
-        step = self.steps[n]
-        following = self.steps[n + 1] if n + 1 < len(self.steps) else None
-        if following is not None and following.opname == "STORE_NAME" and following.argval in _TEXTUAL:
-            return b"LOAD_TEXT"
-        name = step.opname.replace("JUMP_FORWARD_IF", "JUMP_IF").replace("JUMP_BACKWARD_IF", "JUMP_IF")
-        if step.arg is None or step.opcode in _JUMPS:
-            argument = b""
-        elif step.opcode in _CONSTANTS:
-            argument = _constant(self.constants[step.arg])
-        elif step.opcode in _NAMED:
-            argument = step.argrepr.encode("utf-8", "surrogatepass")
-        else:
-            argument = b"%d" % step.arg
-        return name.encode() + b" " + argument
+        for n, label in enumerate(self.labels):
+            if label in _CONDITIONS:
+                # Which of the two ways is the jump means nothing.
+                self.labels[n], swapped = _CONDITIONS[label]
+                after, jump, handler, entered = self.edges[n]
+                self.edges[n] = (jump, after, handler, entered) if swapped else self.edges[n]
 
     def _resolved(self, n: int) -> int | None:
         """The first instruction from here on that does something; ``None`` if there is none."""
@@ -183,19 +227,19 @@ class _Flow:
         while n < len(self.steps) and n not in seen:
             seen.add(n)
             step = self.steps[n]
-            if step.opname in _EMPTY:
+            if step.name in _EMPTY:
                 n += 1
-            elif step.opname in _PLAIN_JUMPS:
-                n = self.at[step.argval]
+            elif step.name in _PLAIN_JUMPS and step.target is not None:
+                n = self.at[step.target]
             else:
                 return n
         return None
 
-    def _edges(self, n: int) -> tuple[int | None, int | None, int | None, object]:
+    def _edges(self, n: int) -> _Edges:
         """What follows: next, after a jump, after an exception; and how the last is entered."""
         step = self.steps[n]
-        after = None if step.opname in _ENDS else self._resolved(n + 1)
-        jump = self._resolved(self.at[step.argval]) if step.opcode in _JUMPS else None
+        after = None if step.name in _ENDS else self._resolved(n + 1)
+        jump = None if step.target is None else self._resolved(self.at[step.target])
         for start, end, target, entered in self.handlers:
             if start <= step.offset < end:
                 return after, jump, self._resolved(self.at[target]), entered
@@ -253,7 +297,7 @@ class _Flow:
             yield b"%s %s" % (self.labels[n], f"{told} {entered}".encode())
 
 
-def _reached(start: int | None, edges: list[tuple[int | None, int | None, int | None, object]]) -> list[int]:
+def _reached(start: int | None, edges: list[_Edges]) -> list[int]:
     """Each instruction that can be reached, breadth first."""
     order = {} if start is None else {start: None}
     queue = list(order)
@@ -293,14 +337,21 @@ def uses_of(code: CodeType) -> Uses:
             if step.argval not in own_cells:
                 outer[_path(steps, n)] = None
         elif step.opname == "IMPORT_NAME":
-            imports.append(_import(steps, n))
+            imports.append(_import(steps, n, own_cells))
+    inside: list[tuple[str, ...]] = []
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             inner = uses_of(constant)
             names.update(dict.fromkeys(inner.names))
             outer.update({path: None for path in inner.outer if path[0] not in own_cells})
+            inside += [path for path in inner.outer if path[0] in own_cells]
             imports += inner.imports
             reads = reads or inner.reads_docstrings
+    # A module that is imported here may be read in the functions in here.
+    imports = [
+        replace(each, paths=(*each.paths, *[path[1:] for path in inside if path[0] == each.variable]))
+        for each in imports
+    ]
     return Uses(tuple(names), tuple(outer), tuple(imports), reads)
 
 
@@ -314,7 +365,7 @@ def _path(steps: list[dis.Instruction], n: int) -> tuple[str, ...]:
     return tuple(path)
 
 
-def _import(steps: list[dis.Instruction], n: int) -> Import:
+def _import(steps: list[dis.Instruction], n: int, cells: set[str]) -> Import:
     module, level, taken = str(steps[n].argval), steps[n - 2].argval, steps[n - 1].argval
     if taken:
         return Import(module, level, tuple(taken))
@@ -323,7 +374,21 @@ def _import(steps: list[dis.Instruction], n: int) -> Import:
     while end < len(steps) and not steps[end].opname.startswith("STORE_"):
         alias = alias or steps[end].opname == "IMPORT_FROM"
         end += 1
-    variable = steps[end].argval if end < len(steps) else None
-    reads = [i for i, s in enumerate(steps) if s.opname.startswith("LOAD_") and s.argval == variable]
-    paths = tuple(_path(steps, i)[1:] for i in reads)
-    return Import(module, level, None, paths, module if alias else module.partition(".")[0])
+    stored = _names(steps[end]) if end < len(steps) else ()
+    variable = stored[0] if stored else ""
+    paths = []
+    for i, step in enumerate(steps):
+        found = _names(step)
+        # To hand a variable to a function in here is no use of it.
+        loads = "LOAD" in step.opname and (variable not in cells or "DEREF" in step.opname)
+        if variable in found and loads and i > n:
+            # Of two names that are read at once, attributes are read of the second alone.
+            paths += [_path(steps, i)[1:] if found[-1] == variable else ()]
+    root = module if alias else module.partition(".")[0]
+    return Import(module, level, None, tuple(paths), root, variable)
+
+
+def _names(step: dis.Instruction) -> tuple[str, ...]:
+    """The names of an instruction; some have two."""
+    found = step.argval
+    return tuple(map(str, found)) if isinstance(found, tuple) else (str(found),)
