@@ -14,7 +14,7 @@ from handoff_dask.reuse.cache import Cache, Miss
 from handoff_dask.reuse.fingerprint import Details, details
 from handoff_dask.reuse.nodes import digest_of
 
-__all__ = ["KINDS", "Reason", "as_cache", "note_codes", "record_of", "why_rerun"]
+__all__ = ["KINDS", "Reason", "as_cache", "note_codes", "opting_out", "record_of", "why_rerun"]
 
 KINDS = (
     "reused",
@@ -130,6 +130,23 @@ def note_codes(cache: Cache, found: Iterable[Details]) -> None:
         cache.note_code(code.digest, code.parts)
 
 
+def opting_out(dag: DAG) -> frozenset[FunctionId]:
+    """The functions that are never reused: by ``cache=False``, their own or that of what runs inside them.
+
+    Parameters
+    ----------
+    dag
+        A valid DAG.
+    """
+    found: set[FunctionId] = set()
+    for key in dag.order():
+        function = dag.functions[key]
+        inside = (a for a in function.argument_ids if dag.functions[a].type == "inline")
+        if not getattr(function, "cache", True) or any(a in found for a in inside):
+            found.add(key)
+    return frozenset(found)
+
+
 def why_rerun(
     dag: DAG | Iterable[Function],
     *,
@@ -170,25 +187,30 @@ def why_rerun(
     dag, cache = as_dag(dag), as_cache(cache)
     found = details(dag, inputs)
     wanted = [f for f in dag.functions.values() if f.type == "regular"]
-    prints = [found[f.id].fingerprint for f in wanted if getattr(f, "cache", True)]
+    off = opting_out(dag)
+    prints = [found[f.id].fingerprint for f in wanted if f.id not in off]
     present = cache.present([p for p in prints if p is not None])
-    asking = _Asking(cache, verify)
+    asking = _Asking(cache, verify, off)
     return {f.id: asking.why(f, found[f.id], present) for f in wanted}
 
 
 class _Asking:
     """One question of a DAG to a cache."""
 
-    def __init__(self, cache: Cache, verify: bool) -> None:
+    def __init__(self, cache: Cache, verify: bool, off: frozenset[FunctionId]) -> None:
         self.cache = cache
+        self.off = off
         self.verify = verify
         self._codes: dict[str, Mapping[str, str] | None] = {}
         self._checked: dict[str, Miss | None] = {}
 
     def why(self, function: Function, now: Details, present: set[str]) -> Reason:
         """Why a function would run again."""
-        if not getattr(function, "cache", True):
-            return Reason("off", why="it has cache=False")
+        if function.id in self.off:
+            own = not getattr(function, "cache", True)
+            return Reason(
+                "off", why="it has cache=False" if own else "an inline function in it has cache=False"
+            )
         if now.fingerprint is None:
             return Reason("unknown", why=f"what it depends on cannot be told: {now.unknown}")
         if now.fingerprint in present:

@@ -221,7 +221,8 @@ def explode():
 @live()
 async def test_a_graph_that_the_scheduler_cannot_read_fails(c, s, a, b, stage):
     async with handoff.Handoff(c) as session:
-        execution = await session.submit([stage.quick("a"), Function("b", ["a"], everything, extra_args=[Bomb()])])
+        bomb = Function("b", ["a"], everything, extra_args=[Bomb()])
+        execution = await session.submit([stage.quick("a"), bomb])
         with pytest.raises(handoff.HandoffError, match="could not take the graph"):
             await execution
         assert execution.status == "failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from enum import Enum
@@ -203,6 +204,12 @@ def test_what_opts_out_is_off(cache):
     computed(cache, [Later(**fields)])
     off = why(cache, [Later(**fields, cache=False)])
     assert (off.kind, str(off)) == ("off", "it has cache=False")
+    inner = Later(**{**fields, "id": "i"}, type="inline", cache=False)
+    outer = Later(**{**fields, "id": "o"}, type="inline")
+    inside = [inner, dataclasses.replace(outer, args=["i"]), f(args=["o"]), f(id="g", args=["f"])]
+    reason = why(cache, inside)
+    assert (reason.kind, str(reason)) == ("off", "an inline function in it has cache=False")
+    assert why(cache, inside, "g").kind == "new"
     versioned = why(cache, [Later(**fields, version=2)])
     assert (versioned.kind, str(versioned)) == ("version", "its version has changed")
     assert why(cache, [Later(**fields)]).kind == "reused"
