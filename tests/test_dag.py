@@ -127,7 +127,7 @@ def test_an_argument_may_bring_an_input_or_travel_plainly_to_and_from_inline():
     dag = [
         given_value("x"),
         f("a", type="inline"),
-        f("b", Argument("x", (round,)), Argument("a")),
+        f("b", Argument("x", (max,)), Argument("a")),
         f("c", Argument("b"), type="inline"),
     ]
 

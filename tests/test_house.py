@@ -41,6 +41,7 @@ ENVIRONMENT = {"os", "socket", "threading", "uuid", "datetime"}
 EXCEPTIONS = {
     "local.py": {"asyncio", "time"},  # awaits what is awaitable, times what it runs
     "progress.py": {"time"},  # says how long something has run
+    "reuse": {"time"},  # knows how old an entry of the cache is
     "simulation": {"random"},  # with a seed: the same plan each time
     "telemetry": {"time"},  # a span has a duration
 }
@@ -56,6 +57,7 @@ INSTALLERS = {"client/install.py"}
 #: What a room may not import; a room that is not listed is the vocabulary.
 LATER = {
     "": {"placement", "simulation", "protocol", *PROCESSES},
+    "reuse": {"placement", "simulation", "protocol", *PROCESSES},
     "placement": {"simulation", "protocol", *PROCESSES},
     "simulation": {"protocol", *PROCESSES},
     "protocol": {"simulation", *PROCESSES},

@@ -11,6 +11,7 @@ from dask.delayed import optimize as delayed_optimize
 
 from handoff_dask.graph.check import CheckReport, check
 from handoff_dask.graph.functions import Function, FunctionId
+from handoff_dask.graph.signatures import check_calls
 from handoff_dask.graph.structure import FunctionGraph, filled
 
 __all__ = ["DAG", "as_dag", "new"]
@@ -58,6 +59,25 @@ class DAG(FunctionGraph, DaskMethodsMixin):
     >>> dag.add_function(Function("two", ["one", "one"], "operator:add")).order()
     ('one', 'two')
     """
+
+    def validate(self) -> None:
+        """Check what the functions say of each other, and that their codes can be called so.
+
+        Raises
+        ------
+        MissingFunctionError
+            If a function refers to one that is not there.
+        CyclicDependencyError
+            If functions wait for each other in a circle.
+        InvalidFunctionError
+            If an argument with functions has an inline end, a collocation leads to no node, or a call
+            cannot fit the signature of its code.
+        """
+        if not self._valid:
+            super().validate()
+            self._valid = False
+            check_calls(self._functions.values())
+            self._valid = True
 
     def check(self, nodes: Any, *, outputs: Iterable[FunctionId] | None = None) -> CheckReport:
         """What of it fits nowhere, is misspelt or unused, and how fast it could run at best.

@@ -198,7 +198,7 @@ async def test_calls(c, s, a, b):
 
 @live()
 async def test_what_cannot_be_pickled_is_refused_by_name(c, s, a, b, stage):
-    dag = [stage.quick("good"), Function("bad", ["good"], same, extra_args=[threading.Lock()])]
+    dag = [stage.quick("good"), Function("bad", ["good"], everything, extra_args=[threading.Lock()])]
     async with handoff.Handoff(c) as session:
         with pytest.raises(handoff.InvalidFunctionError) as caught:
             await session.execute(dag)
@@ -221,7 +221,8 @@ def explode():
 @live()
 async def test_a_graph_that_the_scheduler_cannot_read_fails(c, s, a, b, stage):
     async with handoff.Handoff(c) as session:
-        execution = await session.submit([stage.quick("a"), Function("b", ["a"], same, extra_args=[Bomb()])])
+        bomb = Function("b", ["a"], everything, extra_args=[Bomb()])
+        execution = await session.submit([stage.quick("a"), bomb])
         with pytest.raises(handoff.HandoffError, match="could not take the graph"):
             await execution
         assert execution.status == "failed"
