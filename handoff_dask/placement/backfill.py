@@ -185,12 +185,15 @@ class Backfill:
         usable = [n for n in nodes if n.offer and n.name not in self.active and n.name in request.eligible]
         near = nsmallest(self._settings.reserve_looks, usable, key=lambda n: missing(n, request))
         plans = [plan for node in near if (plan := plan_of(backlog, node, request)) is not None]
-        best = min(plans, key=lambda p: p[:3], default=None)
+        head = order_key[3]
+        if head.data:
+            move_s = backlog.network.move_s
+            best = min(plans, key=lambda p: (p[0] + move_s(head.data, p.name), *p[1:3]), default=None)
+        else:
+            best = min(plans, key=lambda p: p[:3], default=None)
         if best is None or (for_order and best.start_s == math.inf):
             return False
-        reservation = Reservation(
-            backlog.clock, self._settings, queue, order_key[3].priority, best, for_order
-        )
+        reservation = Reservation(backlog.clock, self._settings, queue, head.priority, best, for_order)
         if for_order:
             self._for_order = reservation
         self.active[best.name] = reservation

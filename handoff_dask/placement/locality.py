@@ -254,9 +254,10 @@ class Locality:
         return left
 
     def _is_equal(self, head: ScheduledFunction, other: Queue, node: Node) -> bool:
-        if other is head.queue or other.blocked_in is None or other.key is None:
+        order_key = other.head()
+        if other is head.queue or order_key is None:
             return False
-        first = other.key[3]
+        first = order_key[3]
         is_equal = first.priority == head.priority and first.rank >= head.rank
         return is_equal and self._chooser.admits(other, first, node)
 

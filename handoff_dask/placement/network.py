@@ -105,7 +105,7 @@ class Network:
     def move_s(self, data: Sequence[Datum], node: str) -> float:
         """Seconds until all of a function's data would be on a node if it were placed there now."""
         now = there_s = self._clock.now
-        link_s = self._inward.get(node, now)
+        link_s = max(now, self._inward.get(node, now))
         for datum in data:
             when = datum.places.get(node)
             if when is None:
