@@ -20,6 +20,7 @@ from benchmarks.machine import describe
 from handoff_dask.placement.decisions import Decision, Place
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (
+    DataArgument,
     Demand,
     Event,
     FunctionFinished,
@@ -47,12 +48,16 @@ class Case:
     strategies: Sequence[str] = ("first_available",)
     #: Each takes three arguments from somewhere, and is short.
     short: bool = False
+    #: Each takes a result of some megabytes that a node has, and one that many take.
+    data: bool = False
 
 
 CASES = (
     Case("8 nodes, 10,000 wait, 1 cost", 8, 1, 10_000),
     Case("8 nodes, 10,000 wait, 100 costs", 8, 100, 10_000),
     Case("8 nodes, 10,000 short ones wait, 1 cost", 8, 1, 10_000, short=True),
+    Case("8 nodes, 10,000 with large arguments wait, 1 cost", 8, 1, 10_000, data=True),
+    Case("1,000 nodes, 10,000 with large arguments wait, 1 cost", 1000, 1, 10_000, data=True),
     Case("1,000 nodes, 10,000 wait, 100 costs", 1000, 100, 10_000),
     Case("1,000 nodes half full, 100 costs", 1000, 100, 0, cpu=16, strategies=tuple(BUILT_IN)),
 )
@@ -85,9 +90,18 @@ class Cluster:
             run="run",
             demand=self.rng.choice(self.demands),
             rank=self.rng.random(),
-            duration_s=0.001 if self.case.short else None,
+            duration_s=0.001 if self.case.short else 0.1 if self.case.data else None,
             preferred_node=home,
+            arguments=self.arguments() if self.case.data else (),
         )
+
+    def arguments(self) -> tuple[DataArgument, ...]:
+        """A result of its own on some node, and one that many take on three nodes."""
+        rng, nodes = self.rng, self.case.nodes
+        shared = rng.randrange(50)
+        where = tuple(f"n{(shared + n) % nodes:04}" for n in range(3))
+        own = DataArgument(("own", self.number), 20_000_000, (f"n{rng.randrange(nodes):04}",))
+        return own, DataArgument(("shared", shared), 5_000_000, where)
 
     def fill(self) -> None:
         """Let so many get ready as the case says."""

@@ -182,15 +182,17 @@ class Backfill:
         nodes: Iterable[Node] = [tied] if tied is not None else request.eligible.values()
         if tied is None and backlog.is_tied(queue):
             return False
+        if queue.home is not None:
+            # Elsewhere it would only keep out functions whose data is there.
+            nodes = [node for node in nodes if node.name == queue.home]
         usable = [n for n in nodes if n.offer and n.name not in self.active and n.name in request.eligible]
         near = nsmallest(self._settings.reserve_looks, usable, key=lambda n: missing(n, request))
         plans = [plan for node in near if (plan := plan_of(backlog, node, request)) is not None]
+        head = order_key[3]
         best = min(plans, key=lambda p: p[:3], default=None)
         if best is None or (for_order and best.start_s == math.inf):
             return False
-        reservation = Reservation(
-            backlog.clock, self._settings, queue, order_key[3].priority, best, for_order
-        )
+        reservation = Reservation(backlog.clock, self._settings, queue, head.priority, best, for_order)
         if for_order:
             self._for_order = reservation
         self.active[best.name] = reservation

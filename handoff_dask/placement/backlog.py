@@ -202,7 +202,7 @@ class Backlog:
         found, line = self.anywhere.first_fit(node, after), self.at.get(node.name)
         if line is not None:
             found = _earlier(found, line.first_fit(node, after))
-        if self.with_data and with_data:
+        if with_data and self.tables.near:
             found = _earlier(found, self.with_data.first_fit(node, after))
         return found
 
@@ -211,7 +211,7 @@ class Backlog:
         first = self.anywhere.first()
         for line in self.at.values():
             first = _earlier(first, line.first())
-        if self.with_data:
+        if self.tables.near:
             first = _earlier(first, next((q for q in self.with_data if q.delay is None), None))
         return first
 

@@ -69,7 +69,12 @@ class Chooser:
         if head.data and queue.home is None:
             nodes = self.fitting(queue, head)
             return (self.best_of(queue, head, nodes) if nodes else None), len(nodes)
-        node = self._best_with_memory(request, head, strategy, barred)
+        node = None
+        if self.full_nodes and not head.frees:
+            # It only adds to what is in memory.
+            node = self._best(request, strategy, barred.union(self.full_nodes))
+        if node is None:
+            node = self._best(request, strategy, barred)
         if node is None:
             return None, 0
         if head.preferred_node is not None and head.preferred_node != node.name:
@@ -183,20 +188,6 @@ class Chooser:
         slack_s = 0.0 if strategy.heeds_transfer else self._settings.transfer_floor_s
         least_s = min(moves) + slack_s
         return [node for node, move_s in zip(nodes, moves, strict=True) if move_s <= least_s]
-
-    def _best_with_memory(
-        self,
-        request: ResourceRequest,
-        head: ScheduledFunction,
-        strategy: ScoredStrategy,
-        barred: frozenset[str],
-    ) -> Node | None:
-        """The best node; for a function that frees no data, not one with hardly any memory left."""
-        if self.full_nodes and not head.frees:
-            best = self._best(request, strategy, barred.union(self.full_nodes))
-            if best is not None:
-                return best
-        return self._best(request, strategy, barred)
 
 
 def min_by_score(strategy: ScoredStrategy, request: ResourceRequest, nodes: Sequence[Node]) -> Node | None:

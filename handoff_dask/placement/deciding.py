@@ -58,7 +58,6 @@ class Decider:
         """Place whatever has room; afterwards every queue that still waits has none."""
         self._decisions = decisions
         backlog, ledger, prefetch_queues = self._backlog, self._ledger, self._prefetch
-        self._locality.begin()
         while True:
             # More than one round only where there are reservations, or large data.
             while backlog.fresh or ledger.freed or prefetch_queues.due:
@@ -258,13 +257,13 @@ class Decider:
         queue.take(head)
         self._prefetch.book(head, node)
         head.placed_at = self._backlog.clock.now
-        if head.certain:
+        if head.certain or (head.duration_s is not None and self._backlog.network.data):
             self._timed.book(head, node)
         queue.queue_group.claims += 1
         queue.request.take(self._ledger, node)
         self._backfill.settled(head, node)
         place = self._note(head, node, candidates)
-        if self._backlog.with_data:
+        if self._backlog.tables.near:
             self._locality.look_again(node)
         return place
 
@@ -311,6 +310,7 @@ class Decider:
         """Note that a function's data is on its way; the bytes that move."""
         network = self._backlog.network
         head.move_s = network.move_s(head.data, node.name)
+        self._timed.learn_move(head.move_s)
         return network.take(head.data, node.name)
 
     def _bind(self, queue: Queue, head: ScheduledFunction, node: Node) -> tuple[GroupKey, str] | None:

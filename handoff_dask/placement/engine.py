@@ -125,7 +125,8 @@ class PlacementEngine(EngineView):
         if self._rejected_answers or self._unplaceable.queues:
             self._give_up(decisions)
         self._backfill.review(now)
-        self._locality.review(now)
+        if self._backlog.tables.near:
+            self._locality.review(now)
         self._decider.decide(decisions)
         for scheduled in self._arrived:
             if scheduled.waits:
@@ -141,8 +142,9 @@ class PlacementEngine(EngineView):
 
     def next_deadline(self) -> float | None:
         """When a :class:`TimePassed` is due at the latest, if nothing else happens before."""
-        parts = (self._unplaceable, self._timed, self._backfill, self._locality)
-        deadlines = [part.deadline() for part in parts]
+        deadlines = [part.deadline() for part in (self._unplaceable, self._timed, self._backfill)]
+        if self._backlog.tables.near:
+            deadlines.append(self._locality.deadline())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _give_up(self, decisions: list[Decision]) -> None:
@@ -265,9 +267,8 @@ class PlacementEngine(EngineView):
             return
         self._forget(event.function)
         assigned = self._assigned(run, event) if run.assigned else None
-        data, home = self._locality.data_of(event), None
-        if data and assigned is None:
-            home = self._locality.home_of(run, event, data)
+        data = self._locality.data_of(event) if event.arguments else ()
+        home = self._locality.home_of(run, event, data) if data and assigned is None else None
         scheduled = self._backlog.add(run, event, assigned, data, home)
         self._arrived.append(scheduled)
         if run.problem is not None:

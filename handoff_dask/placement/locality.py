@@ -61,8 +61,6 @@ class Locality:
 
     def data_of(self, event: FunctionReady) -> tuple[Datum, ...]:
         """The data that a function takes, if it matters where that is."""
-        if not event.arguments:
-            return ()
         data = self._network.refer(event.arguments)
         if self._network.alone_s(data) < self._settings.transfer_floor_s:
             self._network.release(data)
@@ -254,9 +252,10 @@ class Locality:
         return left
 
     def _is_equal(self, head: ScheduledFunction, other: Queue, node: Node) -> bool:
-        if other is head.queue or other.blocked_in is None or other.key is None:
+        order_key = other.head()
+        if other is head.queue or order_key is None:
             return False
-        first = other.key[3]
+        first = order_key[3]
         is_equal = first.priority == head.priority and first.rank >= head.rank
         return is_equal and self._chooser.admits(other, first, node)
 
@@ -277,7 +276,8 @@ class Locality:
         return due[0][0] if due else None
 
     def review(self, now: float) -> None:
-        """Have queues looked at whose delay is over."""
+        """Before a decision: have queues looked at whose delay is over; heads yield to equals again."""
+        self._yields = True
         while (due_s := self.deadline()) is not None and due_s <= now + _EVEN_S:
             self._backlog.refresh(heappop(self._due)[2])
 
@@ -291,10 +291,6 @@ class Locality:
         """Moves take longer, or less long, than was thought."""
         for queue in [queue for queue in self._backlog.with_data if queue.delay is not None]:
             self._backlog.refresh(queue)
-
-    def begin(self) -> None:
-        """Before a decision: heads yield to equals."""
-        self._yields = True
 
     def take_back_yielded(self) -> None:
         """Offer nodes again that heads left to their equals; now none is left to another."""

@@ -88,7 +88,7 @@ class Network:
         """A function refers to its data no longer; all of it is on a node where it has run."""
         for datum in data:
             if arrived is not None and arrived in datum.places:
-                datum.places[arrived] = _HERE
+                self._arrived(datum, arrived)
             datum.users -= 1
             if not datum.users:
                 del self.data[datum.key]
@@ -105,12 +105,12 @@ class Network:
     def move_s(self, data: Sequence[Datum], node: str) -> float:
         """Seconds until all of a function's data would be on a node if it were placed there now."""
         now = there_s = self._clock.now
-        link_s = self._inward.get(node, now)
+        link_s = max(now, self._inward.get(node, now))
         for datum in data:
             when = datum.places.get(node)
             if when is None:
-                link_s = self._arrival(datum, node, link_s)[0]
-                there_s = max(there_s, link_s)
+                arrives_s, link_s, _, _ = self._arrival(datum, node, link_s)
+                there_s = max(there_s, arrives_s)
             elif when > there_s:
                 there_s = when
         return there_s - now
@@ -126,10 +126,11 @@ class Network:
         moved = 0
         for datum in data:
             if node not in datum.places:
-                link_s, source = self._arrival(datum, node, link_s)
+                arrives_s, link_s, source, outward_s = self._arrival(datum, node, link_s)
                 if source is not None:
-                    self._outward[source] = link_s
-                datum.places[node] = self._inward[node] = link_s
+                    self._outward[source] = outward_s
+                self._inward[node] = link_s
+                datum.places[node] = arrives_s
                 moved += datum.nbytes
         return moved
 
@@ -141,17 +142,31 @@ class Network:
                 bytes_at[name] = bytes_at.get(name, 0) + datum.nbytes
         return bytes_at
 
-    def _arrival(self, datum: Datum, node: str, link_s: float) -> tuple[float, str | None]:
-        """When a piece of data would be on a node whose link is free then, and from where it comes."""
-        now, latency_s, nbytes = self._clock.now, self.latency_s, datum.nbytes
-        pairs, outward = self.pairs, self._outward
-        start_s = max(now, link_s)
-        best_s, best = math.inf, None
+    def _arrival(self, datum: Datum, node: str, inward_s: float) -> tuple[float, float, str | None, float]:
+        """When a piece of data would be on a node, and from where.
+
+        ``inward_s`` is when the node's link is free.  Both links work off what is on its way, each for
+        itself, so the data is there when the later one has done it.  The answer is ``(when it is there,
+        when the node's link is free then, the source, when the source's link is free then)``.
+        """
+        now, pairs, outward, nbytes = self._clock.now, self.pairs, self._outward, datum.nbytes
+        inward_s = max(now, inward_s)
+        usual_s = nbytes / self.bandwidth
+        best: tuple[float, float, str | None, float] = (inward_s + usual_s, inward_s + usual_s, None, now)
+        is_first = True
         for source, when in islice(datum.places.items(), self._settings.data_looks):
-            bandwidth = pairs.get((source, node), self.bandwidth) if pairs else self.bandwidth
-            end_s = max(start_s, when, outward.get(source, now)) + latency_s + nbytes / bandwidth
-            if end_s < best_s:
-                best_s, best = end_s, source
-        if best is None:
-            return start_s + latency_s + nbytes / self.bandwidth, None
-        return best_s, best
+            bandwidth = pairs.get((source, node)) if pairs else None
+            takes_s = usual_s if bandwidth is None else nbytes / bandwidth
+            outward_s = max(now, when, outward.get(source, now)) + takes_s
+            there_s = max(inward_s + takes_s, outward_s)
+            if is_first or there_s < best[0]:
+                best = (there_s, inward_s + takes_s, source, outward_s)
+                is_first = False
+        return best[0] + self.latency_s, *best[1:]
+
+    def _arrived(self, datum: Datum, node: str) -> None:
+        """A piece of data is on a node for sure, perhaps sooner than was thought."""
+        now, when = self._clock.now, datum.places[node]
+        datum.places[node] = _HERE
+        if when > now:
+            self._inward[node] = max(now, self._inward.get(node, now) - (when - now))

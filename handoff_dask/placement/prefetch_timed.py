@@ -9,6 +9,9 @@ The node holds it back as in a prefetch queue (see :mod:`handoff_dask.placement.
 from its start, a function that may be followed has a number of its own there.  These numbers come
 after those of prefetch queues.
 
+A function whose data has to move is sent earlier by as long as the move takes, so that the data moves while
+the room is still in use.  For that, an expected end will do that is not certain.
+
 What is prefetched is assigned early.  So no function is sent if one that becomes ready with the end
 of the first would go before, nor while expected ends are wrong by more than the lead.
 """
@@ -25,6 +28,9 @@ from handoff_dask.placement.ledger import Node
 from handoff_dask.placement.locality import Locality
 from handoff_dask.placement.prefetch import PrefetchQueues
 from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction, TimedPrefetch
+
+#: Sums of floats: what is due this much later is due now.
+_EVEN_S = 1e-9
 
 
 class TimedPrefetches:
@@ -48,6 +54,8 @@ class TimedPrefetches:
         self._delay_s = 0.0
         #: By what share of a function's duration that is wrong, as a rule.
         self._error = settings.timed_prefetch_doubt
+        #: How long the data of recent functions took to move, as a rule.
+        self._move_s = 0.0
         #: ``(when, number, function)``; void once the function has ended.
         self.pending: list[tuple[float, int, ScheduledFunction]] = []
         self._number = 0
@@ -76,6 +84,11 @@ class TimedPrefetches:
         scheduled.timed_prefetch = TimedPrefetch(node, number, scheduled)
         self._count += 1
         self._watch(scheduled)
+
+    def learn_move(self, move_s: float) -> None:
+        """Note how long the data of a function takes to move that has just been placed."""
+        if move_s > self._settings.transfer_floor_s:
+            self._move_s = max(move_s, self._move_s + self._settings.mean_weight * (move_s - self._move_s))
 
     def learn(self, scheduled: ScheduledFunction, took_s: float | None, now: float) -> None:
         """Note how good the expectation of a function was that has just ended."""
@@ -111,11 +124,21 @@ class TimedPrefetches:
         while self.is_due(now):
             scheduled = heappop(self.pending)[2]
             timed_prefetch = scheduled.timed_prefetch
-            if timed_prefetch is not None and _is_open(scheduled) and self._can_tell(scheduled, now):
-                successor = self._successor(scheduled, timed_prefetch.node)
-                if successor is not None:
-                    self._send(successor, timed_prefetch)
-                    sent(successor, timed_prefetch.node)
+            if timed_prefetch is None or not _is_open(scheduled):
+                continue
+            due_s, move_s = self._due_s(scheduled), 0.0
+            if not self._backlog.network.data and not self._can_tell(scheduled, due_s, move_s, now):
+                continue
+            successor = self._successor(scheduled, timed_prefetch.node)
+            if successor is not None and successor.data:
+                move_s = self._backlog.network.move_s(successor.data, timed_prefetch.node.name)
+                due_s -= move_s
+            if due_s > now + _EVEN_S:
+                # It was looked at early, for data that might have to move.
+                self._enter(scheduled, due_s)
+            elif successor is not None and self._can_tell(scheduled, due_s, move_s, now):
+                self._send(successor, timed_prefetch)
+                sent(successor, timed_prefetch.node)
 
     # Inside
 
@@ -123,18 +146,31 @@ class TimedPrefetches:
         return scheduled.placed_at + scheduled.move_s + (scheduled.duration_s or 0.0) - self._lead_s
 
     def _watch(self, scheduled: ScheduledFunction) -> None:
-        if not scheduled.certain:
+        if scheduled.certain:
+            early_s = self._move_s if self._backlog.network.data else 0.0
+        elif scheduled.duration_s is not None and self._backlog.network.data:
+            early_s = self._move_s
+        else:
             return
+        self._enter(scheduled, self._due_s(scheduled) - early_s)
+
+    def _enter(self, scheduled: ScheduledFunction, when: float) -> None:
+        """See then whether a function may be followed."""
         self._number += 1
-        heappush(self.pending, (self._due_s(scheduled), self._number, scheduled))
+        heappush(self.pending, (when, self._number, scheduled))
         # Ends that were expected far too late must not pile up.
         if len(self.pending) > 4 * self._count + 64:
             self.pending = [entry for entry in self.pending if _is_open(entry[2])]
             heapify(self.pending)
 
-    def _can_tell(self, scheduled: ScheduledFunction, now: float) -> bool:
-        """Whether a function is about to end, as far as expectations are to be trusted."""
-        is_near = now <= self._due_s(scheduled) + 2 * self._lead_s
+    def _can_tell(self, scheduled: ScheduledFunction, due_s: float, move_s: float, now: float) -> bool:
+        """Whether a function is about to end, as far as expectations are to be trusted.
+
+        Where data has to move there is time until it is there, however wrong they are.
+        """
+        if move_s > self._settings.transfer_floor_s:
+            return now <= due_s + move_s + 2 * self._lead_s
+        is_near = scheduled.certain and now <= due_s + 2 * self._lead_s
         return is_near and self._error * (scheduled.duration_s or 0.0) <= self._lead_s
 
     def _successor(self, scheduled: ScheduledFunction, node: Node) -> ScheduledFunction | None:
@@ -197,6 +233,7 @@ class TimedPrefetches:
         timed_prefetch.runs = successor
         # It began a round trip before one would have that was placed only now.
         successor.placed_at = now - self._delay_s
+        successor.move_s = self._backlog.network.move_s(successor.data, timed_prefetch.node.name)
         self._watch(successor)
 
 

@@ -13,10 +13,12 @@ Examples
 
 from handoff_dask.simulation.problem import Scenario, SimulatedFunction, SimulatedNode, Span, load_scenario
 from handoff_dask.simulation.running import SimulatedRun, SimulationStuck, simulate
+from handoff_dask.simulation.transfers import SimulatedNetwork
 
 __all__ = [
     "Scenario",
     "SimulatedFunction",
+    "SimulatedNetwork",
     "SimulatedNode",
     "SimulatedRun",
     "SimulationStuck",

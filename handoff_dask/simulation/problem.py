@@ -32,10 +32,12 @@ class SimulatedFunction:
     priority: float = 0
     #: When it may start at the earliest.
     release_s: float = 0.0
+    #: Size of its result.
+    nbytes: int = 0
 
     def running(self, node: str, left_s: float) -> SimulatedFunction:
         """The same while it runs: what is left of it starts at once, on its node."""
-        return SimulatedFunction(self.id, left_s, self.cost, pin=node, priority=math.inf)
+        return SimulatedFunction(self.id, left_s, self.cost, pin=node, priority=math.inf, nbytes=self.nbytes)
 
     @property
     def demand(self) -> Demand:

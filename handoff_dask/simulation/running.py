@@ -11,12 +11,13 @@ from heapq import heappop, heappush
 
 from handoff_dask.errors import HandoffError
 from handoff_dask.placement.decisions import Decision, Place, Reject
-from handoff_dask.placement.demand import Demand, GroupKey
+from handoff_dask.placement.demand import DataArgument, Demand, GroupKey
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (
     Event,
     FunctionFinished,
     FunctionReady,
+    NetworkMeasured,
     NodeJoined,
     RunOpened,
     TimePassed,
@@ -25,6 +26,7 @@ from handoff_dask.placement.settings import DEFAULT_SETTINGS, EngineSettings
 from handoff_dask.placement.strategies import Strategy
 from handoff_dask.simulation.idleness import avoidable_idle
 from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode, Span, ranks_of
+from handoff_dask.simulation.transfers import SimulatedNetwork, Transfers
 
 _RUN = "simulation"
 
@@ -56,6 +58,8 @@ class SimulatedRun:
     decisions: Sequence[tuple[float, Sequence[Decision]]] = field(repr=False)
     #: Share of the makespan in which a function that was ready had room somewhere and did not run.
     avoidable_idle: float
+    #: Bytes that moved between nodes.
+    bytes_moved: int = 0
 
 
 class _Node:
@@ -96,7 +100,12 @@ class _Node:
 
 class _Simulation:
     def __init__(
-        self, functions: Sequence[SimulatedFunction], engine: PlacementEngine, overhead_s: float, known: bool
+        self,
+        functions: Sequence[SimulatedFunction],
+        engine: PlacementEngine,
+        overhead_s: float,
+        known: bool,
+        network: SimulatedNetwork | None,
     ) -> None:
         self.functions = {function.id: function for function in functions}
         self.engine = engine
@@ -108,6 +117,13 @@ class _Simulation:
         for function in functions:
             for arg in dict.fromkeys(function.args):
                 self.dependents[arg].append(function.id)
+        #: How many of those that take each result have yet to end.
+        self.takers = {key: len(dependents) for key, dependents in self.dependents.items()}
+        self.transfers = None if network is None else Transfers(network)
+        #: ``{function: the nodes that have its result}``, and which of its arguments each awaits on its node.
+        self.copies: dict[Hashable, dict[str, None]] = {}
+        self.awaited: dict[Hashable, set[Hashable]] = {}
+        self.placed_on: dict[tuple[Hashable, str], list[Place]] = {}
         self.ranks: Mapping[Hashable, float] = {}
         self.expected_s: Mapping[Hashable, float] = {}
         #: When time is going to pass next.
@@ -155,7 +171,20 @@ class _Simulation:
             duration_s=self.expected_s.get(key, function.duration_s) if self.known else None,
             certain=self.known,
             preferred_node=self.preferred_node(function),
+            arguments=self.arguments(function),
+            frees=self.transfers is not None and any(self.takers[arg] == 1 for arg in function.args),
         )
+
+    def arguments(self, function: SimulatedFunction) -> tuple[DataArgument, ...]:
+        """Where its arguments are, if moving all of them is no small matter."""
+        if self.transfers is None:
+            return ()
+        sizes = {arg: self.functions[arg].nbytes for arg in function.args if self.functions[arg].nbytes}
+        network = self.transfers.network
+        alone_s = sum(network.latency_s + nbytes / network.bandwidth for nbytes in sizes.values())
+        if alone_s < self.engine.settings.transfer_floor_s:
+            return ()
+        return tuple(DataArgument(arg, nbytes, tuple(self.copies[arg])) for arg, nbytes in sizes.items())
 
     def next_rank(self, key: Hashable) -> float:
         """The largest rank among those that become ready when a function ends."""
@@ -182,10 +211,12 @@ class _Simulation:
             return [TimePassed()]
         if what == "released":
             return [self.ready(about)]
+        if what == "moves":
+            self.move_on()
+            return []
         assert isinstance(about, Place)
         if what == "arrives":
-            for place in self.nodes[about.node].arrives(about):
-                self.start(place)
+            self.arrives(about)
         elif what == "ends":
             for place in self.nodes[about.node].ends(about):
                 self.start(place)
@@ -197,8 +228,62 @@ class _Simulation:
             return self.report(about)
         return []
 
+    def arrives(self, place: Place) -> None:
+        """A function has arrived on its node; it starts once its arguments are there."""
+        missing = self.missing_on(place.node, self.functions[place.function])
+        if not missing:
+            for started in self.nodes[place.node].arrives(place):
+                self.start(started)
+            return
+        assert self.transfers is not None
+        self.awaited[place.function] = set(missing)
+        for arg in missing:
+            waiting = self.placed_on.setdefault((arg, place.node), [])
+            waiting.append(place)
+            if len(waiting) == 1:
+                source = min(self.copies[arg], key=lambda node: (self.load_of(node, place.node), node))
+                self.transfers.start(arg, self.functions[arg].nbytes, source, place.node, self.now)
+        self.look_later()
+
+    def load_of(self, source: str, target: str) -> float:
+        """How long a byte takes from a node to another, with what moves now."""
+        assert self.transfers is not None
+        return (1 + self.transfers.load(source)) / self.transfers.network.between(source, target)
+
+    def missing_on(self, node: str, function: SimulatedFunction) -> list[Hashable]:
+        """Arguments that have a size and are not on a node."""
+        if self.transfers is None:
+            return []
+        args = dict.fromkeys(function.args)
+        return [arg for arg in args if self.functions[arg].nbytes and node not in self.copies[arg]]
+
+    def look_later(self) -> None:
+        """Look at the moves again when the next one begins or is over."""
+        assert self.transfers is not None
+        next_s = self.transfers.next_s()
+        if next_s < math.inf:
+            self.later(max(next_s, self.now), "moves", None)
+
+    def move_on(self) -> None:
+        """Start the functions whose last argument has arrived."""
+        assert self.transfers is not None
+        for arg, node in self.transfers.arrived(self.now):
+            self.copies[arg][node] = None
+            for place in self.placed_on.pop((arg, node)):
+                awaited = self.awaited[place.function]
+                awaited.remove(arg)
+                if not awaited:
+                    del self.awaited[place.function]
+                    for started in self.nodes[node].arrives(place):
+                        self.start(started)
+        self.look_later()
+
     def report(self, place: Place) -> list[Event]:
-        took_s = self.functions[place.function].duration_s
+        function = self.functions[place.function]
+        took_s = function.duration_s
+        self.copies[place.function] = {place.node: None}
+        for arg in dict.fromkeys(function.args):
+            self.takers[arg] -= 1
         events: list[Event] = [FunctionFinished(function=place.function, took_s=took_s)]
         for dependent in self.dependents[place.function]:
             self.missing[dependent] -= 1
@@ -233,6 +318,7 @@ def simulate(
     ranks: Mapping[Hashable, float] | None = None,
     groups: Mapping[GroupKey, Demand] | None = None,
     overhead_s: float = 0.0,
+    network: SimulatedNetwork | None = None,
     durations_known: bool = True,
     expected_s: Mapping[Hashable, float] | None = None,
     engine: PlacementEngine | None = None,
@@ -255,6 +341,9 @@ def simulate(
     overhead_s
         The round trip: half of it passes before a placed function starts, half before its end
         is known.
+    network
+        Moves arguments that have a size to where they are taken, before a function starts; without it
+        data is everywhere at once.
     durations_known
         Whether the engine is told how long functions take, for sure.
     expected_s
@@ -270,13 +359,15 @@ def simulate(
         If a function can never run.
     """
     engine = engine or PlacementEngine(settings_for(overhead_s))
-    simulation = _Simulation(functions, engine, overhead_s, durations_known)
+    simulation = _Simulation(functions, engine, overhead_s, durations_known, network)
     simulation.ranks = ranks_of(functions) if ranks is None else ranks
     simulation.expected_s = expected_s or {}
     simulation.nodes = {node.name: _Node() for node in nodes}
     start: list[Event] = [
         NodeJoined(node=n.name, capabilities=n.capabilities, threads=n.threads) for n in nodes
     ]
+    if network is not None:
+        start.append(_measured(network, nodes))
     start.append(RunOpened(run=_RUN, strategy=strategy, groups=groups or {}, next_rank=simulation.next_rank))
     for function in functions:
         if not function.args:
@@ -296,4 +387,13 @@ def simulate(
         simulation.events,
         simulation.decisions,
         avoidable_idle(functions, nodes, simulation.spans, grace_s=2 * overhead_s) if idleness else 0.0,
+        0 if simulation.transfers is None else simulation.transfers.moved,
     )
+
+
+def _measured(network: SimulatedNetwork, nodes: Sequence[SimulatedNode]) -> NetworkMeasured:
+    names = [node.name for node in nodes]
+    pairs = {
+        (a, b): network.between(a, b) for a in names for b in names if {a, b} & set(network.slow) and a != b
+    }
+    return NetworkMeasured(bandwidth=network.bandwidth, latency_s=network.latency_s, pairs=pairs)
