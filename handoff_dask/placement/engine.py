@@ -25,6 +25,7 @@ from handoff_dask.placement.events import (
     NodeMemory,
     PermissionsChanged,
     ReturnedElsewhere,
+    RoundTripMeasured,
     RunClosed,
     RunOpened,
     RunRanked,
@@ -103,6 +104,7 @@ class PlacementEngine(EngineView):
             FunctionWithdrawn: self._function_withdrawn,
             NetworkMeasured: self._network_measured,
             NodeMemory: self._node_memory,
+            RoundTripMeasured: lambda event: self._timed.measured(event.seconds),
             PermissionsChanged: self._permissions_changed,
             TimePassed: lambda event: None,
         }

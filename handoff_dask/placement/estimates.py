@@ -11,6 +11,9 @@ from handoff_dask.resources import Cost
 _LATEST = 0.3
 #: Below this many seconds it matters whether a function is short for sure.
 SHORT_S = 0.05
+#: Functions of a kind take about the same time if so many have been seen, and the longest of late took no
+#: more than so many times their mean.
+STEADY_FROM, STEADY = 8, 1.2
 #: Functions remembered one by one; the oldest half goes when there are more.
 _REMEMBERED = 100_000
 
@@ -26,6 +29,11 @@ class Kind:
     #: How many have taught it.
     count: int = 0
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether all of them take about the same time, as far as has been seen."""
+        return self.count >= STEADY_FROM and self.longest_s <= STEADY * self.mean_s
+
     def learn(self, duration_s: float) -> None:
         """Take one more into account."""
         self.count += 1
@@ -33,7 +41,8 @@ class Kind:
             self.mean_s = self.longest_s = duration_s
             return
         self.mean_s += max(_LATEST / 3, 1 / self.count) * (duration_s - self.mean_s)
-        fading = self.longest_s + _LATEST / 3 * (duration_s - self.longest_s)
+        # One outlier of a busy machine is forgotten after some ten functions, not after dozens.
+        fading = self.longest_s + _LATEST * (duration_s - self.longest_s)
         self.longest_s = max(duration_s, fading)
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "NodeJoined",
     "NodeLeft",
     "NodeMemory",
+    "RoundTripMeasured",
     "PermissionsChanged",
     "ReturnedElsewhere",
     "RunClosed",
@@ -184,6 +185,13 @@ class NetworkMeasured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoundTripMeasured:
+    """It has become known how long a place is idle between two functions, as a rule."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeMemory:
     """How full a node's memory is; told now and then."""
 
@@ -238,5 +246,6 @@ Event: TypeAlias = (
     | PermissionsChanged
     | NetworkMeasured
     | NodeMemory
+    | RoundTripMeasured
     | TimePassed
 )

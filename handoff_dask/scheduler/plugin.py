@@ -36,6 +36,7 @@ from handoff_dask.scheduler.ranks import Ranks
 from handoff_dask.scheduler.recall import Recall
 from handoff_dask.scheduler.registry import Registry
 from handoff_dask.scheduler.requests import Requests
+from handoff_dask.scheduler.round_trip import RoundTrip
 from handoff_dask.scheduler.runs import FunctionState, Runs
 from handoff_dask.scheduler.states import Cancelled, Failed, Finished, Waiting
 from handoff_dask.scheduler.stored_values import StoredValues
@@ -141,7 +142,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         watching = (
             self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.recall,
             RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
-            self.metrics, self.transfers, self.dask_tasks,
+            self.metrics, self.transfers, self.dask_tasks, RoundTrip(self.driver.gather),
             NoWorkersTimeout(self.runs, scheduler.unrunnable, scheduler.no_workers_timeout),
         )  # fmt: skip
         for observer in watching:

@@ -92,13 +92,15 @@ class Ranks(Observer):
         return self.estimates.expected(kind.name, kind.cost, run.id_of(position))
 
     def is_certain(self, function: FunctionState) -> bool:
-        """Whether it is known for sure how long a function takes: by a hint, or from itself."""
+        """Whether it is known well how long a function takes: by a hint, from itself, or from its kind."""
         run, position = function.run, function.position
         if position in run.manifest.durations:
             return True
         kind = run.kind_of(position)
         if function.expected_s is None or (kind.known is not None and kind.known.longest_s < SHORT_S):
             return False
+        if kind.known is not None and kind.known.is_steady:
+            return True
         return self.estimates.remembers(kind.name, run.id_of(position))
 
     def next_rank(self, key: Any) -> float | None:

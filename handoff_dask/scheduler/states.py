@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
+from handoff_dask.protocol.names import SHORT_LANES
 from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, WAITING
 
 #: A node's address and the number of a prefetch queue there.
@@ -52,6 +53,11 @@ class Attempt:
     raised: Any = None
     #: Whether its worker has given it back: no thread of it goes on.
     recalled: bool = False
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it is in a prefetch queue of short functions, several of which are under way."""
+        return self.queue is not None and self.queue[1] < SHORT_LANES
 
 
 @dataclass(slots=True)

@@ -10,7 +10,6 @@ from distributed.metrics import time
 from tornado.ioloop import IOLoop
 
 from handoff_dask.placement.events import NodeJoined, NodeLeft
-from handoff_dask.protocol.names import SHORT_LANES
 from handoff_dask.protocol.telemetry import (
     ALLOCATION,
     CLAIM,
@@ -170,7 +169,7 @@ class Telemetry(Observer):
         for function in self._runs.functions.values():
             # What has begun in a prefetch queue is reported by the workers in a moment.
             state = function.state
-            if isinstance(state, Running) and not _is_short(state.attempt):
+            if isinstance(state, Running) and not state.attempt.is_short:
                 self._book(function, state.attempt)
         for function, attempt in self._threads.threads.values():
             self._book(function, attempt)
@@ -447,8 +446,3 @@ class Telemetry(Observer):
         new = {n.run for n in notes if n.run is not None} - known
         known |= new
         return [runs[token].introduction() for token in sorted(new) if token in runs]
-
-
-def _is_short(attempt: Attempt) -> bool:
-    """Whether an attempt is in a prefetch queue of short functions, several of which are under way."""
-    return attempt.queue is not None and attempt.queue[1] < SHORT_LANES

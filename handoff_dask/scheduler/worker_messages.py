@@ -31,6 +31,8 @@ from handoff_dask.scheduler.telemetry import Telemetry
 
 #: Dask's RPC, worker to scheduler: its resources have changed.
 SET_RESOURCES = "set_resources"
+#: Dask's stream, worker to scheduler: a task has ended well.
+TASK_FINISHED = "task-finished"
 
 
 class WorkerMessages:
@@ -95,6 +97,17 @@ class WorkerMessages:
 
         # No hook tells of it.
         handlers[SET_RESOURCES] = declare
+        task_finished = streams[TASK_FINISHED]
+
+        def finished(key: Any, **message: Any) -> None:
+            function = self._runs.functions.get(key)
+            attempt = None if function is None else function.attempt
+            task_finished(key=key, **message)
+            if attempt is not None and not attempt.is_short:
+                self._driver.flush_if_late()
+
+        # A hook hears of the end from within Dask's transitions, where nothing can be placed.
+        streams[TASK_FINISHED] = finished
 
     @staticmethod
     def report_starts(send: Callable[[str, dict[str, Any]], None], address: str, wanted: bool) -> None:
