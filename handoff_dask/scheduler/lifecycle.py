@@ -422,7 +422,7 @@ class Lifecycle:
 
     def _not_taken(self, function: FunctionState, event: NotTaken, now: float) -> list[Action]:
         attempt = _attempt_of(function)
-        if isinstance(function.state, Running):
+        if isinstance(function.state, Running) and not attempt.recalled:
             function.attempts -= 1
         function.state = Waiting(now)
         return [Hold(), LeaveQueue(attempt, goes_on=True), ReturnClaim(attempt), Offer()]
@@ -481,9 +481,10 @@ class Lifecycle:
 
     def _begun(self, function: FunctionState) -> Attempt:
         """The attempt of a function that has ended; it had begun, whatever its turn was."""
-        if isinstance(function.state, Prefetched):
+        attempt = _attempt_of(function)
+        if isinstance(function.state, Prefetched) or attempt.recalled:
             function.attempts += 1
-        return _attempt_of(function)
+        return attempt
 
 
 def _attempt_of(function: FunctionState) -> Attempt:
