@@ -233,7 +233,9 @@ class Decider:
         """Place a function of a queue whose head fits on a freed node, if one had better go now."""
         if queue.key is not order_key:
             return
-        choice = self._locality.choose(queue, node)
+        choice = None
+        if not self._locality.stays(queue, node):
+            choice = self._locality.choose(queue, node)
         if choice is None:
             self._passed_over[node.name] += 1
             queue.cause = self._chooser.cause(queue)

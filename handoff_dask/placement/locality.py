@@ -114,6 +114,44 @@ class Locality:
             least_s = min(moves[node.name] for node in nodes)
         return head, self._best(queue, head, nodes, moves, least_s), len(moves)
 
+    def stays(self, queue: Queue, node: Node) -> bool:
+        """Whether the head of a queue waits rather than go to a freed node; a short look at what is clear.
+
+        It is clear if its data is not on the node, it has not waited long, its home is expected to have room
+        soon, and the node has others to run whose data is there.
+        """
+        head, home = _head(queue), queue.home
+        if not self._yields or home == node.name or not self._has_for(node):
+            return False
+        move_s = self._network.missing_s(head.data, node.name)
+        if move_s <= self._settings.transfer_floor_s:
+            return False
+        place = queue.request.eligible.get(home or "")
+        room_s = None if place is None else self._room_at(place, queue.request)
+        now = self._backlog.clock.now
+        if room_s is None or room_s - now >= move_s or now + _EVEN_S >= self._until_s(head, move_s):
+            return False
+        self.yielded[node.name] = node
+        return True
+
+    def _until_s(self, head: ScheduledFunction, move_s: float) -> float:
+        """Until when a head waits at most rather than have its data moved in so many seconds."""
+        delayed_s = head.queue.delayed_s
+        if delayed_s is None:
+            return self._backlog.clock.now + move_s
+        return max(delayed_s, head.since) + move_s
+
+    def _has_for(self, node: Node) -> bool:
+        """Whether a function whose data is on a node could start there."""
+        for queue in self._backlog.tables.near.get(node.name, ()):
+            if queue.count and self._chooser.admits(queue, _head(queue), node):
+                return True
+        return False
+
+    def has_waiting(self, node: Node) -> bool:
+        """Whether some function waits whose data is on a node."""
+        return any(queue.count for queue in self._backlog.tables.near.get(node.name, ()))
+
     def goes(self, queue: Queue, node: Node) -> bool:
         """Whether the head of a queue would go to a node that has room, and nothing else has."""
         head = _head(queue)
@@ -165,8 +203,7 @@ class Locality:
     ) -> Delay | None:
         """The delay of a head that had better wait than go where its data moves in so many seconds."""
         now = self._backlog.clock.now
-        delayed_s = now if queue.delayed_s is None else queue.delayed_s
-        until_s = max(head.since, delayed_s) + least_s
+        until_s = self._until_s(head, least_s)
         if now + _EVEN_S >= until_s:
             return None
         wait_s = self._wait_s(queue, head, moves)
@@ -295,7 +332,9 @@ class Locality:
     def take_back_yielded(self) -> None:
         """Offer nodes again that heads left to their equals; now none is left to another."""
         self._yields = False
-        self._backlog.ledger.freed.update(self.yielded)
+        for node in self.yielded.values():
+            if self._backlog.with_data.first_fit(node) is not None:
+                self._backlog.ledger.freed[node.name] = node
         self.yielded.clear()
 
     def forget(self) -> None:
