@@ -198,12 +198,20 @@ class Backlog:
     # Where
 
     def first_fit(self, node: Node, after: OrderKey | None, with_data: bool = True) -> Queue | None:
-        """The first queue, behind a place in the order, for whose head a node has room."""
+        """The first queue, behind a place in the order, for whose head a node has room.
+
+        Of queues of functions whose data is somewhere, all or only those whose data is there.
+        """
         found, line = self.anywhere.first_fit(node, after), self.at.get(node.name)
         if line is not None:
             found = _earlier(found, line.first_fit(node, after))
-        if with_data and self.tables.near:
-            found = _earlier(found, self.with_data.first_fit(node, after))
+        if self.tables.near:
+            if with_data:
+                return _earlier(found, self.with_data.first_fit(node, after))
+            for queue in self.tables.near.get(node.name, ()):
+                key = queue.key
+                if key is not None and (after is None or key > after) and queue.request.fits(node):
+                    found = _earlier(found, queue)
         return found
 
     def first_blocked(self) -> Queue | None:

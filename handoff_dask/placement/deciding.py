@@ -233,7 +233,9 @@ class Decider:
         """Place a function of a queue whose head fits on a freed node, if one had better go now."""
         if queue.key is not order_key:
             return
-        choice = self._locality.choose(queue, node)
+        choice = None
+        if not self._locality.stays(queue, node):
+            choice = self._locality.choose(queue, node)
         if choice is None:
             self._passed_over[node.name] += 1
             queue.cause = self._chooser.cause(queue)
@@ -255,6 +257,7 @@ class Decider:
         """Book a function, the head of its queue as a rule, on a node."""
         queue = head.queue
         queue.take(head)
+        moved = self._move_data(head, node) if head.data else 0
         self._prefetch.book(head, node)
         head.placed_at = self._backlog.clock.now
         if head.certain or (head.duration_s is not None and self._backlog.network.data):
@@ -262,14 +265,15 @@ class Decider:
         queue.queue_group.claims += 1
         queue.request.take(self._ledger, node)
         self._backfill.settled(head, node)
-        place = self._note(head, node, candidates)
+        place = self._note(head, node, candidates, moved)
         if self._backlog.tables.near:
             self._locality.look_again(node)
         return place
 
     def _note_prefetched(self, head: ScheduledFunction, node: Node) -> None:
         """Note that a short function has been sent behind others: it holds nothing of its own."""
-        self._decisions.append(self._note(head, node, 1, prefetched=True))
+        moved = self._move_data(head, node) if head.data else 0
+        self._decisions.append(self._note(head, node, 1, moved, prefetched=True))
         self._backfill.let_go(head.queue)
 
     def _note_timed(self, head: ScheduledFunction, node: Node) -> None:
@@ -278,7 +282,7 @@ class Decider:
         self._backlog.reposition(head.queue)
 
     def _note(
-        self, head: ScheduledFunction, node: Node, candidates: int, *, prefetched: bool = False
+        self, head: ScheduledFunction, node: Node, candidates: int, moved: int, *, prefetched: bool = False
     ) -> Place:
         backlog, queue, function, now = self._backlog, head.queue, head.function, self._backlog.clock.now
         slot = None
@@ -288,7 +292,6 @@ class Decider:
         head.run.waiting -= 1
         queue.served = now
         head.node, head.placed_at = node, now
-        transfer_bytes = self._move_data(head, node) if head.data else 0
         backlog.placed[function] = head
         node.placed[function] = None
         bound = (
@@ -302,7 +305,7 @@ class Decider:
             cause=queue.cause if head.told else "",
             prefetch_queue=slot,
             prefetched=prefetched,
-            transfer_bytes=transfer_bytes,
+            transfer_bytes=moved,
             bound=bound,
         )
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 from handoff_dask.placement.amounts import Amounts
 from handoff_dask.placement.backlog import Backlog
+from handoff_dask.placement.demand import DataKey
 from handoff_dask.placement.ledger import Node
 from handoff_dask.placement.queues import Queue
 from handoff_dask.placement.reasons import obstacle_now
@@ -24,6 +25,7 @@ def check(backlog: Backlog) -> None:
     _check_queues(backlog)
     _check_prefetch_queues(backlog)
     _check_timed_prefetches(backlog)
+    _check_data(backlog)
     for name, reservation in backlog.reserved.items():
         assert reservation.queue.count
         assert reservation.node is backlog.ledger.nodes[name]
@@ -118,3 +120,18 @@ def _check_timed_prefetches(backlog: Backlog) -> None:
         members = {id(w) for t in timed.values() for w in (t.runs, t.next) if w is not None}
         assert {id(w) for w in functions} == members
         assert not any(t.is_over for t in timed.values())
+
+
+def _check_data(backlog: Backlog) -> None:
+    """Data is known as long as a function refers to it; no function is delayed for longer than allowed."""
+    users: Counter[DataKey] = Counter()
+    for scheduled in [*backlog.waiting.values(), *backlog.placed.values()]:
+        users.update(datum.key for datum in scheduled.data)
+    assert users == {key: datum.users for key, datum in backlog.network.data.items()}
+    near = {queue: home for home, queues in backlog.tables.near.items() for queue in queues}
+    assert near == {queue: queue.home for queue in backlog.tables.queues() if queue.home is not None}
+    assert all(queue.home is not None for queue in backlog.with_data)
+    for queue in near:
+        assert all(scheduled.data for scheduled in queue)
+        assert queue.delay is None or queue.delay.until_s > backlog.clock.now
+        assert queue.delay is None or queue.delay.wait_s is None or queue.delay.wait_s < queue.delay.move_s

@@ -47,6 +47,7 @@ class Locality:
         self._network = backlog.network
         self._settings = backlog.settings
         self._chooser = chooser
+        self._floor_s = backlog.settings.transfer_floor_s
         #: Nodes for which a head was passed over in favour of an equal one that is near its data.
         self.yielded: dict[str, Node] = {}
         #: Whether heads yield to equals.
@@ -62,7 +63,7 @@ class Locality:
     def data_of(self, event: FunctionReady) -> tuple[Datum, ...]:
         """The data that a function takes, if it matters where that is."""
         data = self._network.refer(event.arguments)
-        if self._network.alone_s(data) < self._settings.transfer_floor_s:
+        if self._network.alone_s(data) < self._floor_s:
             self._network.release(data)
             return ()
         return data
@@ -81,7 +82,7 @@ class Locality:
         held = {name: count for name, count in self._network.held(data).items() if name in eligible}
         if not held:
             return None
-        least = max(held.values()) - self._settings.transfer_floor_s * self._network.bandwidth
+        least = max(held.values()) - self._floor_s * self._network.bandwidth
         most = [name for name, count in held.items() if count >= least]
         return min(most, key=lambda name: (name != event.preferred_node, self._waiting_near(name), name))
 
@@ -103,7 +104,7 @@ class Locality:
             return None
         moves = {node.name: self._network.move_s(head.data, node.name) for node in nodes}
         least_s = min(moves.values())
-        if least_s > self._settings.transfer_floor_s:
+        if least_s > self._floor_s:
             delay = self._delay(queue, head, moves, least_s)
             if delay is not None:
                 self._note(queue, delay)
@@ -114,11 +115,49 @@ class Locality:
             least_s = min(moves[node.name] for node in nodes)
         return head, self._best(queue, head, nodes, moves, least_s), len(moves)
 
+    def stays(self, queue: Queue, node: Node) -> bool:
+        """Whether the head of a queue waits rather than go to a freed node; a short look at what is clear.
+
+        It is clear if its data is not on the node, it has not waited long, its home is expected to have room
+        soon, and the node has others to run whose data is there.
+        """
+        head, home = _head(queue), queue.home
+        if not self._yields or home == node.name or not self._has_for(node):
+            return False
+        move_s = self._network.missing_s(head.data, node.name)
+        if move_s <= self._floor_s:
+            return False
+        place = queue.request.eligible.get(home or "")
+        room_s = None if place is None else self._room_at(place, queue.request)
+        now = self._backlog.clock.now
+        if room_s is None or room_s - now >= move_s or now + _EVEN_S >= self._until_s(head, move_s):
+            return False
+        self.yielded[node.name] = node
+        return True
+
+    def _until_s(self, head: ScheduledFunction, move_s: float) -> float:
+        """Until when a head waits at most rather than have its data moved in so many seconds."""
+        delayed_s = head.queue.delayed_s
+        if delayed_s is None:
+            return self._backlog.clock.now + move_s
+        return max(delayed_s, head.since) + move_s
+
+    def _has_for(self, node: Node) -> bool:
+        """Whether a function whose data is on a node could start there."""
+        for queue in self._backlog.tables.near.get(node.name, ()):
+            if queue.count and self._chooser.admits(queue, _head(queue), node):
+                return True
+        return False
+
+    def has_waiting(self, node: Node) -> bool:
+        """Whether some function waits whose data is on a node."""
+        return any(queue.count for queue in self._backlog.tables.near.get(node.name, ()))
+
     def goes(self, queue: Queue, node: Node) -> bool:
         """Whether the head of a queue would go to a node that has room, and nothing else has."""
         head = _head(queue)
         move_s = self._network.move_s(head.data, node.name)
-        if move_s <= self._settings.transfer_floor_s:
+        if move_s <= self._floor_s:
             return True
         if self._delay(queue, head, {node.name: move_s}, move_s) is not None:
             return False
@@ -129,7 +168,7 @@ class Locality:
         """Whether moving a function's data to a node is no matter, or there is no better node."""
         if not scheduled.data or scheduled.queue.home == name:
             return True
-        return self._network.move_s(scheduled.data, name) <= self._settings.transfer_floor_s
+        return self._network.move_s(scheduled.data, name) <= self._floor_s
 
     def _best(
         self,
@@ -141,7 +180,7 @@ class Locality:
     ) -> Node:
         """The strategy's choice among the nodes to which the move takes least."""
         strategy = queue.queue_group.strategy
-        slack_s = 0.0 if strategy.heeds_transfer else self._settings.transfer_floor_s
+        slack_s = 0.0 if strategy.heeds_transfer else self._floor_s
         near = [node for node in nodes if moves[node.name] <= least_s + slack_s]
         return near[0] if len(near) == 1 else self._chooser.best_of(queue, head, near)
 
@@ -165,8 +204,7 @@ class Locality:
     ) -> Delay | None:
         """The delay of a head that had better wait than go where its data moves in so many seconds."""
         now = self._backlog.clock.now
-        delayed_s = now if queue.delayed_s is None else queue.delayed_s
-        until_s = max(head.since, delayed_s) + least_s
+        until_s = self._until_s(head, least_s)
         if now + _EVEN_S >= until_s:
             return None
         wait_s = self._wait_s(queue, head, moves)
@@ -256,8 +294,11 @@ class Locality:
         if other is head.queue or order_key is None:
             return False
         first = order_key[3]
-        is_equal = first.priority == head.priority and first.rank >= head.rank
-        return is_equal and self._chooser.admits(other, first, node)
+        if first.priority != head.priority or first.rank < head.rank:
+            return False
+        move_s = self._network.move_s
+        is_nearer = move_s(first.data, node.name) < move_s(head.data, node.name) - self._floor_s
+        return is_nearer and self._chooser.admits(other, first, node)
 
     def _note(self, queue: Queue, delay: Delay) -> None:
         queue.delay = delay
@@ -295,7 +336,9 @@ class Locality:
     def take_back_yielded(self) -> None:
         """Offer nodes again that heads left to their equals; now none is left to another."""
         self._yields = False
-        self._backlog.ledger.freed.update(self.yielded)
+        for node in self.yielded.values():
+            if self._backlog.with_data.first_fit(node) is not None:
+                self._backlog.ledger.freed[node.name] = node
         self.yielded.clear()
 
     def forget(self) -> None:

@@ -119,6 +119,15 @@ class Network:
         """Seconds to move all of a function's data to a node that has none of it, by an idle link."""
         return sum(self.latency_s + datum.nbytes / self.bandwidth for datum in data)
 
+    def missing_s(self, data: Sequence[Datum], node: str) -> float:
+        """Seconds to move what of a function's data is not on a node, by an idle link."""
+        latency_s, bandwidth = self.latency_s, self.bandwidth
+        total_s = 0.0
+        for datum in data:
+            if node not in datum.places:
+                total_s += latency_s + datum.nbytes / bandwidth
+        return total_s
+
     def take(self, data: Sequence[Datum], node: str) -> int:
         """A function has been placed on a node: its data is on its way there; the bytes that move."""
         now = self._clock.now

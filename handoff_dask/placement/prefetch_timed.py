@@ -134,6 +134,11 @@ class TimedPrefetches:
             due_s, move_s = self._due_s(scheduled), 0.0
             if not self._backlog.network.data and not self._can_tell(scheduled, due_s, move_s, now):
                 continue
+            if due_s > now + _EVEN_S and self._locality.has_waiting(timed_prefetch.node):
+                # Nothing has to move there for what comes next.
+                if scheduled.certain:
+                    self._enter(scheduled, due_s)
+                continue
             successor = self._successor(scheduled, timed_prefetch.node)
             if successor is not None and successor.data:
                 move_s = self._backlog.network.move_s(successor.data, timed_prefetch.node.name)

@@ -202,8 +202,9 @@ class Queue:
         self.soft = False
         #: The node that has most of its functions' data; None for functions whose data is no matter.
         self.home: str | None = None
-        #: Why its head waits although a node has room; and since when such nodes have been refused.
+        #: Why its head waits although a node has room.
         self.delay: Delay | None = None
+        #: Since when nodes with room have been refused, without a break.
         self.delayed_s: float | None = None
         self._heap: list[OrderKey] = []
         self._dead = 0

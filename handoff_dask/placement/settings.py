@@ -99,8 +99,8 @@ class EngineSettings:
     #: are compared by what moving a function's arguments there takes.  It bounds the work per event.
     data_looks: int = 8
     #: So many functions at the head of the order that wait for their data's nodes are passed over when a
-    #: node is freed.  It bounds the work per event; more than so many nodes rarely hold what is next.
-    data_tries: int = 64
+    #: node is freed; then only functions whose data is there are looked at.  It bounds the work per event.
+    data_tries: int = 16
     #: A node whose memory is fuller than this (Dask's ``distributed.worker.memory.target``) is avoided by
     #: functions that free no data.
     memory_target: float = 0.6

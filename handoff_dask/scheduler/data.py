@@ -10,7 +10,11 @@ from distributed.metrics import monotonic
 
 from handoff_dask.placement.demand import DataArgument
 from handoff_dask.placement.events import Event, NetworkMeasured, NodeMemory
+from handoff_dask.scheduler.lifecycle import Ended, LifeEvent
 from handoff_dask.scheduler.nodes import Nodes
+from handoff_dask.scheduler.observer import Observer
+from handoff_dask.scheduler.runs import FunctionState
+from handoff_dask.scheduler.states import State
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -21,13 +25,17 @@ if TYPE_CHECKING:
 LOOK_S = 0.5
 #: Bandwidths that differ by less than this factor are the same.
 SAME = 1.25
+#: What a move takes beside its bytes at least.
+LEAST_LATENCY_S = 0.001
 #: Of a function with more arguments, so many are looked at.  It bounds the work for one function.
 MOST_ARGUMENTS = 1_000
 #: So many arguments are looked at to find the node that has most of those that are small.
 GLANCE = 16
+#: Weight of the latest move in the running mean of what moves take beside their bytes.
+WEIGHT = 0.1
 
 
-class Data:
+class Data(Observer):
     """What the engine must know of data.
 
     Parameters
@@ -48,9 +56,21 @@ class Data:
         self._looked = float("-inf")
         #: What the engine was told last.
         self._bandwidth = 0.0
+        self._told_latency_s = 0.0
+        #: Seconds that a move takes beside its bytes: long where a scheduler or a worker is busy.
+        self._latency_s = 0.0
         self._pairs: dict[tuple[str, str], float] = {}
 
-    def of(self, key: str, floor_s: float) -> tuple[tuple[DataArgument, ...], bool, str | None]:
+    def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
+        """Learn how long moves take from a function that has ended well."""
+        attempt = function.attempt
+        if isinstance(event, Ended) and attempt is not None and attempt.transfer_s is not None:
+            latency_s = attempt.transfer_s - attempt.transfer_bytes / self._scheduler.bandwidth
+            self._latency_s += WEIGHT * (max(0.0, latency_s) - self._latency_s)
+
+    def of(
+        self, key: str, floor_s: float, *, is_short: bool = False
+    ) -> tuple[tuple[DataArgument, ...], bool, str | None]:
         """The arguments of a function that is ready.
 
         Parameters
@@ -59,6 +79,9 @@ class Data:
             Of its task.
         floor_s
             Moves that take less than so many seconds do not matter.
+        is_short
+            The function itself takes less than a round trip: what moves take beside their bytes does
+            not matter then, since many are on their way at once.
 
         Returns
         -------
@@ -70,7 +93,8 @@ class Data:
         if not dependencies:
             return (), False, None
         nbytes = sum(d.get_nbytes() for d in islice(dependencies, MOST_ARGUMENTS))
-        if nbytes <= floor_s * self._scheduler.bandwidth:
+        latency_s = 0.0 if is_short else self._latency_s
+        if latency_s + nbytes / self._scheduler.bandwidth <= floor_s:
             return (), False, self._preferred(dependencies)
         self._look()
         arguments, frees = [], False
@@ -108,9 +132,13 @@ class Data:
             if source is not None and target is not None and bandwidth > 0:
                 pairs[source.name, target.name] = bandwidth
         is_same = _same(self._bandwidth, scheduler.bandwidth) and pairs.keys() == self._pairs.keys()
+        # Differences of some milliseconds do not matter.
+        is_same = is_same and _same(self._told_latency_s + 0.01, self._latency_s + 0.01)
         if not is_same or not all(_same(self._pairs[pair], pairs[pair]) for pair in pairs):
             self._bandwidth, self._pairs = scheduler.bandwidth, pairs
-            yield NetworkMeasured(bandwidth=scheduler.bandwidth, pairs=pairs)
+            self._told_latency_s = self._latency_s
+            latency_s = max(self._latency_s, LEAST_LATENCY_S)
+            yield NetworkMeasured(bandwidth=scheduler.bandwidth, latency_s=latency_s, pairs=pairs)
         for address, node in by_address.items():
             ws = scheduler.workers.get(address)
             if ws is not None and ws.memory_limit:

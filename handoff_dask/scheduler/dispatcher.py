@@ -20,6 +20,7 @@ from handoff_dask.placement.events import (
     FunctionWithdrawn,
     ReturnedElsewhere,
 )
+from handoff_dask.placement.settings import DEFAULT_SETTINGS
 from handoff_dask.protocol.names import OVERDUE_S
 from handoff_dask.record.status import FAILED
 from handoff_dask.scheduler import lifecycle as life
@@ -119,7 +120,9 @@ class Dispatcher:
         run, position = function.run, function.position
         if function.expected_s is None:
             function.expected_s = self._ranks.expected(function)
-        arguments, frees, preferred_node = self._data.of(function.key, run.manifest.options.transfer_floor_s)
+        arguments, frees, preferred_node = self._data.of(
+            function.key, run.manifest.options.transfer_floor_s, is_short=self._is_short(function)
+        )
         ready = FunctionReady(
             function=function.key,
             run=run.token,
@@ -133,6 +136,9 @@ class Dispatcher:
             preferred_node=preferred_node,
         )
         self._driver.gather([ready])
+
+    def _is_short(self, function: FunctionState) -> bool:
+        return function.expected_s is not None and function.expected_s <= DEFAULT_SETTINGS.round_trip_s
 
     def _withdraw(self, function: FunctionState, action: life.Withdraw) -> None:
         self._driver.gather([FunctionWithdrawn(function=function.key)])

@@ -111,8 +111,9 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.observers,
             later,
         )
+        self.data = Data(self.nodes, scheduler, gather)
         self.dispatcher = Dispatcher(
-            self.registry, self.nodes, self.tasks, Data(self.nodes, scheduler, gather), self.driver,
+            self.registry, self.nodes, self.tasks, self.data, self.driver,
             self.ranks, self.queues, self.threads, self.transfers, self.observers, later,
         )  # fmt: skip
         self.recall = Recall(
@@ -142,7 +143,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         watching = (
             self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.recall,
             RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
-            self.metrics, self.transfers, self.dask_tasks, RoundTrip(self.driver.gather),
+            self.metrics, self.transfers, self.dask_tasks, self.data, RoundTrip(self.driver.gather),
             NoWorkersTimeout(self.runs, scheduler.unrunnable, scheduler.no_workers_timeout),
         )  # fmt: skip
         for observer in watching:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import sys
 from dataclasses import replace
 
@@ -409,6 +410,33 @@ async def test_an_argument_on_its_way(c, s, a, b, stage):
             "serialize",
             result.allocations["q"],
         )
+
+
+class Large:
+    """A value that says it has 60 MB."""
+
+    def __sizeof__(self):
+        return 60_000_000
+
+
+@live(1, 1, config={"distributed.scheduler.bandwidth": "1 MB"})
+async def test_a_function_that_waits_for_the_node_that_has_its_data(c, s, a, b, stage):
+    """To move 60 MB takes a minute here, and its node has room in half a minute."""
+    dag = [
+        stage.quick("large", node="0", value=Large()),
+        stage.function("hold", ["large"], node="0", cost={"cpu": 1}, duration=30, priority=1),
+        stage.quick("waits", ["large"], cost={"cpu": 1}),
+    ]
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(dag, outputs=["hold", "waits"])
+        await stage.sees("hold")
+        await settled(s, data=1)
+        why = await execution.explain("waits")
+        assert (why.status, why.cause) == ("waiting", "data")
+        assert {node: reason.cause for node, reason in why.nodes.items()} == {"0": "room", "1": "data"}
+        assert re.search(r"60(\.\d+)? s", str(why.nodes["1"]))
+        stage.cue("hold")
+        assert (await execution).allocations["waits"] == "0"
 
 
 def test_there_is_a_test_for_every_cause():
