@@ -1,6 +1,6 @@
 """Large results on a virtual clock: bytes moved and makespans, beside a simple model of stock Dask.
 
-    python -m benchmarks data-simulate
+    python -m benchmarks.data_simulated
 
 Four nodes of two cores, links of 1 Gbit/s, a round trip of 5 ms; then the same with one link at a tenth.
 *Blind* is the engine without knowledge of data.
@@ -163,3 +163,7 @@ def table(tell: Callable[[str], None] = print) -> None:
             found += [outcome(name, strategy, network) for strategy in BUILT_IN]
             cells = " | ".join(f"{seconds:.2f} s, {moved / 1e6:,.0f} MB" for seconds, moved in found)
             tell(f"| {name} | {cells} |")
+
+
+if __name__ == "__main__":
+    table()

@@ -49,7 +49,7 @@ class Decider:
         self._timed = timed
         self._offers: list[_Offer] = []
         self._number = 0
-        #: How many heads whose data is elsewhere were passed over, by name of the freed node.
+        #: How many heads whose data is elsewhere were passed over, by name of a freed node that has others.
         self._passed_over: Counter[str] = Counter()
         #: What has been decided in this turn.
         self._decisions: list[Decision] = []
@@ -233,11 +233,11 @@ class Decider:
         """Place a function of a queue whose head fits on a freed node, if one had better go now."""
         if queue.key is not order_key:
             return
-        choice = None
-        if not self._locality.stays(queue, node):
-            choice = self._locality.choose(queue, node)
-        if choice is None:
+        if self._locality.stays(queue, node):
             self._passed_over[node.name] += 1
+            return
+        choice = self._locality.choose(queue, node)
+        if choice is None:
             queue.cause = self._chooser.cause(queue)
             if node.name in self._backlog.reserved:
                 self._backfill_node(queue, node)

@@ -19,7 +19,7 @@ CAUSES: Mapping[str, str] = {
     "not accepting": "the node takes nothing new",
     "room": "others hold too much of a resource",
     "thread": "all threads are taken",
-    "reservation": "the node is being cleared for a function that has waited too long",
+    "reservation": "the node is being cleared for a function that goes first, or has waited too long",
     "max_concurrency": "the execution already runs as many functions as it may",
     "strategy": "the execution's strategy does not want the node now",
     "data": "its arguments are elsewhere, and waiting for room there takes less than moving them",

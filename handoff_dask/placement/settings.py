@@ -98,9 +98,10 @@ class EngineSettings:
     #: So many nodes that have a piece of data are looked at as its source, and so many nodes with room
     #: are compared by what moving a function's arguments there takes.  It bounds the work per event.
     data_looks: int = 8
-    #: So many functions at the head of the order that wait for their data's nodes are passed over when a
-    #: node is freed; then only functions whose data is there are looked at.  It bounds the work per event.
-    data_tries: int = 16
+    #: So many functions whose data is elsewhere are passed over when a node is freed that has others to run
+    #: whose data is there; then only these are looked at.  It bounds the work per event: with 16, deciding
+    #: took 1.4 times as long on 1,000 nodes, and nothing moved less.
+    data_tries: int = 4
     #: A node whose memory is fuller than this (Dask's ``distributed.worker.memory.target``) is avoided by
     #: functions that free no data.
     memory_target: float = 0.6

@@ -11,12 +11,17 @@ import pytest
 from handoff_dask.placement.decisions import Decision, Place, Wait
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import FunctionWithdrawn, NodeLeft, RunClosed, TimePassed
-from tests.placement.facts import changed, demand, finished, joined, opened, ready
+from tests.placement.facts import changed, data, demand, finished, joined, opened, ready
 
 
 def opened_with(run: str, **fields: Any) -> Any:
     groups = {group: demand(**asked) for group, asked in fields.pop("groups", {}).items()}
     return opened(run, groups=groups, **fields)
+
+
+def ready_with(name: str, **fields: Any) -> Any:
+    arguments = [data(key, *nodes, megabytes=size) for key, size, nodes in fields.pop("arguments", ())]
+    return ready(name, arguments=arguments, **fields)
 
 
 KINDS = {
@@ -25,7 +30,7 @@ KINDS = {
     "left": lambda name, **fields: NodeLeft(node=name, **fields),
     "opened": opened_with,
     "closed": lambda name: RunClosed(run=name),
-    "ready": ready,
+    "ready": ready_with,
     "finished": finished,
     "withdrawn": lambda name: FunctionWithdrawn(function=name),
     "time": lambda name: TimePassed(),
