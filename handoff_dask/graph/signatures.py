@@ -223,7 +223,7 @@ def _without(shape: Shape, hidden: int) -> Shape:
     return Shape(
         shape.positional[hidden:],
         max(0, shape.positional_only - hidden),
-        min(shape.optional, max(0, len(shape.positional) - hidden)),
+        shape.optional,
         shape.keyword_only,
         shape.any_positional,
         shape.any_keyword,

@@ -128,3 +128,4 @@ def test_chance_spreads_the_waits_also_at_the_longest():
     retry = Retry(delay=100, jitter=0.5)
 
     assert [retry.wait(1, c) for c in (0.0, 0.5, 1.0)] == [30, 45, 60]
+    assert Retry(delay=10, jitter=0.5).wait(1) == 10

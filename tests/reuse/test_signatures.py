@@ -198,6 +198,7 @@ MISFITS = [
     (Made, 2, (), "at most"),
     (OfMeta, 0, (), "nothing is given for 'x', 'y'"),
     (Empty, 1, (), "it takes 0 by position at most"),
+    (Empty, 0, ("x",), "it takes nothing by the name 'x'"),
     (Number, 2, (), "at most"),
     (Point, 0, (), "nothing is given for 'x'"),
     (Point, 1, ("z",), "it takes nothing by the name 'z'"),
