@@ -15,13 +15,15 @@ from dask.sizeof import sizeof
 from distributed import Future
 from toolz import concat, frequencies
 
+from handoff_dask.client.shared_values import SharedValues
 from handoff_dask.client.user_strategies import pack_functions
+from handoff_dask.collector import collector_held
 from handoff_dask.errors import InvalidFunctionError
 from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.expansion import Body, Expansion, Transfer, expand, given_inputs
 from handoff_dask.graph.functions import Code, Function, FunctionId, name_of
 from handoff_dask.placement.events import Demand
-from handoff_dask.protocol.calls import Carried, Constant, Inlined, Moved, call_of, plain_code
+from handoff_dask.protocol.calls import Carried, Constant, Inlined, Moved, plain_code
 from handoff_dask.protocol.manifest import Manifest, Options, position_of, token_of
 from handoff_dask.protocol.names import ANNOTATION
 from handoff_dask.resources import Cost
@@ -147,9 +149,10 @@ def compile(  # noqa: A001
     ('int', {'cpu': 1})
     """
     dag = as_dag(dag)
-    expansion = expand(dag, outputs)
-    values = {} if inputs is None else given_inputs(dag, expansion, inputs)
-    return _Compiler(expansion, values, options or Options(), carrier).compiled(announced, resources)
+    with collector_held(len(dag)):
+        expansion = expand(dag, outputs)
+        values = {} if inputs is None else given_inputs(dag, expansion, inputs)
+        return _Compiler(expansion, values, options or Options(), carrier).compiled(announced, resources)
 
 
 class _Compiler:
@@ -179,6 +182,8 @@ class _Compiler:
         self.input_keys: dict[FunctionId, Any] = {i: node.key for i, node in self.input_nodes.items()}
         self.input_keys.update({i: v.key for i, v in inputs.items() if isinstance(v, Future)})
         self._group_keys: dict[FunctionId, str] = {}
+        steps = (step for body in bodies.values() for step in (*body.inlined, body.function))
+        self.shared = SharedValues((step for step in steps if step.code is not None), self.token)
 
     def _input_nodes(self) -> dict[FunctionId, DataNode]:
         """Large inputs that several functions take, as nodes of the graph; others are embedded."""
@@ -202,8 +207,9 @@ class _Compiler:
         name, inputs = f"{ANNOTATION}-{self.token}", f"inputs-{self.token}"
         layers = {name: MaterializedLayer(graph, annotations=annotations)}
         dependencies: dict[str, set[str]] = {name: set()}
-        if self.input_nodes:
-            layers[inputs] = MaterializedLayer({n.key: n for n in self.input_nodes.values()})
+        nodes = [*self.input_nodes.values(), *self.shared.nodes()]
+        if nodes:
+            layers[inputs] = MaterializedLayer({n.key: n for n in nodes})
             dependencies = {name: {inputs}, inputs: set()}
         return Compiled(
             HighLevelGraph(layers, dependencies),
@@ -229,7 +235,11 @@ class _Compiler:
         if body.inlined or (self.expansion.inputs and not all(i in keys for i in body.needs)):
             return self._task_with_inlined(body, key)
         refs = [TaskRef(keys[i]) for i in function.argument_ids]
-        return Task(key, plain_code(function) or call_of(function), *refs)
+        code = plain_code(function)
+        if code is not None and not getattr(code, "__closure__", None):
+            return Task(key, code, *refs)
+        call, shared = self.shared.call_of(function)
+        return Task(key, call if shared or code is None else code, *refs, *shared)
 
     def _refs(self, needs: Iterable[FunctionId]) -> list[Any]:
         return [
@@ -245,15 +255,21 @@ class _Compiler:
         """Put the inline functions and the small inputs that it takes into it."""
         outside = [i for i in body.needs if i in self.keys or i in self.input_keys]
         inside = [i for i in body.needs if i not in self.keys and i not in self.input_keys]
-        place = {i: n for n, i in enumerate([*outside, *inside])}
+        calls = [(step, *self.shared.call_of(step)) for step in (*body.inlined, body.function)]
+        shared = list(dict.fromkeys(ref.key for _, _, refs in calls for ref in refs))
+        first = len(outside) + len(shared)
+        place: dict[Any, int] = {i: n for n, i in enumerate(outside)}
+        place.update({i: first + n for n, i in enumerate(inside)})
+        at = {value: len(outside) + n for n, value in enumerate(shared)}
         steps: list[tuple[Any, tuple[int, ...], str | None]] = [
             (Constant(self.inputs.get(i)), (), None) for i in inside
         ]
-        for step in [*body.inlined, body.function]:
+        for step, call, refs in calls:
             name = repr(step.id) if step.type == "inline" else None
-            steps.append((call_of(step), tuple(place[a] for a in step.argument_ids), name))
-            place[step.id] = len(outside) + len(steps) - 1
-        return Task(key, Inlined(tuple(steps)), *self._refs(outside))
+            sources = (*(place[a] for a in step.argument_ids), *(at[ref.key] for ref in refs))
+            steps.append((call, sources, name))
+            place[step.id] = first + len(steps) - 1
+        return Task(key, Inlined(tuple(steps)), *self._refs(outside), *map(TaskRef, shared))
 
     # ------------------------------------------------------------------ manifest
 

@@ -60,6 +60,83 @@ class Call:
         return asyncio.run(value) if inspect.iscoroutine(value) else value
 
 
+class SharedPlace:
+    """Stands in a call for a large value that several functions share."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        #: Which of the shared values of its call it is.
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SharedPlace, (self.number,)
+
+
+class Recipe:
+    """How to make a code that carries shared values: a partial, or a method of an object."""
+
+    __slots__ = ("args", "keywords", "make")
+
+    def __init__(self, make: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        self.make = make
+        self.args = args
+        self.keywords = keywords
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Recipe, (self.make, self.args, self.keywords)
+
+
+class SharedCall:
+    """A call some of whose plain values are shared: they come as arguments, after the results."""
+
+    __slots__ = ("as_list", "code", "count", "extra_args", "kwargs", "name")
+
+    def __init__(
+        self,
+        code: Any,
+        extra_args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        as_list: bool,
+        count: int,
+        name: str,
+    ) -> None:
+        self.code = code
+        self.extra_args = extra_args
+        self.kwargs = kwargs
+        self.as_list = as_list
+        #: How many shared values there are.
+        self.count = count
+        self.name = name
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SharedCall, (self.code, self.extra_args, self.kwargs, self.as_list, self.count, self.name)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Put the shared values in their places, and call."""
+        results, shared = arguments[: -self.count], arguments[-self.count :]
+        call = Call(
+            _put(self.code, shared),
+            tuple(_put(value, shared) for value in self.extra_args),
+            {name: _put(value, shared) for name, value in self.kwargs.items()},
+            self.as_list,
+        )
+        return call(*results)
+
+
+def _put(value: Any, shared: tuple[Any, ...]) -> Any:
+    if isinstance(value, SharedPlace):
+        return shared[value.number]
+    if isinstance(value, Recipe):
+        args = [_put(arg, shared) for arg in value.args]
+        return value.make(*args, **{name: _put(v, shared) for name, v in value.keywords.items()})
+    return value
+
+
 class Inlined:
     """A function with the inline functions before it, recomputed each time it is called."""
 

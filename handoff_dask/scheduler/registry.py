@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from distributed.metrics import time
 
+from handoff_dask.collector import collector_held
 from handoff_dask.placement.events import Event, FunctionKey, RunClosed, RunOpened
 from handoff_dask.placement.strategies import Strategy
 from handoff_dask.protocol.manifest import Manifest, position_of
@@ -83,7 +84,8 @@ class Registry:
             elif is_new:
                 self._open(manifests[token], client, load(manifests[token]), watched=False)
             run = self._runs.by_token[token]
-            self._hold(run, keys, wanted)
+            with collector_held(len(keys)):
+                self._hold(run, keys, wanted)
             if is_new:
                 self._observers.run_opened(run)
             if announced is not None and announced.cancelled:
