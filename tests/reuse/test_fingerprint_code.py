@@ -364,6 +364,10 @@ def test_whatever_does_something_else_is_something_else():
         ("return a and b and c", "return (a and\n        b and\n        c)"),
         ("if a and (b or c): return 1", "if (a\n        and (b\n        or c)):\n        return 1"),
         ("a()\n    return None", "a()"),
+        ("if (a and b) or c: return 1", "if ((a\n        and b)\n        or c):\n        return 1"),
+        ("return (a and b) or (b and c)", "return ((a and\n        b) or (b\n        and c))"),
+        ("x = (a or b) and c\n    return x", "x = ((a\n        or b)\n        and c)\n    return x"),
+        ("while a or (b and c): a()", "while (a\n        or (b\n        and c)): a()"),
         ("return 'a' 'b'", "return 'ab'"),
         ("return 2 * 3", "return 6"),
     ],
@@ -479,6 +483,26 @@ def test_imports_inside_a_function_count(tmp_path):
         before = here(job, modules)
         assert here(job, modules) == before, text
         assert here(job, changed) != before, text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import helpers\ndef f(): return helpers.scale(1)",
+        "def f():\n    import helpers\n    return helpers.scale(1)",
+        "def f():\n    import helpers\n    return [helpers.scale(v) for v in (1, 2)]",
+        "def f():\n    import helpers as h\n    x = 1\n    return h.scale(x)",
+        "def f():\n    from helpers import scale\n    return scale(1)",
+        "def outer():\n    import helpers\n    return lambda: helpers.scale(1)\nf = outer()",
+    ],
+)
+def test_of_a_module_counts_what_is_read_of_it(text):
+    job = f"{text}\ndef dag(): return [Function('f', [], f)]\n"
+    changed = {"helpers.py": HELPERS["helpers.py"].replace("return x\n", "return -x\n")}
+    other = {"helpers.py": HELPERS["helpers.py"].replace("x * 2", "x * 3")}
+
+    assert here(job, HELPERS) == here(job, changed)
+    assert here(job, HELPERS) != here(job, other)
 
 
 def test_a_module_that_is_passed_around_counts_as_a_whole():
