@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from distributed.metrics import time
+from toolz import groupby, unique
 
 from handoff_dask.collector import collector_held
 from handoff_dask.placement.events import Event, FunctionKey, RunClosed, RunOpened
@@ -68,15 +69,10 @@ class Registry:
 
     def graph_arrived(self, marks: Mapping[str, Manifest | str], wanted: set[Hashable], client: str) -> None:
         """Hold the functions of a graph before Dask assigns any."""
-        by_token: dict[str, list[str]] = {}
-        manifests: dict[str, Manifest] = {}
-        for key, mark in marks.items():
-            token = mark if isinstance(mark, str) else mark.token
-            if token not in by_token:
-                by_token[token] = []
-                if not isinstance(mark, str):
-                    manifests[token] = mark
-            by_token[token].append(key)
+        manifests = {
+            mark.token: mark for mark in unique(marks.values(), key=id) if isinstance(mark, Manifest)
+        }
+        by_token: dict[str, list[str]] = groupby(lambda key: _token_of(marks[key]), marks)
         for token, keys in by_token.items():
             announced, is_new = self._runs.announced.pop(token, None), token not in self._runs.by_token
             if announced is not None:
@@ -218,3 +214,7 @@ class Registry:
                 self.end(run, CANCELLED)
             self._forget(run)
         self._runs.functions.clear()
+
+
+def _token_of(mark: Manifest | str) -> str:
+    return mark if isinstance(mark, str) else mark.token

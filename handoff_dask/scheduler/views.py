@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from distributed.metrics import monotonic, time
+from toolz import countby, groupby, topk
 
 from handoff_dask.errors import NotFoundError
 from handoff_dask.placement.explanation import Explanation
@@ -228,7 +229,7 @@ class Views(Observer):
             "submitted": run.submitted,
             "ended": run.ended,
             "functions": len(run.functions),
-            "states": dict(Counter(_now(f) for f in run.functions.values())),
+            "states": countby(_now, run.functions.values()),
             "failed": None if run.failed is None else self._ids(run)[run.failed],
             "error": self._problem(run),
         }
@@ -243,12 +244,9 @@ class Views(Observer):
 
     def waiting(self) -> list[dict[str, Any]]:
         """What waits and why: functions of one run and one demand together, the most first."""
-        groups: dict[tuple[str, int], list[FunctionState]] = {}
-        for f in self._runs.functions.values():
-            if f.status == WAITING:
-                groups.setdefault((f.run.token, f.run.manifest.demand_of[f.position]), []).append(f)
-        largest = sorted(groups.values(), key=lambda group: -len(group))[:LISTED]
-        return [self._kind(group) for group in largest]
+        waiting = (f for f in self._runs.functions.values() if f.status == WAITING)
+        groups = groupby(lambda f: (f.run.token, f.run.manifest.demand_of[f.position]), waiting)
+        return [self._kind(group) for group in topk(LISTED, groups.values(), key=len)]
 
     def _kind(self, group: list[FunctionState]) -> dict[str, Any]:
         foremost = nsmallest(NAMED, group, key=_order)
