@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
@@ -23,7 +23,7 @@ from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.expansion import Body, Expansion, Transfer, expand, given_inputs
 from handoff_dask.graph.functions import Code, Function, FunctionId, name_of
 from handoff_dask.placement.events import Demand
-from handoff_dask.protocol.calls import Carried, Constant, Inlined, Moved, plain_code
+from handoff_dask.protocol.calls import Carried, Constant, Inlined, Moved, PackedCode, plain_code
 from handoff_dask.protocol.manifest import Manifest, Options, position_of, token_of
 from handoff_dask.protocol.names import ANNOTATION
 from handoff_dask.resources import Cost
@@ -152,7 +152,9 @@ def compile(  # noqa: A001
     with collector_held(len(dag)):
         expansion = expand(dag, outputs)
         values = {} if inputs is None else given_inputs(dag, expansion, inputs)
-        return _Compiler(expansion, values, options or Options(), carrier).compiled(announced, resources)
+        return _Compiler(expansion, values, options or Options(), carrier, announced).compiled(
+            announced, resources
+        )
 
 
 class _Compiler:
@@ -164,9 +166,13 @@ class _Compiler:
         inputs: Mapping[FunctionId, Any],
         options: Options,
         carrier: Mapping[str, str] | None,
+        packs: bool,
     ) -> None:
         self.expansion = expansion
         self.carrier = carrier
+        #: Whether codes are packed: only where the graph is sent to a cluster for sure.
+        self.packs = packs
+        self._codes: dict[int, Callable[..., Any]] = {}
         self.inputs = inputs
         self.options = options
         bodies = expansion.bodies
@@ -237,9 +243,20 @@ class _Compiler:
         refs = [TaskRef(keys[i]) for i in function.argument_ids]
         code = plain_code(function)
         if code is not None and not getattr(code, "__closure__", None):
-            return Task(key, code, *refs)
+            return Task(key, self._packed(code) if self.packs else code, *refs)
         call, shared = self.shared.call_of(function)
         return Task(key, call if shared or code is None else code, *refs, *shared)
+
+    def _packed(self, code: Callable[..., Any]) -> Callable[..., Any]:
+        """A code as bytes; itself if it cannot be pickled, which is told when the graph is sent."""
+        packed = self._codes.get(id(code))
+        if packed is None:
+            try:
+                packed = PackedCode(cloudpickle.dumps(code), name_of(code))
+            except Exception:  # whatever the user's __reduce__ raises
+                packed = code
+            self._codes[id(code)] = packed
+        return packed
 
     def _refs(self, needs: Iterable[FunctionId]) -> list[Any]:
         return [

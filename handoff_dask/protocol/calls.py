@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import cloudpickle
 from distributed import Future, get_client, get_worker
 
 from handoff_dask.bridges.opentelemetry import run_in_context
@@ -58,6 +60,35 @@ class Call:
             value = code(*results, *self.extra_args, **kwargs)
         # Like any function, a coroutine takes one thread of its node while it runs.
         return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
+#: Codes that this process has loaded lately, by what they were pickled to.
+_LOADED = lru_cache(maxsize=1024)(cloudpickle.loads)
+
+
+class PackedCode:
+    """A function's code as bytes: packed once for a DAG, and loaded once by each worker that runs it.
+
+    Dask would pickle a function of the user's script by value for each task, and load it in the
+    scheduler too.
+    """
+
+    __slots__ = ("data", "name")
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.data = data
+        self.name = name
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedCode, (self.data, self.name)
+
+    def __call__(self, *results: Any) -> Any:
+        """Load the code where that has not been done, and call it."""
+        return _LOADED(self.data)(*results)
 
 
 class SharedPlace:

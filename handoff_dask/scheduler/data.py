@@ -48,6 +48,8 @@ class Data(Observer):
         Takes events for the engine.
     """
 
+    watches = (Ended,)
+
     def __init__(self, nodes: Nodes, scheduler: Scheduler, gather: Callable[[Iterable[Event]], None]) -> None:
         self._nodes = nodes
         self._scheduler = scheduler

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from handoff_dask.placement.events import NodeChanged, NodeJoined, NodeLeft
 from handoff_dask.scheduler.lifecycle import LifeEvent
@@ -16,6 +16,9 @@ NodeEvent: TypeAlias = NodeJoined | NodeChanged | NodeLeft
 
 class Observer:
     """Watches.  Each method is called after the fact; a subclass overrides those that it needs."""
+
+    #: The events of which :meth:`function_changed` is told; of all if None.
+    watches: ClassVar[tuple[type, ...] | None] = None
 
     def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
         """A function has changed its state because of an event."""
@@ -59,6 +62,8 @@ class Observers(Observer):
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._of: dict[str, list[Observer]] = {name: [] for name in _METHODS}
+        #: Those that watch functions, by event: this is called several times for each function.
+        self._watching: dict[type, list[Observer]] = {}
         for observer in observers:
             self.add(observer)
 
@@ -67,10 +72,16 @@ class Observers(Observer):
         for name, listeners in self._of.items():
             if getattr(type(observer), name) is not getattr(Observer, name):
                 listeners.append(observer)
+        self._watching.clear()
 
     def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
         """See :class:`Observer`, as for all that follow."""
-        for observer in self._of["function_changed"]:
+        watching = self._watching.get(type(event))
+        if watching is None:
+            listeners = self._of["function_changed"]
+            watching = [o for o in listeners if o.watches is None or type(event) in o.watches]
+            self._watching[type(event)] = watching
+        for observer in watching:
             observer.function_changed(function, old, new, event)
 
     def attempt_began(self, function: FunctionState, began: float) -> None:

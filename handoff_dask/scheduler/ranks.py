@@ -13,7 +13,7 @@ from handoff_dask.placement.events import DurationsLearned, Event, RunRanked
 from handoff_dask.placement.ranking import starting_ranks
 from handoff_dask.protocol.outcome import LEAST_PLANNED_S, Standing
 from handoff_dask.record.status import PENDING, RUNNING, WAITING
-from handoff_dask.scheduler.lifecycle import LifeEvent
+from handoff_dask.scheduler.lifecycle import Ended, LifeEvent
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import Observer
 from handoff_dask.scheduler.runs import FunctionState, RunKind, Runs, RunState
@@ -37,6 +37,8 @@ class Ranks(Observer):
     gather
         Takes events for the engine.
     """
+
+    watches = (Ended,)
 
     def __init__(
         self, runs: Runs, nodes: Nodes, tasks: Tasks, gather: Callable[[Iterable[Event]], None]

@@ -17,7 +17,7 @@ from typing import Any
 from distributed.metrics import time
 
 from handoff_dask.protocol.names import NAME, OVERDUE_S, RUNS_LONG
-from handoff_dask.scheduler.lifecycle import LifeEvent
+from handoff_dask.scheduler.lifecycle import LifeEvent, Placed
 from handoff_dask.scheduler.observer import Observer
 from handoff_dask.scheduler.prefetch_queues import PrefetchQueues
 from handoff_dask.scheduler.runs import FunctionState
@@ -45,6 +45,8 @@ class Recall(Observer):
     recalled
         Told of each function that its worker has given back.
     """
+
+    watches = (Placed,)
 
     def __init__(
         self,

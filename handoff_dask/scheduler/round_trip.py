@@ -32,6 +32,8 @@ class RoundTrip(Observer):
         Takes events for the engine.
     """
 
+    watches = (Ended,)
+
     def __init__(self, gather: Callable[[Iterable[Event]], None]) -> None:
         self._gather = gather
         #: Seconds from the end of a function until it is known here, and from a placement to the start.

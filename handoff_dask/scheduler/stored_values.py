@@ -12,7 +12,7 @@ from distributed.metrics import time
 
 from handoff_dask.errors import NotFoundError
 from handoff_dask.record.status import CANCELLED, FAILED
-from handoff_dask.scheduler.lifecycle import LifeEvent
+from handoff_dask.scheduler.lifecycle import Ended, LifeEvent
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import Observer
 from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
@@ -48,6 +48,8 @@ class StoredValues(Observer):
     scheduler
         Dask's, which keeps the values.
     """
+
+    watches = (Ended,)
 
     def __init__(self, runs: Runs, nodes: Nodes, tasks: Tasks, scheduler: Scheduler) -> None:
         self._runs = runs

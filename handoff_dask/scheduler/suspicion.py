@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from handoff_dask.scheduler.lifecycle import LifeEvent
+from handoff_dask.scheduler.lifecycle import (
+    Dropped,
+    Ended,
+    FailedForGood,
+    LifeEvent,
+    NotTaken,
+    Placed,
+    TurnCame,
+)
 from handoff_dask.scheduler.observer import Observer
 from handoff_dask.scheduler.runs import FunctionState
 from handoff_dask.scheduler.states import Attempt, Prefetched, State
@@ -28,6 +36,15 @@ class Suspicion(Observer):
     task_of
         Dask's task of a key, if there is one.
     """
+
+    watches = (
+        Placed,
+        TurnCame,
+        NotTaken,
+        Ended,
+        FailedForGood,
+        Dropped,
+    )
 
     def __init__(self, task_of: Callable[[str], TaskState | None]) -> None:
         self._task_of = task_of

@@ -38,6 +38,7 @@ from handoff_dask.protocol.telemetry import Refused as RefusedNote
 from handoff_dask.record.status import FAILED, FINISHED
 from handoff_dask.resources import Capabilities, amount_of
 from handoff_dask.scheduler.lifecycle import Dropped, FailedForGood, LifeEvent, Placed
+from handoff_dask.scheduler.lifecycle import Ended as EndedWell
 from handoff_dask.scheduler.lingering import LingeringThreads
 from handoff_dask.scheduler.mailboxes import Mailboxes
 from handoff_dask.scheduler.observer import NodeEvent, Observer
@@ -94,6 +95,8 @@ class Telemetry(Observer):
     call_later, remove_timeout
         Of the scheduler's event loop.
     """
+
+    watches = (Placed, EndedWell, FailedForGood, Dropped)
 
     def __init__(
         self,

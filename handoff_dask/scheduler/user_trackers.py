@@ -55,6 +55,8 @@ class UserTrackers(Observer):
         Calls a function after so many seconds.
     """
 
+    watches = (Placed,)
+
     def __init__(
         self,
         runs: Runs,
