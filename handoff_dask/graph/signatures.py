@@ -122,6 +122,10 @@ _OF_OBJECT = [inspect.getattr_static(object, name) for name in ("__new__", "__in
 _NOTHING = Shape((), 0, 0, {})
 
 
+#: Marks a module, among the calls that are known to fit, that cannot be imported here.
+_ABSENT = "absent"
+
+
 def check_calls(functions: Iterable[Function]) -> None:
     """Refuse the first function whose code cannot be called with what it would be given.
 
@@ -196,10 +200,16 @@ def _check_transfers(function: Function, arg: Argument, known: set[Hashable]) ->
 def _problem(code: Any, count: int, names: tuple[str, ...], known: set[Hashable]) -> tuple[str, str] | None:
     """What the code takes and why the call does not fit, if that is certain; ``known`` are calls that fit."""
     if isinstance(code, str):
+        module = code.partition(":")[0]
+        if (module, _ABSENT) in known:
+            return None
         try:
             code = resolve_code(code)
         # It may well be there on the nodes.
         except (Exception, SystemExit):
+            if module not in sys.modules:
+                # To look for a module that is not there takes milliseconds: once is enough.
+                known.add((module, _ABSENT))
             return None
     hidden = 0
     while (step := _unwrapped(code)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import keyword
 import sys
 from dataclasses import dataclass
@@ -420,3 +421,14 @@ def test_nothing_of_the_standard_library_is_refused_that_can_be_called(module):
             except BaseException:
                 continue
             assert is_taken(code, count, ()), name
+
+
+def test_a_module_that_is_not_here_is_looked_for_once(monkeypatch):
+    """It may be on the nodes; a thousand names of it must not be a thousand searches."""
+    asked = []
+    found = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", lambda name: asked.append(name) or found(name))
+
+    check_calls(Function(n, [], f"package_that_is_not_here:name{n}") for n in range(1000))
+
+    assert asked == ["package_that_is_not_here"]
