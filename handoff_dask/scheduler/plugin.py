@@ -222,7 +222,12 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         """Hold the functions of a graph before Dask assigns any."""
         marks = annotations.get(ANNOTATION)
         if marks:
-            self.registry.graph_arrived(marks, keys, client)
+            try:
+                self.registry.graph_arrived(marks, keys, client)
+            except Exception as error:
+                # Dask logs what a hook raises and goes on: the runs would wait for ever.
+                self.registry.graph_broken(marks, _defect(error))
+                raise
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """What a client had is cancelled with it."""
@@ -254,8 +259,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         try:
             self.dispatcher.tell(function, event)
         except Exception as error:
-            problem = f"handoff itself failed ({error!r}), which is a defect in it; please report it"
-            self.registry.refuse(function.run, function.position, ({}, problem))
+            self.registry.refuse(function.run, function.position, ({}, _defect(error)))
             raise
 
     def _event(
@@ -282,3 +286,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         if finish == "waiting" and isinstance(function.state, (Finished, Failed, Cancelled)):
             return life.NeededAgain()
         return None
+
+
+def _defect(error: Exception) -> str:
+    return f"handoff itself failed ({error!r}), which is a defect in it; please report it"

@@ -87,6 +87,13 @@ class Registry:
             if announced is not None and announced.cancelled:
                 self.end(run, CANCELLED)
 
+    def graph_broken(self, marks: Mapping[str, Manifest | str], problem: str) -> None:
+        """End the runs of a graph that could not be taken over."""
+        for token in unique(map(_token_of, marks.values())):
+            run = self._runs.by_token.get(token)
+            if run is not None:
+                self.refuse(run, 0, ({}, problem))
+
     def _open(self, manifest: Manifest, client: str, strategy: Strategy, *, watched: bool) -> None:
         run = RunState(manifest, client, submitted=time(), watched=watched)
         self._runs.by_token[manifest.token] = run

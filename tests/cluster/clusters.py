@@ -33,7 +33,7 @@ async def settled(scheduler: Scheduler, **causes: int) -> None:
     driver = scheduler.plugins["handoff"].driver
 
     def waits() -> bool:
-        return not driver._is_due and driver.engine.waiting_by_cause() == causes
+        return driver.is_idle and driver.engine.waiting_by_cause() == causes
 
     await until(waits, lambda: f"functions wait for {driver.engine.waiting_by_cause()}, not {causes}")
 

@@ -327,3 +327,23 @@ async def test_results_of_a_finished_dag_that_are_lost_are_computed_again(c, s, 
         await s.remove_worker(b.address, stimulus_id="test")
         with pytest.raises(handoff.AllocationError):
             await asyncio.wait_for(execution.futures["good"].result(), 10)
+
+
+@live(1)
+async def test_a_graph_that_cannot_be_taken_over_fails_its_run(c, s, a, monkeypatch, problems):
+    """Dask logs what a hook raises and goes on: nobody must wait for ever."""
+
+    def broken(self, run, keys, wanted):
+        raise KeyError("broken")
+
+    async with handoff.Handoff(c) as session:
+        await session.start()
+        with monkeypatch.context() as patched:
+            patched.setattr("handoff_dask.scheduler.registry.Registry._hold", broken)
+            with pytest.raises(
+                handoff.AllocationError, match=r"handoff itself failed.*broken.*please report"
+            ):
+                await session.execute([handoff.Function("f", [], int)], timeout=20)
+        assert (await session.execute([handoff.Function("f", [], int)])).results == {"f": 0}
+    assert problems
+    problems.clear()
