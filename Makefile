@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+# Test files run side by side in so many processes; many of them wait rather than compute.
+PROCESSES := 3
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 export HYPOTHESIS_PROFILE := repeat
 
@@ -49,7 +51,7 @@ packaging: $(VENV)/.test ## Build the wheel; try it on every Python there is
 	bash .ci/packaging $(BIN)/python
 
 unit: $(VENV)/.test ## Tests, doctests, and the code in the documentation
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 browser: $(VENV)/.test ## Try reports and the scheduler's page in Chromium, which must be there
 	$(BIN)/python -m pytest tests/visualization/browser_report.py tests/cluster/browser_page.py

@@ -121,6 +121,14 @@ def sample(size: int, seed: int = 0) -> ExecutionRecord:
     return _Cluster(pipeline(size, seed)).run()
 
 
+#: What a function takes: pairs of a name and an amount.
+Shape = tuple[tuple[str, float], ...]
+
+
+def shape_of(f: FunctionRecord) -> Shape:
+    return tuple({**f.cost, "threads": 1}.items())
+
+
 class _Cluster:
     """Runs functions in the order given, each as soon as a node has room."""
 
@@ -133,7 +141,7 @@ class _Cluster:
             for arg in f.args:
                 self.consumers[arg].append(f.id)
         self.free = {node: dict(has) for node, has in NODES.items()}
-        self.ready: list[tuple[int, Hashable]] = []
+        self.ready: dict[Shape, list[tuple[int, Hashable]]] = defaultdict(list)
         self.running: list[tuple[float, int, Hashable]] = []
         self.now = SUBMITTED
 
@@ -145,7 +153,7 @@ class _Cluster:
             self.place()
             self.now, _, key = heapq.heappop(self.running)
             f = self.functions[key]
-            for name, amount in {**f.cost, "threads": 1}.items():
+            for name, amount in shape_of(f):
                 self.free[f.node][name] += amount
             self.finish(key)
         functions = tuple(self.functions.values())
@@ -154,7 +162,7 @@ class _Cluster:
 
     def arrive(self, key: Hashable) -> None:
         self.functions[key] = replace(self.functions[key], ready=self.now)
-        heapq.heappush(self.ready, (self.order[key], key))
+        heapq.heappush(self.ready[shape_of(self.functions[key])], (self.order[key], key))
 
     def finish(self, key: Hashable) -> None:
         for consumer in self.consumers[key]:
@@ -164,24 +172,23 @@ class _Cluster:
                 self.finish(consumer) if inline else self.arrive(consumer)
 
     def place(self) -> None:
-        waiting, refused = [], set()
-        for number, key in sorted(self.ready):
-            f = self.functions[key]
-            cost = {**f.cost, "threads": 1}
-            shape = tuple(cost.items())
-            fits = () if shape in refused else self.fitting(cost)
+        refused: set[Shape] = set()
+        while heads := [(heap[0], shape) for shape, heap in self.ready.items() if shape not in refused]:
+            (number, key), shape = min(heads)
+            fits = self.fitting(shape)
             if not fits:
                 refused.add(shape)
-                waiting.append((number, key))
                 continue
+            heapq.heappop(self.ready[shape])
+            if not self.ready[shape]:
+                del self.ready[shape]
             node = min(fits, key=lambda n: ("gpu" in NODES[n], -self.free[n]["cpu"], n))
             for name, amount in shape:
                 self.free[node][name] -= amount
-            self.start(f, node, number)
-        self.ready = waiting
+            self.start(self.functions[key], node, number)
 
-    def fitting(self, cost: dict[str, float]) -> list[str]:
-        return [n for n, has in self.free.items() if all(has.get(r, 0) >= v for r, v in cost.items())]
+    def fitting(self, shape: Shape) -> list[str]:
+        return [n for n, has in self.free.items() if all(has.get(r, 0) >= v for r, v in shape)]
 
     def start(self, f: FunctionRecord, node: str, number: int) -> None:
         start = self.now + LATENCY_S
