@@ -149,6 +149,10 @@ class Cost:
         """The amounts alone, as a user (or Dask's ``resources=``) writes them."""
         return {n: amount_of(u) for n, u in self.amounts}
 
+    def without(self, name: str) -> Cost:
+        """The cost but for one amount."""
+        return Cost(tuple(pair for pair in self.amounts if pair[0] != name), self.labels)
+
     def union(self, other: Cost) -> Cost:
         """What a node needs to hold either of two: the larger amounts, all labels.
 

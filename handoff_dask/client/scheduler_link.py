@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import cloudpickle
@@ -97,8 +97,21 @@ class SchedulerLink:
         """
         if self.asynchronous:
             return self.sync(function, *args, **kwargs)
-        with released_thread():
+        with released_thread() as has_seceded, self._paused(has_seceded):
             return self.sync(function, *args, **kwargs)
+
+    @contextmanager
+    def _paused(self, has_seceded: bool) -> Iterator[None]:
+        """Inside a function, give back its ``cpu`` for the block; elsewhere do nothing."""
+        function = this_function()
+        attempt = {} if function is None else {"key": function[0], "run_id": function[1]}
+        is_paused = bool(attempt) and self.client.sync(self.ask, "pause", **attempt)
+        try:
+            yield
+        finally:
+            if is_paused:
+                with suppress(SchedulerLostError):  # then there is nobody whose room it would be
+                    self.client.sync(self.ask, "go_on", with_thread=has_seceded, **attempt)
 
     async def run(
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
@@ -186,12 +199,23 @@ def this_worker() -> str | None:
         return None
 
 
+def this_function() -> tuple[str, int] | None:
+    """The key of the task that calls this, and the number of its attempt; ``None`` outside of a task."""
+    try:
+        worker = get_worker()
+        key = worker.get_current_task()
+    except (ValueError, KeyError):
+        return None
+    task = worker.state.tasks.get(key)
+    return None if task is None else (str(key), task.run_id)
+
+
 @contextmanager
-def released_thread() -> Iterator[None]:
+def released_thread() -> Iterator[bool]:
     """Inside a Dask task, give its thread to other tasks for the block; elsewhere do nothing.
 
     Without this, functions that execute DAGs could take all threads, and wait for ever.
-    ``Client.get`` does the same.
+    ``Client.get`` does the same.  The block is told whether a thread has been given back.
     """
     try:
         secede()
@@ -200,7 +224,7 @@ def released_thread() -> Iterator[None]:
         has_seceded = False
     # Not within the except: what is raised below would carry Dask's error as its context.
     try:
-        yield
+        yield has_seceded
     finally:
         if has_seceded:
             rejoin()

@@ -12,6 +12,7 @@ from handoff_dask.allocators import Strategy
 from handoff_dask.client import options as checks
 from handoff_dask.client.compile import Compiled
 from handoff_dask.client.compile import compile as compile_dag
+from handoff_dask.client.scheduler_link import this_function
 from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.functions import Function, FunctionId
 
@@ -77,6 +78,7 @@ timeout, progress
     compiled = compile_dag(
         dag, inputs=inputs or {}, outputs=outputs, options=options, announced=True, carrier=carried
     )
+    compiled.manifest.parent = this_function()
     context = contextvars.copy_context()
 
     def carry_trace() -> None:

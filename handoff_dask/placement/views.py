@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from handoff_dask.placement import invariants
-from handoff_dask.placement.amounts import THREAD, amounts_of
+from handoff_dask.placement.amounts import THREAD, Amounts, amounts_of
 from handoff_dask.placement.backlog import Backlog
+from handoff_dask.placement.deadlock import Deadlock, Parent, find_deadlocks
 from handoff_dask.placement.demand import ClaimKey, Demand, FunctionKey
 from handoff_dask.placement.explanation import Explanation, NodeState, Obstacle
 from handoff_dask.placement.ledger import Ledger, Node
@@ -164,6 +165,17 @@ class EngineView:
             return False
         return bool(found.offer) and found.has_room(amounts_of(cost, threads))
 
+    def may_go_on(self, node: str, booked: Amounts) -> bool:
+        """Whether what has been booked on a node (name or address) without a look at the room has it by now.
+
+        What nobody else holds is no obstacle, however little the node offers.
+        """
+        found = self._backlog.ledger.find(node)
+        if found is None:
+            return True
+        free, used = found.free, found.used()
+        return all(free.get(name, 0) >= 0 or used.get(name, 0) <= units for name, units in booked)
+
     def obstacles(
         self, demand: Demand, nodes: Mapping[str, Capabilities] | None = None
     ) -> dict[str, Obstacle]:
@@ -181,6 +193,10 @@ class EngineView:
     def could_hold(self, demand: Demand, nodes: Mapping[str, Capabilities] | None = None) -> bool:
         """Whether some node (one being restarted counts) could hold a demand when idle."""
         return len(self.obstacles(demand, nodes)) < len(self._backlog.ledger.nodes)
+
+    def deadlocks(self, parents: Sequence[Parent]) -> list[Deadlock]:
+        """Functions that can never start because of those that wait for their execution."""
+        return find_deadlocks(self._backlog, parents)
 
     def explain(self, function: FunctionKey, *, now: float) -> Explanation:
         """Where a function stands; if it waits, what stands in the way on each node."""

@@ -63,6 +63,8 @@ class Manifest:
     shown: bytes | None = None
     #: The session that is told how the run ends.
     listener: str = ""
+    #: The function that executes this run, if one does: its key, and the number of its attempt.
+    parent: tuple[str, int] | None = None
     #: Positions of the functions that move an argument: ``{position: (role, producer, group)}``.
     transfers: dict[int, Any] = field(default_factory=dict)
 

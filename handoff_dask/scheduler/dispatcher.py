@@ -13,6 +13,7 @@ from distributed.metrics import monotonic, time
 
 from handoff_dask.errors import AllocationError, HandoffError
 from handoff_dask.placement.decisions import Decision, Place, Reject
+from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
     FunctionFinished,
@@ -84,6 +85,8 @@ class Dispatcher:
         self._observers = observers
         self._later = later
         self._lifecycle = life.Lifecycle()
+        #: Called after each turn of the engine.
+        self.after: Callable[[PlacementEngine], None] = lambda engine: None
         #: Keys of tasks that are to be taken off their nodes.
         self._to_take_back: list[str] = []
         self._carry: dict[type, Callable[[FunctionState, Any], object]] = {
@@ -94,7 +97,7 @@ class Dispatcher:
             life.Hold: self._hold,
             life.LeaveQueue: self._leave_queue,
             life.ReturnClaim: self._return_claim,
-            life.ReturnThread: self._return_thread,
+            life.ChangeClaim: self._change_claim,
             life.KeepClaim: self._keep_claim,
             life.TakeBack: lambda function, action: self.take_back([function.key]),
             life.FailTask: lambda function, action: self._tasks.fail(function.key, action.error, "reject"),
@@ -157,24 +160,27 @@ class Dispatcher:
         attempt = action.attempt
         if attempt.queue is None or not action.goes_on:
             return
+        if action.is_stuck:
+            # What waits behind it on the worker would wait until its thread is over.
+            behind = self._queues.sticks(attempt, time())
+            self.take_back(f.key for f in behind)
+            return
+        self._queues.comes_free(attempt)
         follower = self._queues.leave(attempt, time())
         if follower is not None:
             self.tell(follower, life.TurnCame())
-        if action.is_stuck:
-            # What waits behind it on the worker would wait for a thread that nobody wants.
-            self._queues.sticks(attempt)
-            self.take_back(f.key for f in self._queues.behind(attempt.queue))
 
     def _return_claim(self, function: FunctionState, action: life.ReturnClaim) -> None:
         if action.attempt.seceded:
             self._driver.gather([ReturnedElsewhere(claim=("seceded", function.key))])
         self._driver.gather([FunctionFinished(function=function.key, took_s=action.took_s)])
 
-    def _return_thread(self, function: FunctionState, action: life.ReturnThread) -> None:
-        cost = function.run.demand(function.position).cost
+    def _change_claim(self, function: FunctionState, action: life.ChangeClaim) -> None:
+        cost, threads = action.attempt.holds(function.run.demand(function.position).cost)
         claim = ClaimedElsewhere(
-            claim=("seceded", function.key), node=action.attempt.node, cost=cost, threads=0
+            claim=("seceded", function.key), node=action.attempt.node, cost=cost, threads=threads
         )
+        # What the function was placed with is returned the first time; later that is known no more.
         self._driver.gather([FunctionFinished(function=function.key), claim])
 
     def _keep_claim(self, function: FunctionState, action: life.KeepClaim) -> None:
@@ -250,13 +256,13 @@ class Dispatcher:
                     sent.append(function)
             elif isinstance(decision, Reject):
                 self._reject(decision)
-        if not sent:
-            return
-        self._tasks.send(function.key for function in sent)
+        if sent:
+            self._tasks.send(function.key for function in sent)
         for function in sent:
             if function.is_on_node and self._tasks.is_held(function.key):
                 # Its worker has just paused: ask again.
                 self.tell(function, life.NotTaken())
+        self.after(self._driver.engine)
 
     def _place(self, decision: Place) -> FunctionState | None:
         key = cast("str", decision.function)

@@ -15,8 +15,10 @@ waiting        Rejected           failed                 fail its task
 prefetched     TurnCame           running
 running,       NotTaken           waiting                hold it, return its claim, offer it again
 prefetched
-running,       Began, Raised,     the same               for Seceded: return its thread
-prefetched     Seceded
+running,       Began, Raised      the same
+prefetched
+running,       Seceded, Paused,   running                return its thread, and its cpu if it is paused;
+prefetched     Resuming                                  claim both again
 running,       Recalled           the same               take it back from its node
 prefetched
 running,       Ended              finished               hold it, return its claim
@@ -109,6 +111,19 @@ class Seceded:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """The function waits for an execution of its own: it has given back its thread and its cpu."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resuming:
+    """That execution is over: the function needs again what it has given back."""
+
+    #: Whether it needs its thread; not if it had seceded before.
+    with_thread: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Recalled:
     """The worker has given a prefetched function back before it began."""
 
@@ -189,6 +204,8 @@ LifeEvent: TypeAlias = (
     | Began
     | Raised
     | Seceded
+    | Paused
+    | Resuming
     | Recalled
     | Ended
     | FailedForGood
@@ -251,8 +268,8 @@ class ReturnClaim:
 
 
 @dataclass(frozen=True, slots=True)
-class ReturnThread:
-    """Tell the engine that the thread is free, and all else is kept."""
+class ChangeClaim:
+    """Tell the engine what the attempt holds from now on: not all that it was placed with."""
 
     attempt: Attempt
 
@@ -284,7 +301,7 @@ Action: TypeAlias = (
     | Hold
     | LeaveQueue
     | ReturnClaim
-    | ReturnThread
+    | ChangeClaim
     | KeepClaim
     | TakeBack
     | FailTask
@@ -313,7 +330,8 @@ TRANSITIONS: Mapping[type, Mapping[type, tuple[type, ...]]] = {
         TurnCame: (Running,),
         Began: (Prefetched,),
         Raised: (Prefetched,),
-        Seceded: (Prefetched,),
+        Seceded: (Running,),
+        Paused: (Running,),
         Recalled: (Prefetched,),
     },
     Running: {
@@ -321,6 +339,8 @@ TRANSITIONS: Mapping[type, Mapping[type, tuple[type, ...]]] = {
         Began: (Running,),
         Raised: (Running,),
         Seceded: (Running,),
+        Paused: (Running,),
+        Resuming: (Running,),
         Recalled: (Running,),
     },
     Finished: {ResultLost: (Finished,), NeededAgain: (Pending,), ArgumentsReady: (Waiting,)},
@@ -355,6 +375,8 @@ class Lifecycle:
             Began: self._began,
             Raised: self._raised,
             Seceded: self._seceded,
+            Paused: self._paused,
+            Resuming: self._resuming,
             Recalled: self._recalled,
             Ended: self._ended,
             FailedForGood: self._failed_for_good,
@@ -443,8 +465,29 @@ class Lifecycle:
         attempt = _attempt_of(function)
         if attempt.seceded:
             return []
-        attempt.seceded = True
-        return [ReturnThread(attempt)]
+        return self._gives_back(function, attempt)
+
+    def _paused(self, function: FunctionState, event: Paused, now: float) -> list[Action]:
+        attempt = _attempt_of(function)
+        attempt.paused = True
+        return self._gives_back(function, attempt)
+
+    def _gives_back(self, function: FunctionState, attempt: Attempt) -> list[Action]:
+        """A function that runs has given back its thread at least."""
+        is_first, attempt.seceded = not attempt.seceded, True
+        attempt.has_thread = False
+        if isinstance(function.state, Prefetched):  # whatever its turn was, it has begun
+            function.state = Running(attempt)
+            function.attempts += 1
+        if not is_first:
+            return [ChangeClaim(attempt)]
+        # Its worker keeps the resource of its queue until it ends: nobody can begin behind it.
+        return [LeaveQueue(attempt, goes_on=True, is_stuck=True), ChangeClaim(attempt)]
+
+    def _resuming(self, function: FunctionState, event: Resuming, now: float) -> list[Action]:
+        attempt = _attempt_of(function)
+        attempt.resumes(event.with_thread)
+        return [ChangeClaim(attempt)]
 
     def _recalled(self, function: FunctionState, event: Recalled, now: float) -> list[Action]:
         attempt = _attempt_of(function)

@@ -44,12 +44,14 @@ class LingeringThreads:
         self.threads[self._claims] = Lingering(function, attempt)
         # The worker is asked only after Dask has told it to drop the task.
         self._to_watch.append((attempt.address, function.key, self._claims))
-        return ClaimedElsewhere(
-            claim=("lingering", self._claims),
-            node=attempt.node,
-            cost=function.run.demand(function.position).cost,
-            threads=0 if attempt.seceded else 1,
-        )
+        return _claim_of(self._claims, function, attempt)
+
+    def claim_of(self, attempt: Attempt) -> ClaimedElsewhere | None:
+        """What a thread that goes on holds by now; ``None`` if it is over."""
+        for number, (function, its_attempt) in self.threads.items():
+            if its_attempt is attempt:
+                return _claim_of(number, function, attempt)
+        return None
 
     def ask(self) -> None:
         """Ask the workers when the threads of dropped functions are over."""
@@ -66,3 +68,8 @@ class LingeringThreads:
         """Forget the threads of a node that is gone."""
         gone = [claim for claim, found in self.threads.items() if found.attempt.address == address]
         return [self.threads.pop(claim) for claim in gone]
+
+
+def _claim_of(number: int, function: FunctionState, attempt: Attempt) -> ClaimedElsewhere:
+    cost, threads = attempt.holds(function.run.demand(function.position).cost)
+    return ClaimedElsewhere(claim=("lingering", number), node=attempt.node, cost=cost, threads=threads)

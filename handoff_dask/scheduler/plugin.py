@@ -27,10 +27,12 @@ from handoff_dask.scheduler.lingering import LingeringThreads
 from handoff_dask.scheduler.mailboxes import Mailboxes, RunMessages
 from handoff_dask.scheduler.metrics import publish
 from handoff_dask.scheduler.metrics_source import SchedulerMetrics
+from handoff_dask.scheduler.nested import NestedExecutions
 from handoff_dask.scheduler.no_workers_timeout import NoWorkersTimeout
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import NodeEvent, Observers
 from handoff_dask.scheduler.page import install_page
+from handoff_dask.scheduler.pauses import Pauses
 from handoff_dask.scheduler.prefetch_queues import PrefetchQueues
 from handoff_dask.scheduler.ranks import Ranks
 from handoff_dask.scheduler.recall import Recall
@@ -116,6 +118,12 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.registry, self.nodes, self.tasks, self.data, self.driver,
             self.ranks, self.queues, self.threads, self.transfers, self.observers, later,
         )  # fmt: skip
+        self.pauses = Pauses(self.runs, self.tasks, self.driver, self.threads, self.dispatcher.tell)
+        self.dispatcher.after = self.pauses.review
+        self.nested = NestedExecutions(
+            self.runs, self.tasks, self.pauses, self.driver, self.registry.end, self.dispatcher.fail,
+            loop.call_later,
+        )  # fmt: skip
         self.recall = Recall(
             self.queues, self._send, loop.call_later, self.ranks.takes_long, self.dispatcher.recalled
         )
@@ -130,7 +138,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.explain = ExplainSource(self.runs, self.tasks, self.driver, self.threads, self.views.ended)
         self.requests = Requests(
             self.runs, self.nodes, self.driver, self.registry, self.mailboxes, self.telemetry,
-            self.nodes_changed, self._is_installed,
+            self.nodes_changed, self._is_installed, self.nested.refuse_without_parent,
         )  # fmt: skip
         self.worker_messages = WorkerMessages(
             self.runs, self.nodes, self.tasks, self.driver, self.dispatcher, self.dask_tasks, self.telemetry,
@@ -143,12 +151,13 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         watching = (
             self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.recall,
             RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
-            self.metrics, self.transfers, self.dask_tasks, self.data, RoundTrip(self.driver.gather),
+            self.metrics, self.transfers, self.dask_tasks, self.data, self.pauses, self.nested,
+            RoundTrip(self.driver.gather),
             NoWorkersTimeout(self.runs, scheduler.unrunnable, scheduler.no_workers_timeout),
         )  # fmt: skip
         for observer in watching:
             self.observers.add(observer)
-        for part in (self.trackers, self.values, self.views, self.explain, self.ranks):
+        for part in (self.trackers, self.values, self.views, self.explain, self.ranks, self.nested):
             self.requests.add(**part.methods())
         scheduler.handlers[NAME] = self.requests.handle
         self.worker_messages.install(scheduler.handlers, scheduler.stream_handlers)
@@ -200,6 +209,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         if left:
             self.dask_tasks.node_left(address)
             self.dispatcher.node_left(left[0].node, address)
+            self.pauses.node_left(address)
             self.nodes_changed(left)
 
     def nodes_changed(self, events: Iterable[NodeEvent]) -> None:

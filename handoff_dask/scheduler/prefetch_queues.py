@@ -5,8 +5,8 @@ whose claim it takes over.  The worker admits the functions of a queue by a Dask
 a queue of so many slots runs so many functions at once.
 
 A worker gives the resource of a function back when its thread is over.  Where Dask has dropped a
-function whose thread goes on, the resource is stuck as long.  The queue then goes on with another
-resource, and what was sent behind that function is taken back.
+function whose thread goes on, or a function waits for others, the resource is stuck as long.  The
+queue then goes on with another resource, and what was sent behind that function is taken back.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PrefetchQueues:
         self._turns = 0
         #: Resources of queues that do not have the one of their own number.
         self._instead: dict[QueueKey, int] = {}
-        #: ``{(address, resource): threads that hold it although nobody wants them}``.
+        #: ``{(address, resource): threads that hold it, and have left their queue}``.
         self._stuck: dict[QueueKey, int] = {}
         #: What each such thread holds.
         self._held: dict[Attempt, QueueKey] = {}
@@ -86,11 +86,14 @@ class PrefetchQueues:
             if _is_behind(follower, its_attempt):
                 queue.running[its_attempt] = follower
                 return follower
+        self._one_less(attempt, queue)
+        return None
+
+    def _one_less(self, attempt: Attempt, queue: _Queue) -> None:
         queue.begun -= 1
         if not queue.begun:
             assert attempt.queue is not None
             del self._queues[attempt.queue]
-        return None
 
     def behind(self, key: QueueKey) -> list[FunctionState]:
         """The functions in a queue whose turn has not come."""
@@ -115,10 +118,23 @@ class PrefetchQueues:
         """What a function takes of the Dask resource of its queue, of which so many run at once."""
         return {LANES[self._instead.get(key, key[1])]: LANE_UNITS // slots}
 
-    def sticks(self, attempt: Attempt) -> None:
-        """Note that a thread of a queue goes on that nobody wants: go on with another resource."""
+    def sticks(self, attempt: Attempt, now: float) -> list[FunctionState]:
+        """Note that an attempt leaves its queue, but its thread keeps the resource of the queue.
+
+        The queue goes on with another resource.  The answer: those behind, which cannot begin there.
+        """
         assert attempt.queue is not None
         key = attempt.queue
+        queue = self._queues.get(key)
+        behind: list[FunctionState] = []
+        if queue is not None:
+            behind = queue.waiting()
+            if queue.running.pop(attempt, None) is not None:
+                queue.moved = now
+                queue.behind.clear()
+                self._one_less(attempt, queue)
+        if attempt in self._held:
+            return []
         address, number = key
         held = self._held[attempt] = (address, self._instead.get(key, number))
         self._stuck[held] = self._stuck.get(held, 0) + 1
@@ -128,6 +144,7 @@ class PrefetchQueues:
         spare = [n for n in range(SHORT_LANES + RELAYS, len(LANES)) if n not in taken]
         if spare:
             self._instead[key] = spare[-1]
+        return behind
 
     def comes_free(self, attempt: Attempt) -> None:
         """Note that such a thread is over."""

@@ -40,6 +40,8 @@ class Requests(Observer):
         Tells everybody who must know of nodes.
     ready
         Awaited by ``ping``: until the plugin is installed on the workers.
+    check
+        Raises if a run is not wanted.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Requests(Observer):
         telemetry: Telemetry,
         nodes_changed: Callable[[list[Any]], None],
         ready: Callable[[], Any],
+        check: Callable[[Manifest], None],
     ) -> None:
         self._runs = runs
         self._nodes = nodes
@@ -61,6 +64,7 @@ class Requests(Observer):
         self._telemetry = telemetry
         self._nodes_changed: Callable[[list[NodeEvent]], None] = nodes_changed
         self._ready = ready
+        self._check = check
         self._methods: dict[str, Callable[..., Any]] = {
             "ping": self.ping,
             "announce": self.announce,
@@ -105,6 +109,7 @@ class Requests(Observer):
     async def announce(self, client: str, manifest: Manifest) -> Refused | None:
         """Prepare for a run whose graph comes next; what cannot be placed, if anything."""
         await self._nodes.all_reported()
+        self._check(manifest)
         options = manifest.options
         try:
             strategy = load(manifest)

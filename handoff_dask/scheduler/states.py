@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from handoff_dask.protocol.names import SHORT_LANES
 from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, WAITING
+from handoff_dask.resources import Cost
 
 #: A node's address and the number of a prefetch queue there.
 QueueKey: TypeAlias = tuple[str, int]
@@ -47,12 +48,25 @@ class Attempt:
     transfer_bytes: int = 0
     #: Size of its result in bytes.
     nbytes: int | None = None
-    #: Whether it has seceded: it has given its thread back and waits for others.
+    #: Whether it has given back its thread at some time, to wait for others.  What it holds since then
+    #: is a claim of its own in the engine.
     seceded: bool = False
+    #: Whether it holds its thread, and whether it waits for an execution of its own and holds no cpu.
+    has_thread: bool = True
+    paused: bool = False
     #: What it has raised, before Dask has decided about a retry.
     raised: Any = None
     #: Whether its worker has given it back: no thread of it goes on.
     recalled: bool = False
+
+    def resumes(self, with_thread: bool) -> None:
+        """Note that it needs again what it has given back."""
+        self.paused = False
+        self.has_thread = with_thread
+
+    def holds(self, cost: Cost) -> tuple[Cost, int]:
+        """What it holds of its node now: of its cost, and of threads."""
+        return cost.without("cpu") if self.paused else cost, int(self.has_thread)
 
     @property
     def is_short(self) -> bool:

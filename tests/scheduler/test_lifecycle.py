@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from handoff_dask.record.status import CANCELLED, FAILED, FINISHED
+from handoff_dask.resources import Cost
 from handoff_dask.scheduler import lifecycle as life
 from handoff_dask.scheduler.runs import FunctionState
 from handoff_dask.scheduler.states import (
@@ -138,8 +139,32 @@ def test_the_thread_is_returned_once():
     function, mine = function_of(), attempt()
     lived(function, life.ArgumentsReady(), life.Placed(mine))
 
-    assert lived(function, life.Seceded()) == [life.ReturnThread(mine)]
+    assert lived(function, life.Seceded()) == [
+        life.LeaveQueue(mine, goes_on=True, is_stuck=True),
+        life.ChangeClaim(mine),
+    ]
     assert lived(function, life.Seceded()) == []
+
+
+def test_what_waits_for_an_execution_of_its_own_holds_no_cpu():
+    function, mine = function_of(), attempt()
+    cost = Cost.parse({"cpu": 2, "memory": 5})
+    lived(function, life.ArgumentsReady(), life.Placed(mine))
+    assert mine.holds(cost) == (cost, 1)
+
+    lived(function, life.Seceded())
+    assert mine.holds(cost) == (cost, 0)
+    assert lived(function, life.Paused()) == [life.ChangeClaim(mine)]
+    assert mine.holds(cost) == (Cost.parse({"memory": 5}), 0)
+    assert lived(function, life.Resuming(with_thread=True)) == [life.ChangeClaim(mine)]
+    assert mine.holds(cost) == (cost, 1)
+
+
+def test_who_waits_for_an_execution_of_its_own_has_begun():
+    function, mine = function_of(), attempt()
+    lived(function, life.ArgumentsReady(), life.Placed(mine, behind=True), life.Paused())
+
+    assert (function.state, function.attempts) == (Running(mine), 1)
 
 
 def test_it_fails_for_good():
@@ -249,6 +274,7 @@ EVENTS = {
     life.Ended: lambda choice, start, stop: life.Ended(compute(start, stop)),
     life.FailedForGood: lambda choice, start, stop: life.FailedForGood((), None, choice),
     life.Dropped: lambda choice, start, stop: life.Dropped(choice),
+    life.Resuming: lambda choice, start, stop: life.Resuming(choice),
     life.Rejected: lambda choice, start, stop: life.Rejected(ValueError(), ({}, None)),
 }
 

@@ -73,7 +73,7 @@ def test_a_stuck_thread_gives_its_queue_another_resource():
     queues = PrefetchQueues()
     [own] = queues.restriction(QUEUE, 2)
     first = sent(queues)
-    queues.sticks(first.attempt)
+    queues.sticks(first.attempt, now=1.0)
     [other] = queues.restriction(QUEUE, 2)
 
     assert own == LANES[0]
@@ -86,9 +86,9 @@ def test_a_stuck_thread_gives_its_queue_another_resource():
 def test_two_stuck_threads_have_two_resources():
     queues = PrefetchQueues()
     first, second = sent(queues, slots=2), sent(queues, slots=2)
-    queues.sticks(first.attempt)
+    queues.sticks(first.attempt, now=1.0)
     one = queues.restriction(QUEUE, 2)
-    queues.sticks(second.attempt)
+    queues.sticks(second.attempt, now=1.0)
 
     assert queues.restriction(QUEUE, 2) != one
 
@@ -96,7 +96,7 @@ def test_two_stuck_threads_have_two_resources():
 def test_nothing_is_kept_of_a_node_that_has_left():
     queues = PrefetchQueues()
     first, _ = sent(queues), sent(queues)
-    queues.sticks(first.attempt)
+    queues.sticks(first.attempt, now=1.0)
     queues.node_left("tcp://a")
 
     assert not queues.is_anybody_behind()
