@@ -39,9 +39,11 @@ from handoff_dask.errors import (
     SessionEndedError,
     ValidationError,
 )
+from handoff_dask.graph.arguments import Reference
 from handoff_dask.graph.dag import DAG, new
 from handoff_dask.graph.functions import Argument, Collocated, Function, FunctionId
 from handoff_dask.graph.handout import function
+from handoff_dask.graph.tasks import Task, task
 from handoff_dask.local import execute_local
 from handoff_dask.record.execution import Timing
 from handoff_dask.record.result import ExecutionResult
@@ -69,11 +71,13 @@ __all__ = [
     "InvalidFunctionError",
     "MissingFunctionError",
     "NotFoundError",
+    "Reference",
     "ResourceTracker",
     "ResultStore",
     "SessionEndedError",
     "SimpleAllocator",
     "SimpleResourceTracker",
+    "Task",
     "Timing",
     "ValidationError",
     "await_completion",
@@ -99,6 +103,7 @@ __all__ = [
     "store_result",
     "store_value",
     "submit",
+    "task",
     "telemetry",
     "update_node_resources",
     "visualization",
@@ -150,8 +155,8 @@ def execute(
     max_concurrency
         The largest number of functions that run at once; no limit if ``None``.
     outputs
-        Ids of the functions whose results are wanted.  Only what these need runs.  All functions if
-        ``None``.
+        Ids or references of the functions whose results are wanted, or ``"sinks"``: those that nothing
+        else takes.  Only what these need runs.  All functions if ``None``.
     timeout
         Seconds, after which the execution is cancelled; no limit if ``None``.
     progress
@@ -240,8 +245,8 @@ def submit(
     max_concurrency
         The largest number of functions that run at once; no limit if ``None``.
     outputs
-        Ids of the functions whose results are wanted.  Only what these need runs.  All functions if
-        ``None``.
+        Ids or references of the functions whose results are wanted, or ``"sinks"``: those that nothing
+        else takes.  Only what these need runs.  All functions if ``None``.
     timeout
         Seconds, after which the execution is cancelled; no limit if ``None``.
     progress

@@ -25,7 +25,7 @@ from toolz import countby
 from handoff_dask import telemetry
 from handoff_dask.bridges.opentelemetry import run_in_context
 from handoff_dask.errors import FunctionFailedError, ValidationError
-from handoff_dask.graph.dag import DAG, as_dag
+from handoff_dask.graph.dag import DAG, as_dag, no_dag
 from handoff_dask.graph.expansion import Body, Expansion, expand, given_inputs
 from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.progress import Counts, Row, show
@@ -77,8 +77,8 @@ def execute_local(
     inputs
         ``{input id: value}``.
     outputs
-        Only what these need runs, only they are in the results, and what nothing needs any more
-        is dropped.  All functions if ``None``.
+        Ids or references, or ``"sinks"``: what nothing else takes.  Only what these need runs, only
+        they are in the results, and what nothing needs any more is dropped.  All functions if ``None``.
     max_retries
         How often a function is tried again after it raised, unless it says so itself.
     timeout
@@ -248,7 +248,7 @@ class _Run:
         users: list[list[int]] = [[] for _ in bodies]
         missing = [0] * len(bodies)
         for i, body in enumerate(bodies):
-            for producer in body.needs:
+            for producer in body.waits_for:
                 if producer in place:
                     users[place[producer]].append(i)
                     missing[i] += 1
@@ -414,7 +414,7 @@ def _record_of(function: Function) -> FunctionRecord:
     return FunctionRecord(
         id=function.id,
         name=function.name,
-        args=function.argument_ids,
+        args=function.dependencies,
         type=function.type,
         cost=dict(function.cost or {}),
         status="pending" if function.type == "regular" else "none",
@@ -423,9 +423,10 @@ def _record_of(function: Function) -> FunctionRecord:
 
 
 def _run_here(body: Body, values: list[Any]) -> Any:
-    if body.is_transfer:
-        return body.transfer(values[0], LOCAL_NODE, LOCAL_NODE)
-    return body.run(values, _complete)
+    with no_dag():
+        if body.is_transfer:
+            return body.transfer(values[0], LOCAL_NODE, LOCAL_NODE)
+        return body.run(values, _complete)
 
 
 def _complete(value: Any) -> Any:

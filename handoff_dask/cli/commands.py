@@ -13,7 +13,7 @@ from handoff_dask.cli import top as view
 from handoff_dask.cli.cluster import address_of, ask, overview_of, running_cluster, session_on
 from handoff_dask.cli.errors import UNPLACEABLE, Commands, Stop
 from handoff_dask.cli.loading import load_dag
-from handoff_dask.cli.parsing import ends_of, ids_from, inputs_from, parse_nodes
+from handoff_dask.cli.parsing import ids_from, inputs_from, parse_nodes
 from handoff_dask.cli.running import Run
 from handoff_dask.cli.tables import amounts, labels, number, table
 from handoff_dask.client.embedded import this_machine
@@ -103,7 +103,7 @@ def run(
     machine.
     """
     dag = load_dag(target)
-    wanted = ids_from(outputs, dag) if outputs else ends_of(dag) or None
+    wanted = ids_from(outputs, dag) if outputs else dag.sinks() or None
     values = inputs_from(inputs, dag)
     options["allocation_strategy"] = options.pop("strategy")
     with session_on(scheduler, nodes) as session:

@@ -113,20 +113,3 @@ def inputs_from(entries: Iterable[str], dag: DAG) -> dict[Hashable, Any]:
         except json.JSONDecodeError:
             inputs[function_id] = value
     return inputs
-
-
-def ends_of(dag: DAG) -> list[Hashable]:
-    """Ids of the functions that nothing else of the DAG needs: what it comes to."""
-    functions = dag.functions
-    needed: set[Hashable] = set()
-    for function in functions.values():
-        if function.type != "regular":
-            continue
-        ahead = list(function.argument_ids)
-        while ahead:
-            argument = ahead.pop()
-            if argument not in needed:
-                needed.add(argument)
-                if argument in functions and functions[argument].type == "inline":
-                    ahead.extend(functions[argument].argument_ids)
-    return [i for i, function in functions.items() if function.type == "regular" and i not in needed]

@@ -115,8 +115,8 @@ class AsyncHandoff(SessionCore):
         max_concurrency
             The largest number of functions that run at once; no limit if ``None``.
         outputs
-            Ids of the functions whose results are wanted.  Only what these need runs.  All functions
-            if ``None``.
+            Ids or references of the functions whose results are wanted, or ``"sinks"``: those that
+            nothing else takes.  Only what these need runs.  All functions if ``None``.
         timeout
             Seconds, after which the execution is cancelled; no limit if ``None``.
         progress
@@ -186,8 +186,8 @@ class AsyncHandoff(SessionCore):
         max_concurrency
             The largest number of functions that run at once; no limit if ``None``.
         outputs
-            Ids of the functions whose results are wanted.  Only what these need runs.  All functions
-            if ``None``.
+            Ids or references of the functions whose results are wanted, or ``"sinks"``: those that
+            nothing else takes.  Only what these need runs.  All functions if ``None``.
         timeout
             Seconds, after which the execution is cancelled; no limit if ``None``.
         progress

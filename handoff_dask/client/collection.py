@@ -97,9 +97,9 @@ class PersistedDAG(DAG):
         found = {i: self._graph.get(key) for i, key in self._keys.items()}
         return {i: value for i, value in found.items() if isinstance(value, Future)}
 
-    def add_function(self, function: Function) -> NoReturn:
+    def add_function(self, *given: Any, **fields: Any) -> NoReturn:
         """Refuse: its functions have been sent."""
-        raise ValidationError(f"DAG {self.id!r} has been persisted; add {function!r} to a new DAG")
+        raise ValidationError(f"DAG {self.id!r} has been persisted; add functions to a new DAG")
 
     def __dask_graph__(self) -> Any:
         return self._graph

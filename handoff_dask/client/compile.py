@@ -23,9 +23,18 @@ from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.expansion import Body, Expansion, Transfer, expand, given_inputs
 from handoff_dask.graph.functions import Code, Function, FunctionId, name_of
 from handoff_dask.placement.events import Demand
-from handoff_dask.protocol.calls import Carried, Constant, Inlined, Moved, PackedCode, plain_code
+from handoff_dask.protocol.calls import (
+    After,
+    Carried,
+    Constant,
+    Inlined,
+    Moved,
+    PackedCode,
+    nothing,
+    plain_code,
+)
 from handoff_dask.protocol.manifest import Manifest, Options, position_of, token_of
-from handoff_dask.protocol.names import ANNOTATION
+from handoff_dask.protocol.names import ANNOTATION, barrier_key, is_barrier
 from handoff_dask.resources import Cost
 
 #: Inputs of at most this many bytes are embedded in the functions that take them.
@@ -54,7 +63,7 @@ class Compiled:
         """By position: the positions of the functions that each one waits for."""
         place = {i: n for n, i in enumerate(self.keys)}
         bodies = self.expansion.bodies.values()
-        return [tuple(place[a] for a in body.needs if a in place) for body in bodies]
+        return [tuple(place[a] for a in body.waits_for if a in place) for body in bodies]
 
     def refuse_what_cannot_travel(self, error: Exception) -> None:
         """Name the first function that cannot be pickled, if there is one.
@@ -80,7 +89,7 @@ class _Resources:
         self.demand_of = demand_of
 
     def __call__(self, key: str) -> dict[str, int | float]:
-        return self.amounts[self.demand_of[position_of(key)]]
+        return {} if is_barrier(key) else self.amounts[self.demand_of[position_of(key)]]
 
 
 class _Annotations(Mapping[str, Mapping[str, Any]]):
@@ -125,7 +134,7 @@ def compile(  # noqa: A001
     inputs
         ``{id: value}`` of its inputs; ``None`` to look at the graph without them.
     outputs
-        Ids of the functions that are wanted; all if ``None``.
+        Ids of the functions that are wanted, or ``"sinks"``; all if ``None``.
     options
         How the run is to be executed.
     announced
@@ -205,6 +214,7 @@ class _Compiler:
 
     def compiled(self, announced: bool, says_costs: bool) -> Compiled:
         graph = {key: self._task(self.expansion.bodies[i], key) for i, key in self.keys.items()}
+        graph.update(self._barriers())
         manifest = self._manifest()
         resources = _Resources([d.cost.to_amounts() for d in manifest.demands], manifest.demand_of)
         annotations: dict[str, Any] = {ANNOTATION: manifest.token if announced else manifest}
@@ -230,6 +240,9 @@ class _Compiler:
 
     def _task(self, body: Body, key: str) -> Task:
         task = self._plain_task(body, key)
+        if body.after:
+            barriers = [TaskRef(barrier_key(self.keys[i])) for i in body.after]
+            task = Task(key, After(task.func, len(barriers)), *task.args, *barriers)
         if self.carrier is not None:
             task.func = Carried(task.func, self.carrier)
         return task
@@ -246,6 +259,11 @@ class _Compiler:
             return Task(key, self._packed(code) if self.packs else code, *refs)
         call, shared = self.shared.call_of(function)
         return Task(key, call if shared or code is None else code, *refs, *shared)
+
+    def _barriers(self) -> dict[str, Task]:
+        """What has no value and is there once a function has ended: those that run after it need no more."""
+        ended = dict.fromkeys(self.keys[i] for body in self.expansion.bodies.values() for i in body.after)
+        return {(barrier := barrier_key(key)): Task(barrier, nothing, TaskRef(key)) for key in ended}
 
     def _packed(self, code: Callable[..., Any]) -> Callable[..., Any]:
         """A code as bytes; itself if it cannot be pickled, which is told when the graph is sent."""

@@ -24,6 +24,7 @@ from handoff_dask.errors import (
     SchedulerLostError,
     ValidationError,
 )
+from handoff_dask.graph.arguments import did_you_mean, id_of
 from handoff_dask.graph.dag import DAG
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.execution import ExecutionRecord, Timing
@@ -200,9 +201,11 @@ class ExecutionCore:
 
     async def fetch_result(self, function_id: Hashable, timeout: float | None = None) -> Any:
         """Wait for one function's result, and fetch it; see :meth:`Execution.get_result`."""
+        function_id = id_of(function_id)
         future = self.futures.get(function_id)
         if future is None:
-            raise NotFoundError("result", function_id, f"DAG {self.dag_id!r} was not asked for it")
+            hint = did_you_mean(function_id, self.futures, "a result")
+            raise NotFoundError("result", function_id, f"DAG {self.dag_id!r} was not asked for it; {hint}")
         ended = asyncio.ensure_future(self._ended.wait())
         there = asyncio.ensure_future(settled(future))
         try:
@@ -250,6 +253,7 @@ class ExecutionCore:
     async def explain_function(self, function_id: Hashable) -> FunctionExplanation:
         """Why a function waits, or ran where it did; see :meth:`Execution.explain`."""
         self._link.refuse_if_over()
+        function_id = id_of(function_id)
         keys = list(self.compiled.keys)
         if function_id not in keys:
             return from_record(await self.fetch_record(), function_id)

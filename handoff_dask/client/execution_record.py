@@ -28,7 +28,7 @@ def record_of(
         facts: dict[str, Any] = {
             "id": i,
             "name": function.name,
-            "args": function.argument_ids,
+            "args": function.dependencies,
             "type": function.type,
             "cost": function.cost or {},
             "duration_s": function.duration,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handoff_dask.errors import NotFoundError
+from handoff_dask.graph.arguments import did_you_mean
 from handoff_dask.protocol.explain import Finding, Hindrance, Party
 from handoff_dask.protocol.telemetry import KnownRun
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
@@ -246,7 +247,8 @@ def from_record(record: ExecutionRecord, function_id: Hashable) -> FunctionExpla
     """
     function = next((f for f in record.functions if f.id == function_id), None)
     if function is None:
-        raise NotFoundError("function", function_id, f"DAG {record.dag_id!r} has none of this id")
+        hint = did_you_mean(function_id, (f.id for f in record.functions))
+        raise NotFoundError("function", function_id, f"DAG {record.dag_id!r} has none of this id; {hint}")
     refuse_idle(function)
     waited = None
     if function.placed is not None and function.ready is not None:

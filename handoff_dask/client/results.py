@@ -24,6 +24,7 @@ from handoff_dask.errors import (
     NotFoundError,
     ValidationError,
 )
+from handoff_dask.graph.arguments import id_of
 from handoff_dask.protocol.manifest import token_of
 from handoff_dask.stores import MemoryResultStore, ResultStore
 
@@ -88,6 +89,7 @@ class Results:
 
     def keep(self, dag_id: Hashable, value_id: Hashable, value: Any) -> None:
         """Keep a value in this process."""
+        value_id = id_of(value_id)
         self.local.store(dag_id, value_id, value)
         if self._own is not None:
             latest = self._latest(dag_id)
@@ -101,6 +103,7 @@ class Results:
         NotFoundError
             If it keeps none of this name.
         """
+        value_id = id_of(value_id)
         if not self.local.has(dag_id, value_id):  # a user's own store may raise whatever it likes
             raise NotFoundError("value", value_id, f"nothing of DAG {dag_id!r} is kept here under it")
         return self.local.get(dag_id, value_id)
@@ -159,6 +162,7 @@ class Results:
 
     async def get_value(self, dag_id: Hashable, value_id: Hashable, from_node: str | None) -> Any:
         """A value from this process, else from wherever it is."""
+        value_id = id_of(value_id)
         if from_node is None and await self._is_kept(dag_id, value_id):
             return await asyncio.to_thread(self.local.get, dag_id, value_id)
         known = await self._find(dag_id, value_id)
@@ -169,6 +173,7 @@ class Results:
         self, dag_id: Hashable, function_id: Hashable, value: Any, origin_node: str | None
     ) -> None:
         """Put a value on a node, for every client."""
+        function_id = id_of(function_id)
         name = await self._link.ask("some_node" if origin_node is None else "name_of", node=str(origin_node))
         address = await self._link.ask("address_of", node=name)
         key = f"value-0{uuid.uuid4().hex[:15]}"
@@ -184,6 +189,7 @@ class Results:
 
     async def lookup(self, dag_id: Hashable, data_id: Hashable) -> str:
         """Name of the node where data is; for what was computed or stored, where it really is."""
+        data_id = id_of(data_id)
         known = await self._find(dag_id, data_id)
         key = known["key"] or known["keys"].get(data_id)
         holders = {} if key is None else await self._link.ask("where", key=key)

@@ -33,7 +33,8 @@ from handoff_dask.client.sending import send
 from handoff_dask.client.session_summary import session_summary
 from handoff_dask.client.submission import Submission, prepare
 from handoff_dask.client.telemetry import TelemetryReceiver
-from handoff_dask.errors import AllocationError, NotFoundError, SchedulerLostError, ValidationError
+from handoff_dask.errors import AllocationError, SchedulerLostError, ValidationError
+from handoff_dask.graph.arguments import id_of
 from handoff_dask.graph.dag import DAG
 from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.protocol.manifest import token_of
@@ -373,6 +374,7 @@ class SessionCore:
             raise
 
     async def _explain(self, of: object, function_id: Hashable) -> FunctionExplanation:
+        function_id = id_of(function_id)
         if isinstance(of, ExecutionResult):
             return from_record(of.record, function_id)
         known = of if isinstance(of, ExecutionCore) else self._executions.latest(of)
@@ -384,10 +386,9 @@ class SessionCore:
 
     async def _get_result(self, of: object, function_id: Hashable, timeout: float | None) -> Any:
         await self._start()
+        function_id = id_of(function_id)
         if isinstance(of, ExecutionResult):
-            if function_id in of.results:
-                return of.results[function_id]
-            raise NotFoundError("result", function_id, f"DAG {of.dag_id!r} has no result of this id")
+            return of[function_id]
         if isinstance(of, ExecutionCore):
             return await of.fetch_result(function_id, timeout)
         return await self._results.get_result(of, function_id, timeout)

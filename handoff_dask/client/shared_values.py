@@ -17,13 +17,14 @@ from dask._task_spec import DataNode, TaskRef
 from dask.sizeof import sizeof
 from distributed import Future
 
+from handoff_dask.graph.arguments import Argument, Structure, without_ids
 from handoff_dask.graph.functions import Function
-from handoff_dask.protocol.calls import Recipe, SharedCall, SharedPlace, call_of
+from handoff_dask.protocol.calls import ByName, Recipe, SharedCall, SharedPlace, call_of, code_of
 
 #: Values of at least so many bytes are shared; to copy smaller ones costs less than a node of the graph.
 LARGE = 1_000_000
 #: Types of values that are never looked at: they are small, or made anew for each function.
-_SMALL = (int, float, complex, bool, type(None), type)
+_SMALL = (int, float, complex, bool, type(None), type, Argument, Structure)
 
 
 class SharedValues:
@@ -65,10 +66,11 @@ class SharedValues:
             return SharedPlace(places.setdefault(str(node.key), len(places)))
 
         call = SharedCall(
-            _recipe(function.code, placed),
-            tuple(placed(v) for v in function.extra_args),
-            {name: placed(v) for name, v in (function.kwargs or {}).items()},
-            function.argument_inclusion == "as_list",
+            _recipe(code_of(function), placed),
+            tuple(placed(without_ids(v)) for v in function.extra_args),
+            {name: placed(without_ids(v)) for name, v in (function.kwargs or {}).items()},
+            function.argument_inclusion != "variadic",
+            len(function.inside),
             len(places),
             function.name,
         )
@@ -80,6 +82,8 @@ def _recipe(code: Any, placed: Callable[[Any], Any]) -> Any:
     shared = placed(code)
     if shared is not code:
         return shared
+    if isinstance(code, ByName):
+        return Recipe(ByName, (_recipe(code.code, placed), code.ids), {})
     if isinstance(code, partial):
         func, args = _recipe(code.func, placed), [placed(v) for v in code.args]
         keywords = {name: placed(v) for name, v in code.keywords.items()}

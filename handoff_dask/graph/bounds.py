@@ -66,7 +66,7 @@ def longest_path(expansion: Expansion) -> Bound:
     follower: dict[FunctionId, FunctionId] = {}
     for key, body in reversed(list(expansion.bodies.items())):
         rank[key] = rank.get(key, 0.0) + float(body.function.duration or 0.0)
-        for producer in body.needs:
+        for producer in body.waits_for:
             if rank[key] > rank.get(producer, 0.0):
                 rank[producer] = rank[key]
                 follower[producer] = key

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any
 
 from dask import config
 from dask.base import DaskMethodsMixin
 from dask.delayed import optimize as delayed_optimize
 
+from handoff_dask.errors import DuplicateFunctionError
 from handoff_dask.graph.check import CheckReport, check
 from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.graph.signatures import check_calls
 from handoff_dask.graph.structure import FunctionGraph, filled
 
-__all__ = ["DAG", "as_dag", "new"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["DAG", "as_dag", "current_dag", "new", "no_dag"]
 
 
 class _AsDelayed:
@@ -36,8 +42,30 @@ class _AsDelayed:
             return delayed_optimize(graph, keys, **kwargs)
 
 
+#: The DAG of the innermost ``with`` block.
+_current: ContextVar[DAG | None] = ContextVar("handoff-dag", default=None)
+
+
+def current_dag() -> DAG | None:
+    """The DAG of the innermost ``with DAG(…)`` block that this runs in."""
+    return _current.get()
+
+
+@contextmanager
+def no_dag() -> Iterator[None]:
+    """For what runs as a function, perhaps inside the ``with`` block: tasks that it calls just run."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 class DAG(FunctionGraph, DaskMethodsMixin):
     """Functions that take each other's results.
+
+    Inside ``with DAG(…) as dag`` the calls of tasks add functions to it; see
+    :func:`~handoff_dask.graph.tasks.task`.
 
     It is a Dask collection too: ``dask.compute(dag)`` gives the dict of results.  Dask's current client
     computes it; with none, the cluster of the session that was started; with none either, threads of
@@ -59,6 +87,39 @@ class DAG(FunctionGraph, DaskMethodsMixin):
     >>> dag.add_function(Function("two", ["one", "one"], "operator:add")).order()
     ('one', 'two')
     """
+
+    def __init__(self, id: Hashable = None) -> None:  # noqa: A002
+        super().__init__(id)
+        #: ``{code's name: how many calls and maps of tasks have taken it}``.
+        self.calls_of: dict[str, int] = {}
+        self._entered: list[Token[DAG | None]] = []
+
+    def __enter__(self) -> Self:
+        """Have the calls of tasks add functions to it."""
+        self._entered.append(_current.set(self))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Have them do so no more."""
+        _current.reset(self._entered.pop())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_entered": []}
+
+    def add_mapped(self, functions: list[Function]) -> None:
+        """Add the functions of one map, which are checked and name nothing but this DAG's.
+
+        Raises
+        ------
+        DuplicateFunctionError
+            If the DAG has a function of one of these ids.
+        """
+        for function in functions:
+            if function.id in self._functions:
+                raise DuplicateFunctionError(function.id)
+        self._functions.update((function.id, function) for function in functions)
+        self._order = self._dependents = None
+        self._valid = False
 
     def validate(self) -> None:
         """Check what the functions say of each other, and that their codes can be called so.

@@ -6,11 +6,21 @@ Pure: every way of executing (in this process, on a cluster) runs what :func:`ex
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from handoff_dask.errors import ValidationError, blame_inline
-from handoff_dask.graph.functions import Argument, Collocated, Function, FunctionId, name_of, resolve_code
+from handoff_dask.graph.arguments import Reference, did_you_mean, fill
+from handoff_dask.graph.fields import with_arguments
+from handoff_dask.graph.functions import (
+    Argument,
+    Collocated,
+    Function,
+    FunctionId,
+    id_of,
+    name_of,
+    resolve_code,
+)
 from handoff_dask.graph.structure import FunctionGraph, as_graph
 from handoff_dask.resources import NOTHING, Cost
 
@@ -18,7 +28,7 @@ __all__ = ["Body", "Expansion", "Transfer", "call_function", "expand", "given_in
 
 
 def call_function(function: Function, values: Sequence[Any]) -> Any:
-    """Call a function's code with the results of its arguments, in the order of ``args``.
+    """Call a function's code with the results of its arguments, in their order.
 
     Raises
     ------
@@ -33,8 +43,15 @@ def call_function(function: Function, values: Sequence[Any]) -> Any:
     if function.code is None:
         raise TypeError(f"input {function.id!r} cannot be called; give its value in inputs")
     code = resolve_code(function.code)
-    results = [list(values)] if function.argument_inclusion == "as_list" else values
-    return code(*results, *function.extra_args, **(function.kwargs or {}))
+    count = len(function.args)
+    results, rest = values[:count], iter(values[count:])
+    if function.argument_inclusion == "as_list":
+        results = [list(results)]
+    elif function.argument_inclusion == "as_dict":
+        results = [dict(zip(map(id_of, function.args), results, strict=True))]
+    extra_args = [fill(value, rest) for value in function.extra_args]
+    kwargs = {name: fill(value, rest) for name, value in (function.kwargs or {}).items()}
+    return code(*results, *extra_args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +93,13 @@ class Body:
     needs: tuple[FunctionId, ...]
     #: Inline functions, each after those it takes.
     inlined: tuple[Function, ...] = ()
+    #: Ids of what must have ended before, without a value of it being taken.
+    after: tuple[FunctionId, ...] = ()
+
+    @property
+    def waits_for(self) -> tuple[FunctionId, ...]:
+        """Ids of all that must be there or have ended before it starts."""
+        return (*self.needs, *self.after)
 
     def __call__(self, *values: Any) -> Any:
         """Run it with the values of ``needs``, in their order."""
@@ -202,10 +226,10 @@ def given_inputs(
     """
     if inputs is not None and not isinstance(inputs, Mapping):
         raise ValidationError(f"inputs: {inputs!r} is not a mapping; give {{input id: value}}")
-    values = dict(inputs or {})
+    values = {id_of(key): value for key, value in (inputs or {}).items()}
     for key in values:
         if key not in dag:
-            raise ValidationError(f"inputs: {key!r} is not in the DAG; name an input of it")
+            raise ValidationError(f"inputs: {key!r} is not in the DAG; {did_you_mean(key, dag, 'an input')}")
         if dag.functions[key].type != "input":
             raise ValidationError(f'inputs: function {key!r} is no input; give it type="input", or no value')
     missing = [key for key in expansion.inputs if key not in values]
@@ -216,13 +240,18 @@ def given_inputs(
     return {key: values[key] for key in expansion.inputs}
 
 
-def _checked_outputs(dag: FunctionGraph, outputs: Iterable[FunctionId]) -> tuple[FunctionId, ...]:
+def _checked_outputs(dag: FunctionGraph, outputs: Iterable[Any]) -> tuple[FunctionId, ...]:
+    if isinstance(outputs, str) and outputs == "sinks":
+        return dag.sinks()
     if isinstance(outputs, (str, bytes)) or not isinstance(outputs, Iterable):
-        raise ValidationError(f"outputs: {outputs!r} is not a list; give a list of function ids")
-    wanted = list(outputs)
+        raise ValidationError(f'outputs: {outputs!r} is not a list; give a list of function ids, or "sinks"')
+    wanted = []
+    for named in outputs:
+        key = id_of(named)
+        if key not in dag or (isinstance(named, Reference) and named.dag is not dag):
+            raise ValidationError(f"outputs: {named!r} is not in the DAG; {did_you_mean(key, dag)}")
+        wanted.append(key)
     for key in wanted:
-        if key not in dag:
-            raise ValidationError(f"outputs: {key!r} is not in the DAG; name a function of it")
         kind = dag.functions[key].type
         if kind != "regular":
             raise ValidationError(f"outputs: {key!r} is {kind} and has no result; name a regular function")
@@ -234,20 +263,31 @@ def _transfers(dag: FunctionGraph) -> dict[FunctionId, list[Function]]:
     steps: dict[FunctionId, list[Function]] = {}
     number = 0
     for consumer in dag.functions.values():
-        args: list[FunctionId | Argument] = []
+        if all(
+            not isinstance(arg, Argument) or arg.travels_as_is for arg in (*consumer.args, *consumer.inside)
+        ):
+            continue
         before: list[Function] = []
-        for arg in consumer.args:
+        taken: list[FunctionId | Argument] = []
+        for arg in (*consumer.args, *consumer.inside):
             if not isinstance(arg, Argument) or arg.travels_as_is:
-                args.append(arg)
+                taken.append(arg)
                 continue
             while any((role, number, arg.id, consumer.id) in dag for role in ("serialize", "deserialize")):
                 number += 1
             before += _way(dag.functions[arg.id], arg, consumer, number)
-            args.append(before[-1].id)
+            taken.append(before[-1].id)
             number += 1
-        if before:
-            steps[consumer.id] = [*before, replace(consumer, args=args)]
+        count = len(consumer.args)
+        changed = with_arguments(consumer, taken[:count], _next_of(taken[count:]))
+        steps[consumer.id] = [*before, changed]
     return steps
+
+
+def _next_of(taken: Iterable[FunctionId | Argument]) -> Callable[[Argument], Argument]:
+    """What gives these one after the other, whatever it is asked."""
+    rest = map(id_of, taken)
+    return lambda _: Argument(next(rest))
 
 
 def _way(producer: Function, arg: Argument, consumer: Function, number: int) -> list[Function]:
@@ -291,5 +331,9 @@ def _bodies(functions: Mapping[FunctionId, Function]) -> dict[FunctionId, Body]:
                 taken_in.add(arg)
                 todo.extend(functions[arg].argument_ids[::-1])
         inlined = [functions[arg] for arg in sorted(taken_in, key=inline.__getitem__)]
-        bodies[key] = Body(function, tuple(needs), tuple(inlined))
+        after: dict[FunctionId, None] = {}
+        for step in (function, *inlined):
+            # The value of an input is there from the start.
+            after.update((i, None) for i in step.after if i not in needs and functions[i].type == "regular")
+        bodies[key] = Body(function, tuple(needs), tuple(inlined), tuple(after))
     return bodies

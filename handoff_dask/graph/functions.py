@@ -6,8 +6,8 @@ import importlib
 import math
 import numbers
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Any, Literal, NoReturn, TypeAlias, get_args
@@ -15,6 +15,17 @@ from typing import Any, Literal, NoReturn, TypeAlias, get_args
 from dask.utils import funcname
 
 from handoff_dask.errors import InvalidFunctionError, ValidationError
+from handoff_dask.graph.arguments import (
+    Argument,
+    Collocated,
+    FunctionId,
+    Inclusion,
+    Structure,
+    arguments_in,
+    check_id,
+    id_of,
+    is_hashable,
+)
 from handoff_dask.resources import NOTHING, Cost
 
 __all__ = [
@@ -25,19 +36,17 @@ __all__ = [
     "FunctionId",
     "FunctionType",
     "Inclusion",
+    "Structure",
+    "id_of",
     "name_of",
     "resolve_code",
 ]
 
-#: What names a function in its DAG: any hashable.
-FunctionId: TypeAlias = Hashable
 #: A callable, or ``"package.module:qualname"``.
 Code: TypeAlias = Callable[..., Any] | str
 
 #: ``"regular"``; ``"inline"`` (recomputed inside each dependent); ``"input"`` (a value given at execution).
 FunctionType: TypeAlias = Literal["regular", "inline", "input"]
-#: How results are passed: ``code(*results)`` or ``code([results])``.
-Inclusion: TypeAlias = Literal["variadic", "as_list"]
 
 TYPES: tuple[FunctionType, ...] = get_args(FunctionType)
 INCLUSIONS: tuple[Inclusion, ...] = get_args(Inclusion)
@@ -88,81 +97,14 @@ def name_of(code: Code | None) -> str:
     return type(code).__name__ if name == str(code)[: len(name)] else name
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Collocated:
-    """A place: the node on which another function runs.
-
-    Equal to its plain form, the pair ``("collocated", id)``.
-
-    Examples
-    --------
-    >>> Collocated("load") == ("collocated", "load")
-    True
-    """
-
-    #: The other function.
-    id: FunctionId
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Collocated):
-            return self.id == other.id
-        return ("collocated", self.id) == other
-
-    def __hash__(self) -> int:
-        return hash(("collocated", self.id))
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """The result of a function, with what to do to it on its way.
-
-    Each side is ``(callable, *extra)``, called as ``callable(value, source_node, target_node,
-    *extra)`` with node names: the first on the producer's node, the second on the consumer's.
-
-    Raises
-    ------
-    InvalidFunctionError
-        If the id cannot be hashed or a side has another form.
-
-    Examples
-    --------
-    >>> Argument("scan", (zip, 9)).travels_as_is
-    False
-    """
-
-    #: The function that produces it.
-    id: FunctionId
-    #: ``(callable, *extra)`` on the producer's node, or ``None``.
-    serialization_fn: tuple[Any, ...] | None = None
-    #: ``(callable, *extra)`` on the consumer's node, or ``None``.
-    deserialization_fn: tuple[Any, ...] | None = None
-
-    def __post_init__(self) -> None:
-        _check_id(self.id)
-        for side in ("serialization_fn", "deserialization_fn"):
-            fn = getattr(self, side)
-            if fn is None:
-                continue
-            if not isinstance(fn, (tuple, list)) or not fn or not callable(fn[0]):
-                problem = f"its {side} is {fn!r}; write (callable, *extra)"
-                raise InvalidFunctionError(self.id, f"as an argument, {problem}")
-            _set(self, side, tuple(fn))
-
-    def __hash__(self) -> int:
-        return hash(self.id)
-
-    @property
-    def travels_as_is(self) -> bool:
-        """Whether nothing is done to it on its way."""
-        return self.serialization_fn is None and self.deserialization_fn is None
-
-
 @dataclass(frozen=True, slots=True)
 class Function:
     """One step of a DAG.
 
-    It is called as ``code(*results_of_args, *extra_args, **kwargs)``, or with
-    ``argument_inclusion="as_list"`` as ``code([results_of_args], *extra_args, **kwargs)``.
+    It is called as ``code(*results_of_args, *extra_args, **kwargs)``; with
+    ``argument_inclusion="as_list"`` as ``code([results_of_args], *extra_args, **kwargs)``, with
+    ``"as_dict"`` as ``code({id: result}, *extra_args, **kwargs)``.  Where an :class:`Argument` is an
+    entry of ``extra_args`` or a value of ``kwargs``, the call gets that function's result there.
 
     Raises
     ------
@@ -183,9 +125,9 @@ class Function:
     #: A callable, or ``"package.module:qualname"``; ``None`` for ``type="input"`` alone.
     code: Code | None
     _: KW_ONLY
-    #: Plain values, passed after the results, untouched.
+    #: Plain values, passed after the results, untouched; an :class:`Argument` stands for a result.
     extra_args: tuple[Any, ...] | list[Any] = ()
-    #: Plain values, passed by name, untouched.
+    #: Plain values, passed by name, untouched; an :class:`Argument` stands for a result.
     kwargs: Mapping[str, Any] | None = None
     #: ``{resource name: amount, label or False}`` held while it runs; see :class:`Cost`.
     cost: Mapping[str, Any] | None = None
@@ -195,21 +137,27 @@ class Function:
     type: FunctionType = "regular"
     #: How often it is tried again after it raised; ``None``: as the execution says.
     max_retries: int | None = None
-    #: ``"variadic"`` or ``"as_list"``.
+    #: ``"variadic"``, ``"as_list"`` or ``"as_dict"``.
     argument_inclusion: Inclusion = "variadic"
     #: Expected seconds: a hint for ordering.
     duration: float | None = None
     #: Larger runs earlier.
     priority: float = 0
+    #: Ids of functions that must have ended well before it starts; it does not get their results.
+    after: Sequence[FunctionId] = ()
+    #: What stands for results in ``extra_args`` and ``kwargs``, in order.
+    inside: tuple[Argument, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
-        _check_id(self.id)
+        check_id(self.id)
         _set(self, "args", _checked_args(self))
         _check_call(self)
         if self.cost is not None:
             _set(self, "cost", _checked_cost(self))
         if self.node is not None:
             _set(self, "node", _checked_node(self))
+        if self.after != ():
+            _set(self, "after", _checked_after(self))
         _check_hints(self)
         if self.type != "regular":
             _check_type(self)
@@ -224,30 +172,36 @@ class Function:
 
     @property
     def argument_ids(self) -> tuple[FunctionId, ...]:
-        """The ids of the functions whose results it takes, in order, repeated as they are."""
-        return tuple([a.id if isinstance(a, Argument) else a for a in self.args])
+        """The ids of the functions whose results it takes, in the order of the call, repeated as they are."""
+        return tuple([a.id if isinstance(a, Argument) else a for a in (*self.args, *self.inside)])
+
+    @property
+    def dependencies(self) -> tuple[FunctionId, ...]:
+        """The ids of all functions that must end before it starts: its arguments, then ``after``."""
+        return (*self.argument_ids, *map(id_of, self.after)) if self.after else self.argument_ids
 
     @property
     def name(self) -> str:
         """A short name of its code."""
         return name_of(self.code)
 
+    def copies(self, ids: Iterable[FunctionId], rows: Iterable[tuple[Any, ...]]) -> Iterator[Function]:
+        """Copies with other ids and plain values, in which no result stands; they are not checked again."""
+        setters = {slot: getattr(Function, slot).__set__ for slot in Function.__slots__}
+        values = [(set_value, getattr(self, slot)) for slot, set_value in setters.items()]
+        set_id, set_extra_args = setters["id"], setters["extra_args"]
+        new = object.__new__
+        for key, row in zip(ids, rows, strict=True):
+            copy = new(Function)
+            for set_value, value in values:
+                set_value(copy, value)
+            set_id(copy, key)
+            set_extra_args(copy, row)
+            yield copy
+
 
 def _refuse(function: Function, problem: str) -> NoReturn:
     raise InvalidFunctionError(function.id, problem)
-
-
-def _is_hashable(key: object) -> bool:
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
-
-
-def _check_id(key: FunctionId) -> None:
-    if not _is_hashable(key):
-        raise InvalidFunctionError(key, "its id cannot be hashed; use a string, a number or a tuple of these")
 
 
 def _checked_args(function: Function) -> tuple[FunctionId | Argument, ...]:
@@ -256,10 +210,23 @@ def _checked_args(function: Function) -> tuple[FunctionId | Argument, ...]:
         _refuse(function, f"its args are {args!r}; give a list of the ids whose results it takes, in order")
     found = tuple(args)
     for arg in found:
-        if not _is_hashable(arg):
+        if not is_hashable(arg):
             _refuse(function, f"its argument {arg!r} is no id; name a function, and put values in extra_args")
         if isinstance(arg, Function):
             _refuse(function, f"its argument is the function {arg.id!r} itself; name it by its id")
+    return found
+
+
+def _checked_after(function: Function) -> tuple[FunctionId, ...]:
+    after: Any = function.after
+    if isinstance(after, (str, bytes, Mapping, Argument)) or not isinstance(after, Iterable):
+        _refuse(function, f"its after is {after!r}; give a tuple of the ids that must end before it")
+    found = tuple(after)
+    for key in found:
+        if not is_hashable(key):
+            _refuse(function, f"it runs after {key!r}, which is no id; name a function")
+        if isinstance(key, Function):
+            _refuse(function, f"it runs after the function {key.id!r} itself; name it by its id")
     return found
 
 
@@ -281,9 +248,20 @@ def _check_call(function: Function) -> None:
         _set(function, "extra_args", tuple(function.extra_args))
     if function.kwargs is not None:
         _set(function, "kwargs", _checked_kwargs(function))
+    if function.extra_args or function.kwargs:
+        _find_arguments(function)
     if function.argument_inclusion not in INCLUSIONS:
         known = ", ".join(INCLUSIONS)
         _refuse(function, f"its argument_inclusion is {function.argument_inclusion!r}; it is one of {known}")
+
+
+def _find_arguments(function: Function) -> None:
+    inside: list[Argument] = []
+    for value in (*function.extra_args, *(function.kwargs or {}).values()):
+        if isinstance(value, (Argument, Structure)):
+            inside += arguments_in(value)
+    if inside:
+        _set(function, "inside", tuple(inside))
 
 
 def _checked_kwargs(function: Function) -> dict[str, Any]:
@@ -309,7 +287,7 @@ def _checked_node(function: Function) -> str | Collocated:
     if isinstance(node, tuple) and len(node) == 2 and node[0] == "collocated":
         node = Collocated(node[1])
     if isinstance(node, Collocated):
-        if not _is_hashable(node.id):
+        if not is_hashable(node.id):
             _refuse(function, f"it is collocated with {node.id!r}, which is no id; name a function")
         return node
     # Dask's local clusters call their workers 0, 1, 2: as names these are strings.
@@ -349,11 +327,14 @@ def _check_type(function: Function) -> None:
     if function.type == "inline":
         forbidden, why = ("node", "cost"), "it runs inside its dependents"
     elif function.type == "input":
-        forbidden, why = ("args", "code", "cost", "node", "extra_args", "kwargs"), "its value comes later"
+        forbidden, why = (
+            ("args", "code", "cost", "node", "extra_args", "kwargs", "after"),
+            "its value comes later",
+        )
     else:
         _refuse(function, f"its type is {function.type!r}; it is one of {', '.join(TYPES)}")
-    for field in forbidden:
-        value = getattr(function, field)
+    for name in forbidden:
+        value = getattr(function, name)
         # An empty list or mapping says nothing; a callable that is false is still code.
-        if value is not None and (field in ("code", "node") or value):
-            _refuse(function, f'it has type="{function.type}" and a {field}; {why}, so leave {field} out')
+        if value is not None and (name in ("code", "node") or value):
+            _refuse(function, f'it has type="{function.type}" and a {name}; {why}, so leave {name} out')

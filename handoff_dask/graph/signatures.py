@@ -145,8 +145,8 @@ or kwargs
     """
     known: set[Hashable] = set()
     for function in functions:
-        if function.args:
-            for arg in function.args:
+        if function.args or function.inside:
+            for arg in (*function.args, *function.inside):
                 if isinstance(arg, Argument) and not arg.travels_as_is:
                     _check_transfers(function, arg, known)
         code = function.code

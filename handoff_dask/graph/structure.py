@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, overload
 from uuid import uuid4
 
 from handoff_dask.errors import (
@@ -14,7 +14,8 @@ from handoff_dask.errors import (
     MissingFunctionError,
     ValidationError,
 )
-from handoff_dask.graph.functions import Argument, Collocated, Function, FunctionId
+from handoff_dask.graph.fields import made, settled
+from handoff_dask.graph.functions import Argument, Code, Collocated, Function, FunctionId
 
 __all__ = ["FunctionGraph", "as_graph", "filled"]
 
@@ -48,20 +49,45 @@ class FunctionGraph:
         """``{function id: function}`` in the order of adding; read only."""
         return MappingProxyType(self._functions)
 
-    def add_function(self: G, function: Function) -> G:
+    @overload
+    def add_function(self: G, function: Function, /) -> G: ...
+    @overload
+    def add_function(
+        self: G,
+        id: FunctionId,
+        args: Sequence[FunctionId | Argument] = (),
+        code: Code | None = None,
+        **fields: Any,
+    ) -> G: ...
+    def add_function(self: G, *given: Any, **fields: Any) -> G:
         """Add a function, and return the graph.
+
+        Parameters
+        ----------
+        *given, **fields
+            A :class:`Function`; or the fields of one, as :class:`Function` takes them.
 
         Raises
         ------
         DuplicateFunctionError
             If the DAG has a function of this id.
         InvalidFunctionError
-            If it is no :class:`Function`.
+            If it is no :class:`Function`, a field is wrong, or it names a reference of another DAG.
+
+        Examples
+        --------
+        >>> graph = FunctionGraph().add_function("one", [], int, extra_args=["1"])
+        >>> graph.add_function(id="two", args=["one"], code=abs).order()
+        ('one', 'two')
         """
+        function = given[0] if len(given) == 1 and not fields else made(given, fields)
         if not isinstance(function, Function):
             raise InvalidFunctionError(
                 repr(function), "it is no Function; make it one: Function(id, args, code)"
             )
+        return self._add(settled(function, self))
+
+    def _add(self: G, function: Function) -> G:
         if function.id in self._functions:
             raise DuplicateFunctionError(function.id)
         self._functions[function.id] = function
@@ -87,9 +113,11 @@ class FunctionGraph:
         for function in self._functions.values():
             if function.node is not None and isinstance(function.node, Collocated):
                 self._check_target(function, function.node.id)
-            for arg in function.args:
+            for arg in (*function.args, *function.inside):
                 if isinstance(arg, Argument) and not arg.travels_as_is:
                     self._check_ends(function, arg)
+            for key in function.after:
+                self._check_after(function, key)
         self.collocation_roots()
         self._valid = True
 
@@ -112,7 +140,7 @@ class FunctionGraph:
         return self._order
 
     def dependents(self) -> Mapping[FunctionId, tuple[FunctionId, ...]]:
-        """``{id: ids of the functions that take its result}``, each once.
+        """``{id: ids of the functions that take its result, or run after it}``, each once.
 
         Raises
         ------
@@ -122,7 +150,7 @@ class FunctionGraph:
         if self._dependents is None:
             taken: dict[FunctionId, list[FunctionId]] = {key: [] for key in self._functions}
             for function in self._functions.values():
-                for arg in dict.fromkeys(function.argument_ids):
+                for arg in dict.fromkeys(function.dependencies):
                     if arg not in taken:
                         raise MissingFunctionError(function.id, arg)
                     taken[arg].append(function.id)
@@ -152,8 +180,30 @@ class FunctionGraph:
             key = stack.pop()
             if key not in found:
                 found.add(key)
-                stack.extend(self._functions[key].argument_ids)
+                stack.extend(self._functions[key].dependencies)
         return tuple([key for key in self.order() if key in found])
+
+    def sinks(self) -> tuple[FunctionId, ...]:
+        """The ids of the functions whose results nothing else takes: what it comes to.
+
+        Examples
+        --------
+        >>> graph = FunctionGraph().add_function("a", [], int).add_function("b", ["a"], abs)
+        >>> graph.add_function("c", [], int, after=["b"]).sinks()
+        ('b', 'c')
+        """
+        taken: set[FunctionId] = set()
+        for function in self._functions.values():
+            if function.type != "regular":
+                continue
+            ahead = list(function.argument_ids)
+            while ahead:
+                key = ahead.pop()
+                if key not in taken:
+                    taken.add(key)
+                    if key in self._functions and self._functions[key].type == "inline":
+                        ahead.extend(self._functions[key].argument_ids)
+        return tuple([i for i, f in self._functions.items() if f.type == "regular" and i not in taken])
 
     def collocation_roots(self) -> Mapping[FunctionId, FunctionId]:
         """``{id: the function whose ``node`` decides}`` for each function that shares a node.
@@ -189,6 +239,13 @@ class FunctionGraph:
                 function.id,
                 f"it is collocated with {target!r}, which is {other.type} and has no node; "
                 "name a regular function",
+            )
+
+    def _check_after(self, function: Function, key: FunctionId) -> None:
+        if self._functions[key].type == "inline":
+            raise InvalidFunctionError(
+                function.id,
+                f"it runs after {key!r}, which is inline and never runs on its own; name a regular function",
             )
 
     def _check_ends(self, consumer: Function, arg: Argument) -> None:
@@ -253,7 +310,7 @@ def _topological(functions: Mapping[FunctionId, Function]) -> tuple[FunctionId, 
     for start, function in functions.items():
         if start in order:
             continue
-        args = function.argument_ids
+        args = function.dependencies
         if all(arg in order for arg in args):
             order[start] = None
             continue
@@ -267,7 +324,7 @@ def _topological(functions: Mapping[FunctionId, Function]) -> tuple[FunctionId, 
                     _refuse_cycle(functions, [step for step, _ in stack], arg)
                 if arg not in functions:
                     raise MissingFunctionError(key, arg)
-                stack.append((arg, iter(functions[arg].argument_ids)))
+                stack.append((arg, iter(functions[arg].dependencies)))
                 path.add(arg)
                 break
             else:

@@ -14,7 +14,8 @@ from distributed import Future, get_client, get_worker
 
 from handoff_dask.bridges.opentelemetry import run_in_context
 from handoff_dask.errors import blame_inline
-from handoff_dask.graph.functions import Code, Function, name_of, resolve_code
+from handoff_dask.graph.arguments import Structure, fill, without_ids
+from handoff_dask.graph.functions import Code, Function, FunctionId, id_of, name_of, resolve_code
 from handoff_dask.protocol.futures import adopt
 from handoff_dask.record.status import LOCAL_NODE
 
@@ -33,33 +34,66 @@ class Call:
     see, so that plain values stay what they are.
     """
 
-    __slots__ = ("as_list", "code", "extra_args", "kwargs")
+    __slots__ = ("as_list", "code", "extra_args", "inside", "kwargs")
 
     def __init__(
-        self, code: Code, extra_args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, as_list: bool
+        self,
+        code: Code,
+        extra_args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        as_list: bool,
+        inside: int = 0,
     ) -> None:
         self.code = code
         self.extra_args = extra_args
         self.kwargs = kwargs
         self.as_list = as_list
+        #: How many of the results, the last ones, have their places in the plain arguments.
+        self.inside = inside
 
     @property
     def __name__(self) -> str:  # what Dask shows of a task
         return name_of(self.code)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Call, (self.code, self.extra_args, self.kwargs, self.as_list)
+        return Call, (self.code, self.extra_args, self.kwargs, self.as_list, self.inside)
 
     def __call__(self, *results: Any) -> Any:
         """Call the code with the results and what stands in here."""
         code = self.code if not isinstance(self.code, str) else resolve_code(self.code)
-        kwargs = self.kwargs or {}
+        extra_args, kwargs = self.extra_args, self.kwargs or {}
+        if self.inside:
+            rest = iter(results[-self.inside :])
+            results = results[: -self.inside]
+            extra_args = tuple([fill(value, rest) for value in extra_args])
+            kwargs = {name: fill(value, rest) for name, value in kwargs.items()}
         if self.as_list:
-            value = code(list(results), *self.extra_args, **kwargs)
+            value = code(list(results), *extra_args, **kwargs)
         else:
-            value = code(*results, *self.extra_args, **kwargs)
+            value = code(*results, *extra_args, **kwargs)
         # Like any function, a coroutine takes one thread of its node while it runs.
         return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
+class ByName:
+    """A code that is called with the results as a dict by id."""
+
+    __slots__ = ("code", "ids")
+
+    def __init__(self, code: Code, ids: tuple[FunctionId, ...]) -> None:
+        self.code = code
+        self.ids = ids
+
+    @property
+    def __name__(self) -> str:
+        return name_of(self.code)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ByName, (self.code, self.ids)
+
+    def __call__(self, results: list[Any], *extra_args: Any, **kwargs: Any) -> Any:
+        """Call it."""
+        return resolve_code(self.code)(dict(zip(self.ids, results, strict=True)), *extra_args, **kwargs)
 
 
 #: Codes that this process has loaded lately, by what they were pickled to.
@@ -121,7 +155,7 @@ class Recipe:
 class SharedCall:
     """A call some of whose plain values are shared: they come as arguments, after the results."""
 
-    __slots__ = ("as_list", "code", "count", "extra_args", "kwargs", "name")
+    __slots__ = ("as_list", "code", "count", "extra_args", "inside", "kwargs", "name")
 
     def __init__(
         self,
@@ -129,6 +163,7 @@ class SharedCall:
         extra_args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         as_list: bool,
+        inside: int,
         count: int,
         name: str,
     ) -> None:
@@ -136,6 +171,7 @@ class SharedCall:
         self.extra_args = extra_args
         self.kwargs = kwargs
         self.as_list = as_list
+        self.inside = inside
         #: How many shared values there are.
         self.count = count
         self.name = name
@@ -145,7 +181,8 @@ class SharedCall:
         return self.name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SharedCall, (self.code, self.extra_args, self.kwargs, self.as_list, self.count, self.name)
+        call = (self.code, self.extra_args, self.kwargs, self.as_list, self.inside)
+        return SharedCall, (*call, self.count, self.name)
 
     def __call__(self, *arguments: Any) -> Any:
         """Put the shared values in their places, and call."""
@@ -155,6 +192,7 @@ class SharedCall:
             tuple(_put(value, shared) for value in self.extra_args),
             {name: _put(value, shared) for name, value in self.kwargs.items()},
             self.as_list,
+            self.inside,
         )
         return call(*results)
 
@@ -227,6 +265,32 @@ def _between() -> tuple[str, str]:
     return source, target
 
 
+class After:
+    """A call of a function that runs after others: what only says that these have ended is left out."""
+
+    __slots__ = ("call", "count")
+
+    def __init__(self, call: Callable[..., Any], count: int) -> None:
+        self.call = call
+        #: How many others there are.
+        self.count = count
+
+    @property
+    def __name__(self) -> str:
+        return name_of(self.call)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return After, (self.call, self.count)
+
+    def __call__(self, *results: Any) -> Any:
+        """Call it with its own results."""
+        return self.call(*results[: -self.count])
+
+
+def nothing(result: Any) -> None:
+    """The code of a barrier: a result is there, and what it is does not matter."""
+
+
 class Constant:
     """An input, embedded where it is used."""
 
@@ -291,6 +355,8 @@ class WithFutures:
 def _futures_in(value: Any) -> Iterator[Future[Any]]:
     if isinstance(value, Future):
         yield value
+    elif isinstance(value, Structure):
+        yield from _futures_in(value.value)
     elif type(value) in (list, tuple, set, frozenset, dict) and len(value) <= LONG:
         for item in value.values() if type(value) is dict else value:
             yield from _futures_in(item)
@@ -298,15 +364,23 @@ def _futures_in(value: Any) -> Iterator[Future[Any]]:
 
 def call_of(function: Function) -> Call | WithFutures:
     """The call of one function, whatever it takes."""
-    assert function.code is not None
     call = Call(
-        function.code,
-        tuple(function.extra_args),
-        function.kwargs,
-        function.argument_inclusion == "as_list",
+        code_of(function),
+        tuple(map(without_ids, function.extra_args)),
+        {name: without_ids(value) for name, value in (function.kwargs or {}).items()},
+        function.argument_inclusion != "variadic",
+        len(function.inside),
     )
     plain = function.extra_args or function.kwargs
     return WithFutures(call) if plain and any(_futures_in((call.extra_args, call.kwargs))) else call
+
+
+def code_of(function: Function) -> Code:
+    """A function's code, called with its results as a list where they are not given one by one."""
+    assert function.code is not None
+    if function.argument_inclusion == "as_dict":
+        return ByName(function.code, tuple(map(id_of, function.args)))
+    return function.code
 
 
 def plain_code(function: Function) -> Callable[..., Any] | None:
@@ -315,7 +389,7 @@ def plain_code(function: Function) -> Callable[..., Any] | None:
     if (
         function.extra_args
         or function.kwargs
-        or function.argument_inclusion == "as_list"
+        or function.argument_inclusion != "variadic"
         or isinstance(code, str)
         or (isinstance(code, FunctionType) and inspect.iscoroutinefunction(code))
         or not isinstance(code, (FunctionType, BuiltinFunctionType, type))

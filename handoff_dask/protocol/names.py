@@ -42,3 +42,16 @@ LANE_UNITS = 720_720
 
 #: The layer annotation by which the scheduler plugin knows our tasks.
 ANNOTATION = "handoff"
+
+#: How the key of a task begins that has no value, and ends when a function has: for what runs after it.
+BARRIER = "after:"
+
+
+def barrier_key(key: str) -> str:
+    """The key of the barrier of a function, from the function's own."""
+    return f"{BARRIER}{key}"
+
+
+def is_barrier(key: object) -> bool:
+    """Whether a key is that of a barrier."""
+    return isinstance(key, str) and key.startswith(BARRIER)

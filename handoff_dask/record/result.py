@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from handoff_dask.errors import NotFoundError
+from handoff_dask.graph.arguments import did_you_mean, id_of
 from handoff_dask.record.execution import ExecutionRecord, Timing
 from handoff_dask.record.lower_bound import lower_bounds
 from handoff_dask.record.time_split import TimeSplit, time_split
@@ -40,6 +42,25 @@ class ExecutionResult:
         #: ``{function id: Timing}``.
         self.timings = timings
         self._record = record
+
+    def __getitem__(self, function: Any) -> Any:
+        """The value of a function that is named by its id or a reference; of several in a list, their values.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no result of a function.
+        """
+        if isinstance(function, list):
+            return [self[one] for one in function]
+        key = id_of(function)
+        try:
+            return self.results[key]
+        except KeyError:
+            hint = did_you_mean(key, self.results, "a result")
+            raise NotFoundError(
+                "result", key, f"DAG {self.dag_id!r} has no result of this id; {hint}"
+            ) from None
 
     def __repr__(self) -> str:
         return f"<ExecutionResult of DAG {self.dag_id!r}: {len(self.results)} results>"

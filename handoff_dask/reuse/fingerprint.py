@@ -8,8 +8,17 @@ from dataclasses import dataclass, field
 from types import FunctionType, MethodType
 from typing import Any
 
+from handoff_dask.graph.arguments import without_ids
 from handoff_dask.graph.dag import DAG, as_dag
-from handoff_dask.graph.functions import Argument, Code, Function, FunctionId, name_of, resolve_code
+from handoff_dask.graph.functions import (
+    Argument,
+    Code,
+    Function,
+    FunctionId,
+    id_of,
+    name_of,
+    resolve_code,
+)
 from handoff_dask.reuse.building import Building
 from handoff_dask.reuse.nodes import Node, Piece, digest_of
 from handoff_dask.reuse.owners import PYTHON
@@ -208,10 +217,13 @@ class _Call:
             gathered.take("version", version)
             shown = gathered.values.pop("version", "")
         for n, value in enumerate(function.extra_args):
-            gathered.take(f"extra_args[{n}]", value)
+            gathered.take(f"extra_args[{n}]", without_ids(value))
         if function.kwargs:
             self._take_kwargs(function.kwargs, None if node is None else node.value)
-        arguments = [self._argument(n, arg) for n, arg in enumerate(function.args)]
+        taken = (*function.args, *function.inside)
+        arguments = [self._argument(n, arg) for n, arg in enumerate(taken)]
+        if function.argument_inclusion == "as_dict":  # its code sees the ids
+            gathered.take("ids of its arguments", tuple(map(id_of, function.args)))
         told += [(taken or "").encode() for _, taken in arguments]
         gathered.values["argument_inclusion"] = function.argument_inclusion
         return gathered.details(code, *told, version=shown, arguments=tuple(arguments))
@@ -219,7 +231,7 @@ class _Call:
     def _take_kwargs(self, kwargs: Mapping[str, Any], code: Any) -> None:
         """By name; in the order of the call if the code can see that."""
         for name in kwargs if _sees_order(code) else sorted(kwargs):
-            self.gathered.take(f"kwargs[{name!r}]", kwargs[name])
+            self.gathered.take(f"kwargs[{name!r}]", without_ids(kwargs[name]))
 
     def _argument(self, n: int, arg: FunctionId | Argument) -> tuple[str, str | None]:
         key = arg.id if isinstance(arg, Argument) else arg

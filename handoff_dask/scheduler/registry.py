@@ -11,6 +11,7 @@ from handoff_dask.collector import collector_held
 from handoff_dask.placement.events import Event, FunctionKey, RunClosed, RunOpened
 from handoff_dask.placement.strategies import Strategy
 from handoff_dask.protocol.manifest import Manifest, position_of
+from handoff_dask.protocol.names import is_barrier
 from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, RUNNING
 from handoff_dask.scheduler import lifecycle as life
 from handoff_dask.scheduler.nodes import Nodes
@@ -114,7 +115,7 @@ class Registry:
         manifest = run.manifest
         shared = [{"resources": d.cost.to_amounts()} if d.cost.amounts else {} for d in manifest.demands]
         for key in keys:
-            if key in self._runs.functions:
+            if key in self._runs.functions or is_barrier(key):
                 continue
             position = position_of(key)
             function = FunctionState(run, key, position)

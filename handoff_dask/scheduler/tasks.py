@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import time
 from distributed.protocol import pickle
 
+from handoff_dask.protocol.names import is_barrier
 from handoff_dask.scheduler.lifecycle import Failure
 
 if TYPE_CHECKING:
@@ -129,8 +130,12 @@ class Tasks:
     # ------------------------------------------------------------------ graph
 
     def dependents(self, key: str) -> Iterator[str]:
-        """Keys of the tasks that take a task's result."""
-        return (str(dependent.key) for dependent in self._tasks[key].dependents)
+        """Keys of the tasks that take a task's result, or run after it."""
+        for dependent in self._tasks[key].dependents:
+            if is_barrier(dependent.key):
+                yield from (str(after.key) for after in dependent.dependents)
+            else:
+                yield str(dependent.key)
 
     def next_ready(self, key: str) -> list[str]:
         """Keys of the tasks that lack nothing but a task's result."""

@@ -44,7 +44,7 @@ def dag_summary(dag: DAG, *, picture: bool = True) -> Summary:
     regular = [f for f in functions if f.type == "regular"]
     rows = [("functions", _functions_text(functions))]
     if functions:
-        edges = sum(len(set(f.argument_ids)) for f in functions)
+        edges = sum(len(set(f.dependencies)) for f in functions)
         rows.append(("arguments", f"{edges:,}" + (f", {_depth(order):,} deep" if not problem else "")))
         rows.append(("codes", _codes_text(functions)))
     if costs := _largest(regular):
@@ -63,7 +63,7 @@ def dag_summary(dag: DAG, *, picture: bool = True) -> Summary:
         state="" if problem is None else "not valid",
         colour=STATUS_COLOURS["failed"],
         rows=rows,
-        picture=small_graph(Item(f.id, f.name, f.argument_ids) for f in order) if picture else "",
+        picture=small_graph(Item(f.id, f.name, f.dependencies) for f in order) if picture else "",
     )
 
 
@@ -205,7 +205,7 @@ def _codes_text(functions: Sequence[Function]) -> str:
 def _depth(order: Sequence[Function]) -> int:
     levels: dict[Any, int] = {}
     for function in order:
-        levels[function.id] = 1 + max((levels.get(arg, 0) for arg in function.argument_ids), default=0)
+        levels[function.id] = 1 + max((levels.get(arg, 0) for arg in function.dependencies), default=0)
     return max(levels.values(), default=0)
 
 

@@ -218,7 +218,7 @@ def _planned(function: Function, pin: str | None = None) -> FunctionRecord:
     return FunctionRecord(
         id=function.id,
         name=name_of(function.code),
-        args=function.argument_ids,
+        args=function.dependencies,
         type=function.type,
         cost=dict(function.cost or {}),
         status="pending" if function.type == "regular" else "none",
