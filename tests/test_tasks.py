@@ -102,7 +102,11 @@ def test_references_stand_for_results_at_any_depth():
     assert type(args[4]) is Pair
     assert args[5] is plain
     assert kwargs == {"named": "a:utf-8", "deep": {"x": ["b:utf-8"]}}
-    assert dag.functions["gather"].argument_ids == ("clean", "clean-2", *["clean", "clean-2"], "clean") + (
+    assert dag.functions["gather"].argument_ids == (
+        "clean",
+        "clean-2",
+        *["clean", "clean-2"],
+        "clean",
         "clean",
         "clean-2",
     )
@@ -210,12 +214,11 @@ def test_plain_functions_name_references():
         ({"cost": {"cpu": -1}}, "cost"),
         ({"args": ["a"]}, "what it is called with"),
         ({"type": "input"}, "input"),
-        ({"code": len}, "what it is called with"),
     ],
 )
 def test_wrong_fields_are_refused_at_once(fields, problem):
     """By the decorator and by options."""
-    with pytest.raises((handoff.InvalidFunctionError, TypeError), match=problem if "code" not in fields else ""):
+    with pytest.raises(handoff.InvalidFunctionError, match=problem):
         handoff.task(clean.code, **fields)
     with pytest.raises(handoff.InvalidFunctionError, match=problem):
         clean.options(**fields)

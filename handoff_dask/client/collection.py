@@ -16,7 +16,7 @@ from handoff_dask.client.compile import compile as compile_dag
 from handoff_dask.client.default import known_session
 from handoff_dask.errors import ValidationError
 from handoff_dask.graph.dag import DAG
-from handoff_dask.graph.functions import Function, FunctionId
+from handoff_dask.graph.functions import FunctionId
 
 _collections: weakref.WeakKeyDictionary[DAG, tuple[int, Compiled]] = weakref.WeakKeyDictionary()
 
