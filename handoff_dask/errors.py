@@ -162,6 +162,20 @@ class FunctionFailedError(HandoffError):
         return f"function {self.function_id!r} failed on node {self.node!r} after {times}{why}"
 
 
+class FunctionTimeoutError(HandoffError, TimeoutError):
+    """An attempt of a function took longer than its ``timeout``."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(timeout)
+        #: Seconds that an attempt may take.
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return (
+            f"an attempt took longer than its timeout of {self.timeout:g} s; give it more, or mend its code"
+        )
+
+
 #: The attribute by which an exception says in which inline function it was raised.
 _INLINE = "_handoff_inline"
 

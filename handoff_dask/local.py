@@ -32,6 +32,7 @@ from handoff_dask.progress import Counts, Row, show
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord, Timing
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.record.status import LOCAL_NODE
+from handoff_dask.time_limit import cancellable, run_within
 
 __all__ = ["OnEvent", "execute_local"]
 
@@ -271,7 +272,7 @@ class _Run:
             attempt = self.start(function, number, ready)
             values = [self.values[key] for key in body.needs]
             try:
-                value = run_in_context(self.carried, partial(_run_here, body, values))
+                value = run_in_context(self.carried, partial(_run_in_time, body, values))
             except Exception as error:
                 last = number == retries + 1
                 self.finish_attempt(attempt, "exception" if last else "retry", error)
@@ -422,6 +423,13 @@ def _record_of(function: Function) -> FunctionRecord:
     )
 
 
+def _run_in_time(body: Body, values: list[Any]) -> Any:
+    timeout = body.function.timeout
+    return (
+        _run_here(body, values) if timeout is None else run_within(timeout, lambda: _run_here(body, values))
+    )
+
+
 def _run_here(body: Body, values: list[Any]) -> Any:
     with no_dag():
         if body.is_transfer:
@@ -436,7 +444,7 @@ def _complete(value: Any) -> Any:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(value)
+        return asyncio.run(cancellable(value))
     # A loop runs in this thread (a notebook's, say): it cannot wait for another one.
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(asyncio.run, value).result()

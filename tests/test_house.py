@@ -43,6 +43,7 @@ EXCEPTIONS = {
     "progress.py": {"time"},  # says how long something has run
     "reuse": {"time"},  # knows how old an entry of the cache is
     "simulation": {"random"},  # with a seed: the same plan each time
+    "time_limit.py": {"asyncio"},  # cancels coroutines whose time is over
     "telemetry": {"time"},  # a span has a duration
 }
 

@@ -35,6 +35,7 @@ from handoff_dask.protocol.calls import (
 )
 from handoff_dask.protocol.manifest import Manifest, Options, position_of, token_of
 from handoff_dask.protocol.names import ANNOTATION, barrier_key, is_barrier
+from handoff_dask.protocol.timed_call import Timed
 from handoff_dask.resources import Cost
 
 #: Inputs of at most this many bytes are embedded in the functions that take them.
@@ -240,6 +241,8 @@ class _Compiler:
 
     def _task(self, body: Body, key: str) -> Task:
         task = self._plain_task(body, key)
+        if body.function.timeout is not None:
+            task.func = Timed(task.func, body.function.timeout)
         if body.after:
             barriers = [TaskRef(barrier_key(self.keys[i])) for i in body.after]
             task = Task(key, After(task.func, len(barriers)), *task.args, *barriers)

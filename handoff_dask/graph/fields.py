@@ -27,6 +27,7 @@ class TaskFields(TypedDict, total=False):
     max_retries: int | None
     duration: float | None
     priority: float
+    timeout: float | None
     after: Sequence[Any]
 
 

@@ -52,6 +52,8 @@ TYPES: tuple[FunctionType, ...] = get_args(FunctionType)
 INCLUSIONS: tuple[Inclusion, ...] = get_args(Inclusion)
 _IMPORTABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _set = object.__setattr__
+#: What says how code runs, and an input has none.
+_NOT_OF_INPUTS = ("args", "code", "cost", "node", "extra_args", "kwargs", "after", "timeout")
 
 
 def resolve_code(code: Code) -> Callable[..., Any]:
@@ -143,6 +145,8 @@ class Function:
     duration: float | None = None
     #: Larger runs earlier.
     priority: float = 0
+    #: Seconds that an attempt may take; ``None``: as long as it likes.
+    timeout: float | None = None
     #: Ids of functions that must have ended well before it starts; it does not get their results.
     after: Sequence[FunctionId] = ()
     #: What stands for results in ``extra_args`` and ``kwargs``, in order.
@@ -311,6 +315,9 @@ def _check_hints(function: Function) -> None:
         _refuse(function, f"its duration is {duration!r}; give seconds, a finite number of at least 0")
     if type(priority) is not int and not _is_finite(priority):
         _refuse(function, f"its priority is {priority!r}; give a finite number, larger runs earlier")
+    timeout = function.timeout
+    if timeout is not None and not (_is_finite(timeout) and timeout > 0):
+        _refuse(function, f"its timeout is {timeout!r}; give seconds, a finite number above 0, or None")
 
 
 def _is_finite(value: object) -> bool:
@@ -325,12 +332,9 @@ def _is_finite(value: object) -> bool:
 def _check_type(function: Function) -> None:
     forbidden: tuple[str, ...]
     if function.type == "inline":
-        forbidden, why = ("node", "cost"), "it runs inside its dependents"
+        forbidden, why = ("node", "cost", "timeout"), "it runs inside its dependents"
     elif function.type == "input":
-        forbidden, why = (
-            ("args", "code", "cost", "node", "extra_args", "kwargs", "after"),
-            "its value comes later",
-        )
+        forbidden, why = _NOT_OF_INPUTS, "its value comes later"
     else:
         _refuse(function, f"its type is {function.type!r}; it is one of {', '.join(TYPES)}")
     for name in forbidden:

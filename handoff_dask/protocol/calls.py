@@ -18,6 +18,7 @@ from handoff_dask.graph.arguments import Structure, fill, without_ids
 from handoff_dask.graph.functions import Code, Function, FunctionId, id_of, name_of, resolve_code
 from handoff_dask.protocol.futures import adopt
 from handoff_dask.record.status import LOCAL_NODE
+from handoff_dask.time_limit import cancellable
 
 #: The annotation that tells a transfer its source and its target.
 TRANSFER = "handoff-transfer"
@@ -72,7 +73,7 @@ class Call:
         else:
             value = code(*results, *extra_args, **kwargs)
         # Like any function, a coroutine takes one thread of its node while it runs.
-        return asyncio.run(value) if inspect.iscoroutine(value) else value
+        return asyncio.run(cancellable(value)) if inspect.iscoroutine(value) else value
 
 
 class ByName:

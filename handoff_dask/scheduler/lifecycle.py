@@ -23,8 +23,8 @@ running,       Recalled           the same               take it back from its n
 prefetched
 running,       Ended              finished               hold it, return its claim
 prefetched
-running,       FailedForGood      failed                 hold it, return its claim
-prefetched
+running,       FailedForGood      failed                 hold it; return its claim, or keep the claim
+prefetched                                               until its thread is over
 running,       Dropped            pending, cancelled     hold it; return its claim, or keep the claim
 prefetched                                               until its thread is over
 finished       ResultLost         the same
@@ -103,6 +103,8 @@ class Raised:
 
     exception: Any
     startstops: Any = ()
+    #: Whether its thread goes on nevertheless: its time was over.
+    left_behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,6 +461,7 @@ class Lifecycle:
         attempt = _attempt_of(function)
         _take_times(attempt, event.startstops, now)
         attempt.raised = event.exception
+        attempt.left_behind = event.left_behind
         return []
 
     def _seceded(self, function: FunctionState, event: Seceded, now: float) -> list[Action]:
@@ -508,12 +511,15 @@ class Lifecycle:
         attempt = self._begun(function)
         _take_times(attempt, event.startstops, now)
         function.state = Failed(attempt)
-        return [Hold(), LeaveQueue(attempt, goes_on=event.node_is_there), ReturnClaim(attempt)]
+        stays = attempt.left_behind and event.node_is_there
+        queue = LeaveQueue(attempt, goes_on=event.node_is_there, is_stuck=stays)
+        return [Hold(), queue, KeepClaim(attempt) if stays else ReturnClaim(attempt)]
 
     def _dropped(self, function: FunctionState, event: Dropped, now: float) -> list[Action]:
         attempt, was_running = _attempt_of(function), isinstance(function.state, Running)
         function.state = Cancelled(attempt) if function.run.over else Pending()
-        is_over = not event.node_is_there or attempt.raised is not None or attempt.recalled
+        has_ended = attempt.raised is not None and not attempt.left_behind
+        is_over = not event.node_is_there or has_ended or attempt.recalled
         stuck = was_running and not is_over
         queue = LeaveQueue(attempt, goes_on=event.node_is_there, is_stuck=stuck)
         return [Hold(), queue, ReturnClaim(attempt) if is_over else KeepClaim(attempt)]

@@ -58,6 +58,8 @@ class Attempt:
     raised: Any = None
     #: Whether its worker has given it back: no thread of it goes on.
     recalled: bool = False
+    #: Whether its thread goes on although it has raised: its time was over.
+    left_behind: bool = False
 
     def resumes(self, with_thread: bool) -> None:
         """Note that it needs again what it has given back."""

@@ -133,11 +133,19 @@ class WorkerMessages:
                 assert function.attempt is not None
                 self._telemetry.attempt_began(function, function.attempt.start or moment)
 
-    def raised(self, key: str, run_id: int, exception: Any, startstops: Any = (), **kwargs: Any) -> None:
+    def raised(
+        self,
+        key: str,
+        run_id: int,
+        exception: Any,
+        startstops: Any = (),
+        left_behind: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """An attempt has raised; whether it is repeated, Dask decides next."""
         function = self._present(key, run_id)
         if function is not None:
-            self._dispatcher.tell(function, life.Raised(exception, startstops))
+            self._dispatcher.tell(function, life.Raised(exception, startstops, left_behind))
 
     def unreadable(self, waiting: list[tuple[str, int]], failure: dict[str, Any], worker: str) -> None:
         """A result cannot be read where it is needed: what needs it has failed."""

@@ -26,9 +26,11 @@ from handoff_dask.protocol.names import (
     UNREADABLE,
     WATCH,
 )
+from handoff_dask.time_limit import Leftover
 from handoff_dask.worker.capabilities import detect
 from handoff_dask.worker.clock import Clock
 from handoff_dask.worker.constrained_tasks import as_before, let_nobody_block
+from handoff_dask.worker.left_behind import LeftBehind
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -47,6 +49,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
 
     def __init__(self) -> None:
         self._watched: dict[str, int] = {}
+        self._left_behind = LeftBehind()
         self._report_starts = False
         #: Starts that are to be reported soon: ``{key: when, by this machine's clock}``.
         self._begun: dict[str, float] = {}
@@ -92,6 +95,8 @@ class HandoffWorkerPlugin(WorkerPlugin):
 
     def watch(self, key: str, claim: int, **kwargs: Any) -> None:
         """Say when the task's thread is over: now, if it is not running."""
+        if self._left_behind.watch(key, lambda: self._say_ended(claim)):
+            return
         if self._runs(self.worker.state.tasks.get(key)):
             self._watched[key] = claim
         else:
@@ -133,7 +138,9 @@ class HandoffWorkerPlugin(WorkerPlugin):
         elif finish == "long-running":
             self._say_seceded(key)
         if key in self._watched and not self._runs(self.worker.state.tasks.get(key)):
-            self._say_ended(self._watched.pop(key))
+            claim = self._watched.pop(key)
+            if not self._left_behind.watch(key, lambda: self._say_ended(claim)):
+                self._say_ended(claim)
 
     def _runs(self, task: TaskState | None) -> bool:
         state = self.worker.state
@@ -152,8 +159,14 @@ class HandoffWorkerPlugin(WorkerPlugin):
                 "run_id": task.run_id,
                 "startstops": task.startstops,
                 "exception": task.exception,
+                "left_behind": self._left_behind.has(key),
             }
         )
+
+    def left_behind(self, key: str, leftover: Leftover) -> None:
+        """Note, from any thread, that the thread of a task goes on although its time is over."""
+        # Before Dask learns that the task has ended: what calls back to its loop keeps its order.
+        self.worker.loop.add_callback(self._left_behind.add, self.worker, key, leftover)
 
     def _say_unreadable(self, result: TaskState, waiting: Iterable[TaskState]) -> None:
         # Dask would let what needs it wait for ever.

@@ -332,3 +332,17 @@ class AnyLife(RuleBasedStateMachine):
 
 TestAnyLife = AnyLife.TestCase
 TestAnyLife.settings = settings(max_examples=40, stateful_step_count=20)
+
+
+def test_a_thread_that_is_left_behind_keeps_its_claim():
+    """An attempt whose time is over has failed; what it holds is returned when its thread is over."""
+    late = life.Raised("too late", left_behind=True)
+    for ends in (life.FailedForGood(), life.Dropped(node_is_there=True)):
+        function, mine = function_of(), attempt()
+        actions = lived(function, life.ArgumentsReady(), life.Placed(mine), late, ends)
+
+        assert actions == [
+            life.Hold(),
+            life.LeaveQueue(mine, goes_on=True, is_stuck=True),
+            life.KeepClaim(mine),
+        ]
