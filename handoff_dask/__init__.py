@@ -46,11 +46,13 @@ from handoff_dask.graph.functions import Argument, Collocated, Function, Functio
 from handoff_dask.graph.handout import function
 from handoff_dask.graph.tasks import Task, task
 from handoff_dask.local import execute_local
+from handoff_dask.record.current import Current, attempt_here
 from handoff_dask.record.execution import Timing
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.stores import ResultStore
 from handoff_dask.trackers import ResourceTracker, SimpleResourceTracker
 from handoff_dask.visualization.displays import add_displays
+from handoff_dask.worker.context import attempt_on_worker
 
 __all__ = [
     "DAG",
@@ -60,6 +62,7 @@ __all__ = [
     "AsyncHandoff",
     "Collocated",
     "Compiled",
+    "Current",
     "CyclicDependencyError",
     "DuplicateFunctionError",
     "Execution",
@@ -84,6 +87,7 @@ __all__ = [
     "ValidationError",
     "await_completion",
     "compile",
+    "current",
     "discover_nodes",
     "execute",
     "execute_distributed",
@@ -340,6 +344,25 @@ def get_result(
     if isinstance(execution_or_dag_id, Execution):
         return execution_or_dag_id.get_result(id, timeout)
     return session_for().get_result(execution_or_dag_id, id, timeout)
+
+
+def current() -> Current | None:
+    """The attempt of the function that runs here, in a node's thread or in this process.
+
+    Returns
+    -------
+    Current
+        With ``dag_id``, ``function_id``, ``attempt`` (from 1), ``node``, ``cost`` and ``devices``; ``None``
+        outside of a function of a DAG.
+
+    Examples
+    --------
+    >>> def where():
+    ...     return current().node
+    >>> execute_local([Function("f", [], where)])["f"], current()
+    ('local', None)
+    """
+    return attempt_here() or attempt_on_worker()
 
 
 def explain(

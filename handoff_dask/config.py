@@ -7,11 +7,11 @@ from typing import Any
 
 import dask.config
 import yaml
-from dask.utils import parse_timedelta
+from dask.utils import parse_bytes, parse_timedelta
 
 from handoff_dask.errors import ValidationError
 
-__all__ = ["count", "get", "seconds"]
+__all__ = ["count", "get", "nbytes", "seconds"]
 
 _DEFAULTS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("handoff.yaml").read_text())
 dask.config.update_defaults(_DEFAULTS)
@@ -39,6 +39,24 @@ def seconds(name: str) -> float:
     if not time_s >= 0:
         raise ValidationError(f"handoff.{name} in Dask's config is {value!r}; give a time, such as '30s'")
     return time_s
+
+
+def nbytes(name: str) -> int:
+    """A setting that is a size, in bytes; ``"100 MB"`` is read too.
+
+    Raises
+    ------
+    ValidationError
+        If it is none.
+    """
+    value = get(name)
+    try:
+        size = int(parse_bytes(value))
+    except (AttributeError, TypeError, ValueError):
+        size = -1
+    if size < 0:
+        raise ValidationError(f"handoff.{name} in Dask's config is {value!r}; give a size, such as '100 MB'")
+    return size
 
 
 def count(name: str) -> int:

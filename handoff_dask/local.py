@@ -29,6 +29,7 @@ from handoff_dask.graph.dag import DAG, as_dag, no_dag
 from handoff_dask.graph.expansion import Body, Expansion, expand, given_inputs
 from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.progress import Counts, Row, show
+from handoff_dask.record.current import Current, running
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord, Timing
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.record.status import LOCAL_NODE
@@ -272,7 +273,8 @@ class _Run:
             attempt = self.start(function, number, ready)
             values = [self.values[key] for key in body.needs]
             try:
-                value = run_in_context(self.carried, partial(_run_in_time, body, values))
+                with running(self.current(attempt)):
+                    value = run_in_context(self.carried, partial(_run_in_time, body, values))
             except Exception as error:
                 last = number == retries + 1
                 self.finish_attempt(attempt, "exception" if last else "retry", error)
@@ -377,6 +379,16 @@ class _Run:
         ready = self.records[attempt.function.id].ready
         queued = attempt.start - (attempt.start if ready is None else ready)
         return {"system_time": attempt.start, "queue_time": queued}
+
+    def current(self, attempt: _Attempt) -> Current:
+        """What the function may ask of its attempt."""
+        return Current(
+            dag_id=self.expansion.dag_id,
+            function_id=attempt.function.id,
+            attempt=attempt.number,
+            node=LOCAL_NODE,
+            cost=attempt.function.needs.to_dict(),
+        )
 
     def about_attempt(self, attempt: _Attempt) -> dict[str, Any]:
         return {

@@ -319,3 +319,20 @@ def test_sinks():
         clean.options(after=[a])("late")
     assert dag.sinks() == ("merge", "clean-2")
     assert list(handoff.execute_local(dag, outputs="sinks").results) == ["merge", "clean-2"]
+
+
+def test_a_function_knows_its_attempt():
+    """Also in this process; outside of a function there is none."""
+
+    def once_more() -> Any:
+        found = handoff.current()
+        if found.attempt == 1:
+            raise ValueError
+        return found
+
+    dag = DAG("d").add_function("f", [], once_more, cost={"cpu": 2})
+    found = handoff.execute_local(dag)["f"]
+    assert found == handoff.Current(
+        dag_id="d", function_id="f", attempt=2, node="local", cost={"cpu": 2}, devices=None
+    )
+    assert handoff.current() is None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Protocol, TypeAlias, cast
 
+from dask.utils import format_bytes
 from distributed import Future
 from distributed.metrics import time
 from toolz import frequencies
 
+from handoff_dask import config
 from handoff_dask.client.compile import Compiled
 from handoff_dask.client.completed import Completed
 from handoff_dask.client.execution_record import error_of, record_of
@@ -88,6 +91,8 @@ class ExecutionCore:
         self._timed_out: TimeoutError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._companions: list[Companion] = []
+        #: Whether nobody has said which results are wanted.
+        self.asks_for_all = False
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -183,6 +188,7 @@ class ExecutionCore:
         await self.wait_until_over(timeout)
         self._raise_error()
         assert self._outcome is not None
+        self._warn_of_size(self._outcome)
         results = await self._collect(self.dag_id, self.token, self.futures)
         # The result must not hold this execution, and with it the memory of workers.
         dag, compiled, outcome = self._dag, self.compiled, self._outcome
@@ -198,6 +204,22 @@ class ExecutionCore:
             },
             record=lambda: record_of(dag, compiled, outcome),
         )
+
+    def _warn_of_size(self, outcome: Outcome) -> None:
+        """Warn before much is fetched that other functions take, and that nobody has asked for."""
+        if self.asks_for_all and outcome.nbytes:
+            sinks = set(self._dag.sinks())
+            sizes = dict(zip(self.compiled.keys, outcome.nbytes, strict=True))
+            between = {i: sizes[i] or 0 for i in self.futures if i not in sinks}
+            total = sum(between.values())
+            if total > config.nbytes("fetch-warning"):
+                largest = max(between, key=lambda i: between[i])
+                warnings.warn(
+                    f"{format_bytes(total)} of the results of DAG {self.dag_id!r} are fetched although other "
+                    f"functions take them ({largest!r} has {format_bytes(between[largest])}); name what you "
+                    'want, execute(dag, outputs="sinks") say, or raise handoff.fetch-warning',
+                    stacklevel=2,
+                )
 
     async def fetch_result(self, function_id: Hashable, timeout: float | None = None) -> Any:
         """Wait for one function's result, and fetch it; see :meth:`Execution.get_result`."""

@@ -324,6 +324,7 @@ class SessionCore:
             raise
         held = dict(zip(ids, futures, strict=True))
         execution = kind(self.link, self._results.collect, dag, compiled, held)
+        execution.asks_for_all = submission.asks_for_all
         self._executions.add(execution)
         self._messages.start()
         self._accompany(execution, submission)

@@ -26,6 +26,8 @@ class Submission:
     #: Seconds, after which the execution is cancelled.
     timeout_s: float | None
     progress: bool
+    #: Whether nobody has said which results are wanted.
+    asks_for_all: bool
     #: Puts the caller's trace into what the functions carry; called once the DAG is sure to begin.
     carry_trace: Callable[[], None]
 
@@ -85,4 +87,6 @@ timeout, progress
         if carried is not None:
             carried.update(context.run(telemetry.carrier, dag.id))
 
-    return Submission(dag, compiled, limit_s, checks.switch("progress", progress), carry_trace)
+    return Submission(
+        dag, compiled, limit_s, checks.switch("progress", progress), outputs is None, carry_trace
+    )

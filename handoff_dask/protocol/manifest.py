@@ -107,6 +107,14 @@ def _plain(identity: Any) -> Any:
     return identity
 
 
+def run_of(key: object) -> tuple[str | None, int]:
+    """The run and the position in a key made by :meth:`Manifest.key`; ``(None, 0)`` of any other key."""
+    parts = key.rsplit("-", 2) if isinstance(key, str) else []
+    if len(parts) == 3 and len(parts[1]) == 16 and parts[1][0] == "0" and parts[2].isdigit():
+        return parts[1], int(parts[2])
+    return None, 0
+
+
 def position_of(key: str) -> int:
     """The position that stands in a key made by :meth:`Manifest.key`."""
     return int(key[key.rindex("-") + 1 :])

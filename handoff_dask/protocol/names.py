@@ -40,6 +40,9 @@ SHORT_LANES, RELAYS = 4, 28
 #: How much of its resource each lane has: divisible by any small number of slots.
 LANE_UNITS = 720_720
 
+#: The annotation that tells a task which attempt it is; absent from the first.
+ATTEMPT = "handoff-attempt"
+
 #: The layer annotation by which the scheduler plugin knows our tasks.
 ANNOTATION = "handoff"
 

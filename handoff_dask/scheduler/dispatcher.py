@@ -35,7 +35,7 @@ from handoff_dask.scheduler.ranks import Ranks
 from handoff_dask.scheduler.refusals import Refusal, refusal_of
 from handoff_dask.scheduler.registry import Registry
 from handoff_dask.scheduler.runs import FunctionState
-from handoff_dask.scheduler.states import Attempt, Waiting
+from handoff_dask.scheduler.states import Attempt, Prefetched, Waiting
 from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.scheduler.transfers import Transfers
 
@@ -149,7 +149,8 @@ class Dispatcher:
     def _restrict(self, function: FunctionState, action: life.Send) -> None:
         task = self._tasks.get(function.key)
         assert task is not None
-        self._tasks.restrict(task, action.attempt.address)
+        behind = isinstance(function.state, Prefetched)
+        self._tasks.restrict(task, action.attempt.address, attempt=function.attempts + behind)
 
     def _hold(self, function: FunctionState, action: life.Hold) -> None:
         task = self._tasks.get(function.key)

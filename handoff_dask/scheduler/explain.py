@@ -49,7 +49,12 @@ class ExplainSource:
 
     def methods(self) -> dict[str, Callable[..., Any]]:
         """What clients may ask."""
-        return {"find_out": self.find_out, "latest_run": self.latest_run}
+        return {"find_out": self.find_out, "latest_run": self.latest_run, "introduce": self.introduce}
+
+    def introduce(self, client: str, token: str) -> Introduction | None:
+        """The ids and costs of a run that is remembered."""
+        runs = {run.token: run for run in [*self._ended(), *self._runs.by_token.values()]}
+        return runs[token].introduction() if token in runs else None
 
     def latest_run(self, client: str, dag: str) -> Introduction | None:
         """The latest run of a DAG id (as a token) that is remembered."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import time
 from distributed.protocol import pickle
 
-from handoff_dask.protocol.names import is_barrier
+from handoff_dask.protocol.names import ATTEMPT, is_barrier
 from handoff_dask.scheduler.lifecycle import Failure
 
 if TYPE_CHECKING:
@@ -73,8 +73,10 @@ class Tasks:
         task.worker_restrictions = HELD
         task.resource_restrictions = {}
 
-    def restrict(self, task: TaskState, address: str) -> None:
-        """Let a task go to one worker only."""
+    def restrict(self, task: TaskState, address: str, *, attempt: int) -> None:
+        """Let a task go to one worker only, and say which attempt it is."""
+        if attempt > 1 or ATTEMPT in (task.annotations or {}):
+            task.annotations = {**(task.annotations or {}), ATTEMPT: attempt}
         only = self._only.get(address)
         if only is None:
             only = self._only[address] = {address}

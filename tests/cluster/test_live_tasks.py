@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import dask
@@ -105,3 +106,47 @@ async def test_results_by_id_and_shared_values(c, s, *workers):
     async with handoff.AsyncHandoff(c) as session:
         result = await session.execute(dag)
     assert result[[0, 1]] == [({"a": 0}, 1_000_000, 0)] * 2
+
+
+@handoff.task(cost={"cpu": 1, "fast": True}, max_retries=2)
+def second_time() -> Any:
+    found = handoff.current()
+    assert found is not None
+    if found.attempt < 2:
+        raise ValueError("once more")
+    return found
+
+
+@live(1)
+async def test_a_function_knows_its_attempt(c, s, *workers):
+    """Which run, function and attempt it is, where, and what it holds; others are told nothing."""
+    with DAG(("my", "job")) as dag:
+        found = second_time.options(id=("found", 0))()
+    async with handoff.AsyncHandoff(c) as session:
+        await session.update_node_resources("0", {"fast": True})
+        current = (await session.execute(dag))[found]
+        plain = await c.submit(handoff.current, pure=False)
+        collected = await c.compute(dag)
+    assert current == handoff.Current(
+        dag_id=("my", "job"), function_id=("found", 0), attempt=2, node="0", cost={"cpu": 1, "fast": True}
+    )
+    assert collected[("found", 0)].function_id == ("found", 0)
+    assert plain is None
+    assert handoff.current() is None
+
+
+@live(1, config={"handoff.fetch-warning": "1 MB"})
+async def test_large_results_that_nobody_asked_for_are_warned_of(c, s, *workers):
+    """Those that other functions take; not what was asked for, nor what the DAG comes to."""
+    make, size = handoff.task(numpy.zeros), handoff.task(numpy.size)
+    with DAG("etl") as dag:
+        large = make.options(id="large")(1_000_000)
+        count = size(large)
+        make.options(id="sink")(1_000_000)
+    async with handoff.AsyncHandoff(c) as session:
+        with pytest.warns(UserWarning, match=r"'large' has 7\.63 MiB.*outputs=\"sinks\""):
+            await session.execute(dag)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert list((await session.execute(dag, outputs="sinks")).results) == ["size", "sink"]
+            await session.execute(dag, outputs=[large, count])
