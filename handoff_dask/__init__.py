@@ -130,6 +130,8 @@ def execute(
     resources: Iterable[Mapping[str, Any]] | None = None,
     max_retries: int | None = None,
     max_concurrency: int | None = None,
+    priority: float = 0,
+    share: float = 1.0,
     outputs: Collection[FunctionId] | None = None,
     timeout: float | None = None,
     progress: bool = False,
@@ -160,6 +162,12 @@ def execute(
         setting ``handoff.max-retries`` (3).
     max_concurrency
         The largest number of functions that run at once; no limit if ``None``.
+    priority
+        Of the whole run: of what becomes free, runs of larger priority get what they can use first,
+        whatever the priorities of their functions.
+    share
+        What the run may hold beside others of equal priority, in proportion: of two clients whose
+        runs have the shares 3 and 1, the first gets three quarters of what both want.
     outputs
         Ids or references of the functions whose results are wanted, or ``"sinks"``: those that nothing
         else takes.  Only what these need runs.  All functions if ``None``.
@@ -200,6 +208,8 @@ def execute(
         resources=resources,
         max_retries=max_retries,
         max_concurrency=max_concurrency,
+        priority=priority,
+        share=share,
         outputs=outputs,
         timeout=timeout,
         progress=progress,
@@ -220,6 +230,8 @@ def submit(
     resources: Iterable[Mapping[str, Any]] | None = None,
     max_retries: int | None = None,
     max_concurrency: int | None = None,
+    priority: float = 0,
+    share: float = 1.0,
     outputs: Collection[FunctionId] | None = None,
     timeout: float | None = None,
     progress: bool = False,
@@ -250,6 +262,12 @@ def submit(
         setting ``handoff.max-retries`` (3).
     max_concurrency
         The largest number of functions that run at once; no limit if ``None``.
+    priority
+        Of the whole run: of what becomes free, runs of larger priority get what they can use first,
+        whatever the priorities of their functions.
+    share
+        What the run may hold beside others of equal priority, in proportion: of two clients whose
+        runs have the shares 3 and 1, the first gets three quarters of what both want.
     outputs
         Ids or references of the functions whose results are wanted, or ``"sinks"``: those that nothing
         else takes.  Only what these need runs.  All functions if ``None``.
@@ -278,6 +296,8 @@ def submit(
         resources=resources,
         max_retries=max_retries,
         max_concurrency=max_concurrency,
+        priority=priority,
+        share=share,
         outputs=outputs,
         timeout=timeout,
         progress=progress,

@@ -48,8 +48,10 @@ _OPTIONS = (
     "max_concurrency",
     "max_retries",
     "outputs",
+    "priority",
     "progress",
     "resources",
+    "share",
     "timeout",
 )
 
@@ -67,6 +69,8 @@ def execute_local(
     allocator: object = None,
     resources: object = None,
     max_concurrency: object = None,
+    priority: object = 0,
+    share: object = 1.0,
     on_event: OnEvent = telemetry.execute,
     **unknown: NoReturn,
 ) -> ExecutionResult:
@@ -88,8 +92,9 @@ def execute_local(
         left behind.
     progress
         Show a progress bar in a terminal or a notebook; elsewhere nothing is shown.
-    client, allocation_strategy, allocator, resources, max_concurrency
-        Options about nodes, which are ignored: the same call can run in one process or on many.
+    client, allocation_strategy, allocator, resources, max_concurrency, priority, share
+        Options about nodes and other runs, which are ignored: the same call can run in one process or
+        on many.
     on_event
         Called with the name, measurements and metadata of each event.
 

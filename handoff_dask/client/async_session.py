@@ -87,6 +87,8 @@ class AsyncHandoff(SessionCore):
         resources: Iterable[Mapping[str, Any]] | None = None,
         max_retries: int | None = None,
         max_concurrency: int | None = None,
+        priority: float = 0,
+        share: float = 1.0,
         outputs: Collection[FunctionId] | None = None,
         timeout: float | None = None,
         progress: bool = False,
@@ -114,6 +116,12 @@ class AsyncHandoff(SessionCore):
             the setting ``handoff.max-retries``.
         max_concurrency
             The largest number of functions that run at once; no limit if ``None``.
+        priority
+            Of the whole run: of what becomes free, runs of larger priority get what they can use first,
+            whatever the priorities of their functions.
+        share
+            What the run may hold beside others of equal priority, in proportion: of two clients whose
+            runs have the shares 3 and 1, the first gets three quarters of what both want.
         outputs
             Ids or references of the functions whose results are wanted, or ``"sinks"``: those that
             nothing else takes.  Only what these need runs.  All functions if ``None``.
@@ -142,6 +150,8 @@ class AsyncHandoff(SessionCore):
             resources=resources,
             max_retries=max_retries,
             max_concurrency=max_concurrency,
+            priority=priority,
+            share=share,
             outputs=outputs,
             timeout=timeout,
             progress=progress,
@@ -158,6 +168,8 @@ class AsyncHandoff(SessionCore):
         resources: Iterable[Mapping[str, Any]] | None = None,
         max_retries: int | None = None,
         max_concurrency: int | None = None,
+        priority: float = 0,
+        share: float = 1.0,
         outputs: Collection[FunctionId] | None = None,
         timeout: float | None = None,
         progress: bool = False,
@@ -185,6 +197,12 @@ class AsyncHandoff(SessionCore):
             the setting ``handoff.max-retries``.
         max_concurrency
             The largest number of functions that run at once; no limit if ``None``.
+        priority
+            Of the whole run: of what becomes free, runs of larger priority get what they can use first,
+            whatever the priorities of their functions.
+        share
+            What the run may hold beside others of equal priority, in proportion: of two clients whose
+            runs have the shares 3 and 1, the first gets three quarters of what both want.
         outputs
             Ids or references of the functions whose results are wanted, or ``"sinks"``: those that
             nothing else takes.  Only what these need runs.  All functions if ``None``.
@@ -215,6 +233,8 @@ class AsyncHandoff(SessionCore):
             resources=resources,
             max_retries=max_retries,
             max_concurrency=max_concurrency,
+            priority=priority,
+            share=share,
             outputs=outputs,
             timeout=timeout,
             progress=progress,
@@ -233,6 +253,8 @@ class AsyncHandoff(SessionCore):
         resources: Iterable[Mapping[str, Any]] | None = None,
         max_retries: int | None = None,
         max_concurrency: int | None = None,
+        priority: float = 0,
+        share: float = 1.0,
         outputs: Collection[FunctionId] | None = None,
         timeout: float | None = None,
         progress: bool = False,

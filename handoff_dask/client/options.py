@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -24,8 +25,10 @@ NAMES = (
     "max_concurrency",
     "max_retries",
     "outputs",
+    "priority",
     "progress",
     "resources",
+    "share",
     "timeout",
 )
 
@@ -61,6 +64,8 @@ def parse(
     resources: Iterable[Mapping[str, Any]] | None,
     max_retries: int | None,
     max_concurrency: int | None,
+    priority: float,
+    share: float,
 ) -> Options:
     """Parse the options that are sent to the scheduler.
 
@@ -78,6 +83,8 @@ def parse(
         strategy_name=name,
         nodes=_nodes(resources),
         max_concurrency=_count("max_concurrency", max_concurrency, least=1),
+        priority=run_priority(priority),
+        share=run_share(share),
         max_retries=_count("max_retries", max_retries, least=0) or 0,
         allocation_timeout_s=config.seconds("allocation-timeout"),
         transfer_floor_s=config.seconds("transfer-floor"),
@@ -90,6 +97,37 @@ def _count(name: str, value: Any, *, least: int) -> int | None:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ValidationError(f"{name} is {value!r}; give a whole number of at least {least}")
     return int(value)
+
+
+def run_priority(value: Any) -> float:
+    """The priority of a run.
+
+    Raises
+    ------
+    ValidationError
+        If it is no finite number.
+    """
+    return _real("priority", value, "a number, larger for what goes earlier")
+
+
+def run_share(value: Any) -> float:
+    """The share of a run.
+
+    Raises
+    ------
+    ValidationError
+        If it is no finite number above 0.
+    """
+    share = _real("share", value, wanted := "a number above 0, 1.0 for a share like any other's")
+    if share <= 0:
+        raise ValidationError(f"share is {value!r}; give {wanted}")
+    return share
+
+
+def _real(name: str, value: Any, wanted: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValidationError(f"{name} is {value!r}; give {wanted}")
+    return float(value)
 
 
 def switch(name: str, value: Any) -> bool:

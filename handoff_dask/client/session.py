@@ -121,6 +121,8 @@ class Handoff(SessionCore):
         resources: Iterable[Mapping[str, Any]] | None = None,
         max_retries: int | None = None,
         max_concurrency: int | None = None,
+        priority: float = 0,
+        share: float = 1.0,
         outputs: Collection[FunctionId] | None = None,
         timeout: float | None = None,
         progress: bool = False,
@@ -148,6 +150,12 @@ class Handoff(SessionCore):
             the setting ``handoff.max-retries``.
         max_concurrency
             The largest number of functions that run at once; no limit if ``None``.
+        priority
+            Of the whole run: of what becomes free, runs of larger priority get what they can use first,
+            whatever the priorities of their functions.
+        share
+            What the run may hold beside others of equal priority, in proportion: of two clients whose
+            runs have the shares 3 and 1, the first gets three quarters of what both want.
         outputs
             Ids or references of the functions whose results are wanted, or ``"sinks"``: those that
             nothing else takes.  Only what these need runs.  All functions if ``None``.
@@ -176,6 +184,8 @@ class Handoff(SessionCore):
             resources=resources,
             max_retries=max_retries,
             max_concurrency=max_concurrency,
+            priority=priority,
+            share=share,
             outputs=outputs,
             timeout=timeout,
             progress=progress,
@@ -192,6 +202,8 @@ class Handoff(SessionCore):
         resources: Iterable[Mapping[str, Any]] | None = None,
         max_retries: int | None = None,
         max_concurrency: int | None = None,
+        priority: float = 0,
+        share: float = 1.0,
         outputs: Collection[FunctionId] | None = None,
         timeout: float | None = None,
         progress: bool = False,
@@ -219,6 +231,12 @@ class Handoff(SessionCore):
             the setting ``handoff.max-retries``.
         max_concurrency
             The largest number of functions that run at once; no limit if ``None``.
+        priority
+            Of the whole run: of what becomes free, runs of larger priority get what they can use first,
+            whatever the priorities of their functions.
+        share
+            What the run may hold beside others of equal priority, in proportion: of two clients whose
+            runs have the shares 3 and 1, the first gets three quarters of what both want.
         outputs
             Ids or references of the functions whose results are wanted, or ``"sinks"``: those that
             nothing else takes.  Only what these need runs.  All functions if ``None``.
@@ -249,6 +267,8 @@ class Handoff(SessionCore):
             resources=resources,
             max_retries=max_retries,
             max_concurrency=max_concurrency,
+            priority=priority,
+            share=share,
             outputs=outputs,
             timeout=timeout,
             progress=progress,
@@ -275,6 +295,8 @@ class Handoff(SessionCore):
         resources: Iterable[Mapping[str, Any]] | None = None,
         max_retries: int | None = None,
         max_concurrency: int | None = None,
+        priority: float = 0,
+        share: float = 1.0,
         outputs: Collection[FunctionId] | None = None,
         timeout: float | None = None,
         progress: bool = False,

@@ -42,6 +42,8 @@ def prepare(
     resources: Iterable[Mapping[str, Any]] | None,
     max_retries: int | None,
     max_concurrency: int | None,
+    priority: float,
+    share: float,
     outputs: Collection[FunctionId] | None,
     timeout: float | None,
     progress: bool,
@@ -51,8 +53,8 @@ def prepare(
 
     Parameters
     ----------
-    dag, inputs, allocation_strategy, allocator, resources, max_retries, max_concurrency, outputs, \
-timeout, progress
+    dag, inputs, allocation_strategy, allocator, resources, max_retries, max_concurrency, priority, \
+share, outputs, timeout, progress
         As for :func:`~handoff_dask.submit`.
     unknown
         Options that do not exist.
@@ -74,6 +76,8 @@ timeout, progress
         resources=resources,
         max_retries=max_retries,
         max_concurrency=max_concurrency,
+        priority=priority,
+        share=share,
     )
     limit_s = checks.timeout_s(timeout)
     carried: dict[str, str] | None = {} if telemetry.carries() else None

@@ -99,7 +99,9 @@ class Backfill:
         if self._backlog.longest_s < least_s and self._for_order is None:
             return
         first = self._backlog.first_blocked()
-        if first is None or first is queue or first.key is None or not first.key < order_key:
+        if first is None or first is queue or first.key is None:
+            return
+        if not self._backlog.goes_before(first.key, order_key):
             return
         first_reserved, head = self._for_order, first.key[3]
         if first_reserved is not None:
@@ -192,7 +194,9 @@ class Backfill:
         best = min(plans, key=lambda p: p[:3], default=None)
         if best is None or (for_order and best.start_s == math.inf):
             return False
-        reservation = Reservation(backlog.clock, self._settings, queue, head.priority, best, for_order)
+        reservation = Reservation(
+            backlog.clock, self._settings, queue, head.priority, best, for_order, backlog.goes_before
+        )
         if for_order:
             self._for_order = reservation
         self.active[best.name] = reservation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from handoff_dask.placement.clock import Clock
@@ -10,12 +11,13 @@ from handoff_dask.placement.demand import FunctionKey, RunKey
 from handoff_dask.placement.events import FunctionReady, RunOpened, RunRanked
 from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.network import Datum, Network
-from handoff_dask.placement.priority_queue import PriorityQueue
+from handoff_dask.placement.priority_queue import RunLines
 from handoff_dask.placement.queue_tables import QueueTables
 from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction
 from handoff_dask.placement.reservation import Reservation
 from handoff_dask.placement.runs import Run
 from handoff_dask.placement.settings import EngineSettings
+from handoff_dask.placement.shares import RunParty, Shares
 
 #: How much earlier than it arrived a function counts that frees data, in places of the order.
 _FREEING_FIRST = 1 << 60
@@ -30,6 +32,8 @@ class Backlog:
         self.clock = Clock()
         self.network = Network(self.clock, settings)
         self.tables = QueueTables(ledger)
+        #: Whose turn it is.
+        self.shares = Shares(ledger, self.clock)
         self.runs: dict[RunKey, Run] = {}
         #: In the order in which they became ready.
         self.waiting: dict[FunctionKey, ScheduledFunction] = {}
@@ -38,11 +42,11 @@ class Backlog:
         #: Queues that have to be looked at.
         self.fresh: dict[Queue, None] = {}
         #: Queues that wait for room on any node.
-        self.anywhere = PriorityQueue()
+        self.anywhere = RunLines(self.shares)
         #: Queues that wait for one node, by its name (or by the pin, if there is no such node).
-        self.at: dict[str, PriorityQueue] = {}
+        self.at: dict[str, RunLines] = {}
         #: Queues of functions whose data is at some node.
-        self.with_data = PriorityQueue()
+        self.with_data = RunLines(self.shares)
         #: Queues whose strategy has to be asked again when anything changes.
         self.to_ask: dict[Queue, None] = {}
         #: ``{node name: its backfill reservation}``.
@@ -55,7 +59,8 @@ class Backlog:
 
     def open(self, event: RunOpened) -> Run:
         """Add a run."""
-        run = self.runs[event.run] = self.tables.open(event)
+        party = self.shares.open(event.client, event.priority, event.share)
+        run = self.runs[event.run] = self.tables.open(event, party)
         return run
 
     def close(self, key: RunKey) -> Run | None:
@@ -65,14 +70,15 @@ class Backlog:
             self.drop_waiting(run)
             for queue in self.tables.close(run):
                 self.rest(queue)
+            self.shares.close(run.party)
         return run
 
     def drop_waiting(self, run: Run) -> None:
         """Let nothing of a run wait any longer."""
-        if not run.waiting:
+        if not run.party.waiting:
             return
-        for queue in self.tables.queues_of_run(run):
-            for scheduled in [w for w in queue if w.run is run]:
+        for queue in self.tables.queues_of(run):
+            for scheduled in list(queue):
                 self.withdraw(scheduled)
 
     def rerank(self, event: RunRanked) -> None:
@@ -119,7 +125,9 @@ class Backlog:
         scheduled.preferred_node = event.preferred_node
         self.expect(scheduled, event.duration_s)
         self.waiting[event.function] = scheduled
-        run.waiting += 1
+        run.party.waiting += 1
+        if run.party.waiting == 1 and self.shares.rivals:
+            self.shares.begins_to_wait(run.party)
         queue.push(scheduled)
         if queue.key is not None:
             if queue.key > (-scheduled.priority, -scheduled.rank, scheduled.arrival):
@@ -142,7 +150,7 @@ class Backlog:
     def withdraw(self, scheduled: ScheduledFunction) -> None:
         """Let a function wait no longer."""
         del self.waiting[scheduled.function]
-        scheduled.run.waiting -= 1
+        self.waits_no_more(scheduled.run.party)
         if scheduled.data:
             self.network.release(scheduled.data)
         queue = scheduled.queue
@@ -151,6 +159,12 @@ class Backlog:
             self.reposition(queue)
         elif not queue.count:
             self.rest(queue)
+
+    def waits_no_more(self, party: RunParty) -> None:
+        """Note that one function less of a run waits."""
+        party.waiting -= 1
+        if not party.waiting and self.shares.rivals:
+            self.shares.waits_no_more(party)
 
     def refresh(self, queue: Queue) -> None:
         """Have a queue looked at, all nodes considered."""
@@ -197,33 +211,44 @@ class Backlog:
 
     # Where
 
-    def first_fit(self, node: Node, after: OrderKey | None, with_data: bool = True) -> Queue | None:
-        """The first queue, behind a place in the order, for whose head a node has room.
+    def goes_before(self, one: OrderKey, other: OrderKey) -> bool:
+        """Whether one function goes before another: it is its run's turn, or they are of the same run."""
+        if not self.shares.rivals or one[3].run is other[3].run:
+            return one < other
+        standing = self.shares.standing
+        return standing(one[3].run.party) < standing(other[3].run.party)
+
+    def first_fit(
+        self, node: Node, after: Mapping[RunParty, OrderKey], with_data: bool = True
+    ) -> Queue | None:
+        """The first queue, behind a place in the order of each run, for whose head a node has room.
 
         Of queues of functions whose data is somewhere, all or only those whose data is there.
         """
         found, line = self.anywhere.first_fit(node, after), self.at.get(node.name)
         if line is not None:
-            found = _earlier(found, line.first_fit(node, after))
+            found = self._earlier(found, line.first_fit(node, after))
         if self.tables.near:
             if with_data:
-                return _earlier(found, self.with_data.first_fit(node, after))
+                return self._earlier(found, self.with_data.first_fit(node, after))
             for queue in self.tables.near.get(node.name, ()):
                 key = queue.key
-                if key is not None and (after is None or key > after) and queue.request.fits(node):
-                    found = _earlier(found, queue)
+                if key is not None and queue.request.fits(node):
+                    passed = after.get(queue.party)
+                    if passed is None or key > passed:
+                        found = self._earlier(found, queue)
         return found
 
     def first_blocked(self) -> Queue | None:
         """The queue that stands first of those whose heads have no room."""
         first = self.anywhere.first()
         for line in self.at.values():
-            first = _earlier(first, line.first())
+            first = self._earlier(first, line.first())
         if self.tables.near:
-            first = _earlier(first, next((q for q in self.with_data if q.delay is None), None))
+            first = self._earlier(first, next((q for q in self.with_data if q.delay is None), None))
         return first
 
-    def lines(self) -> list[PriorityQueue]:
+    def lines(self) -> list[RunLines]:
         """All priority queues of queues whose heads have no room."""
         return [self.anywhere, self.with_data, *self.at.values()]
 
@@ -259,13 +284,13 @@ class Backlog:
 
     # Inside
 
-    def _line_for(self, queue: Queue) -> PriorityQueue:
+    def _line_for(self, queue: Queue) -> RunLines:
         if not self.is_tied(queue):
             return self.anywhere if queue.home is None else self.with_data
         node = self.target(queue)
         name = queue.pin if node is None else node.name
         assert name is not None
-        return self.at.setdefault(name, PriorityQueue(name))
+        return self.at.setdefault(name, RunLines(self.shares, name))
 
     def _leave_line(self, queue: Queue) -> None:
         line = queue.blocked_in
@@ -274,11 +299,12 @@ class Backlog:
             if line.name is not None and not line:
                 del self.at[line.name]
 
-
-def _earlier(one: Queue | None, other: Queue | None) -> Queue | None:
-    """The one of two that stands first."""
-    if one is None or other is None:
-        return one or other
-    assert one.key is not None
-    assert other.key is not None
-    return one if one.key < other.key else other
+    def _earlier(self, one: Queue | None, other: Queue | None) -> Queue | None:
+        """The one of two that stands first."""
+        if one is None or other is None:
+            return one or other
+        assert one.key is not None
+        assert other.key is not None
+        if not self.shares.rivals:
+            return one if one.key < other.key else other
+        return one if self.goes_before(one.key, other.key) else other

@@ -20,11 +20,12 @@ from handoff_dask.placement.locality import Locality
 from handoff_dask.placement.prefetch import PrefetchQueues
 from handoff_dask.placement.prefetch_timed import TimedPrefetches
 from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction
+from handoff_dask.placement.shares import ALONE, RunParty, Standing
 from handoff_dask.placement.unplaceable import reject
 from handoff_dask.placement.user_strategies import StrategyFailed, ask_select
 
-#: ``(order key of the head, number, queue, the freed node that has room for it or None)``.
-_Offer = tuple[OrderKey, int, Queue, "Node | None"]
+#: ``(standing of the run, order key of the head, number, queue, the freed node that has room or None)``.
+_Offer = tuple[Standing, OrderKey, int, Queue, "Node | None"]
 
 
 class Decider:
@@ -41,6 +42,7 @@ class Decider:
     ) -> None:
         self._backlog = backlog
         self._ledger = backlog.ledger
+        self._shares = backlog.shares
         self._settings = backlog.settings
         self._chooser = chooser
         self._locality = locality
@@ -49,6 +51,8 @@ class Decider:
         self._timed = timed
         self._offers: list[_Offer] = []
         self._number = 0
+        #: ``{name of a freed node: {run: the head of it that was looked at last}}``.
+        self._passed: dict[str, dict[RunParty, OrderKey]] = {}
         #: How many heads whose data is elsewhere were passed over, by name of a freed node that has others.
         self._passed_over: Counter[str] = Counter()
         #: What has been decided in this turn.
@@ -77,7 +81,11 @@ class Decider:
         while self._backlog.fresh or self._ledger.freed:
             freed = self._gather()
             while self._offers:
-                order_key, _, queue, node = heappop(self._offers)
+                standing, order_key, _, queue, node = heappop(self._offers)
+                if self._shares.rivals and standing < self._shares.standing(queue.party):
+                    # Its run has got something since then.
+                    self._offer_again(queue, node)
+                    continue
                 self._backfill.reserve_for_first(queue, order_key)
                 if node is not None:
                     self._fill(node, queue, order_key, freed)
@@ -92,6 +100,7 @@ class Decider:
                 backlog.refresh(queue)
         ledger.freed.clear()
         self._passed_over.clear()
+        self._passed.clear()
         if len(freed) > self._settings.few_freed:
             for line in backlog.lines():
                 for queue in list(line):
@@ -100,28 +109,41 @@ class Decider:
         for queue in backlog.fresh:
             self._offer(queue)
         for node in freed:
-            self._offer_room(node, None)
+            self._offer_room(node)
         return freed
+
+    def _offer_again(self, queue: Queue, node: Node | None) -> None:
+        if node is not None:
+            self._offer_room(node)
+        elif queue.fresh and queue.count:
+            self._offer(queue)
 
     def _offer(self, queue: Queue) -> None:
         order_key = queue.head()
         assert order_key is not None
         self._number += 1
-        heappush(self._offers, (order_key, self._number, queue, None))
+        standing = self._shares.standing(queue.party) if self._shares.rivals else ALONE
+        heappush(self._offers, (standing, order_key, self._number, queue, None))
 
-    def _offer_room(self, node: Node, after: OrderKey | None) -> None:
-        """Find the first queue, behind a place in the order, whose head fits on a freed node."""
+    def _offer_room(self, node: Node, queue: Queue | None = None, after: OrderKey | None = None) -> None:
+        """Find the first queue whose head fits on a freed node, behind the head that was looked at last."""
+        passed = self._passed.get(node.name)
+        if passed is None:
+            passed = self._passed[node.name] = {}
+        if queue is not None and after is not None:
+            passed[queue.party] = after
         with_data = self._passed_over[node.name] < self._settings.data_tries
-        found = self._backlog.first_fit(node, after, with_data)
+        found = self._backlog.first_fit(node, passed, with_data)
         if found is not None:
             assert found.key is not None
             self._number += 1
-            heappush(self._offers, (found.key, self._number, found, node))
+            standing = self._shares.standing(found.party) if self._shares.rivals else ALONE
+            heappush(self._offers, (standing, found.key, self._number, found, node))
 
     def _look(self, queue: Queue) -> None:
         """Place heads of a fresh queue until one has no room or another queue's goes first."""
         while (order_key := queue.head()) is not None:
-            if self._offers and self._offers[0][0] < order_key:
+            if self._offers and self._offers[0][:2] < (self._shares.standing(queue.party), order_key):
                 self._offer(queue)
                 return
             head = order_key[3]
@@ -224,10 +246,10 @@ class Decider:
             if queue.fresh:
                 self._offer(queue)
             if chosen is not node:
-                self._offer_room(chosen, order_key)
+                self._offer_room(chosen, queue, order_key)
         elif queue.key is order_key and node.name in self._backlog.reserved:
             self._backfill_node(queue, node)
-        self._offer_room(node, order_key)
+        self._offer_room(node, queue, order_key)
 
     def _fill_with_data(self, node: Node, queue: Queue, order_key: OrderKey) -> None:
         """Place a function of a queue whose head fits on a freed node, if one had better go now."""
@@ -251,7 +273,7 @@ class Decider:
         if queue.fresh:
             self._offer(queue)
         if choice[1] is not node:
-            self._offer_room(choice[1], order_key)
+            self._offer_room(choice[1], queue, order_key)
 
     def settle(self, head: ScheduledFunction, node: Node, candidates: int) -> Place:
         """Book a function, the head of its queue as a rule, on a node."""
@@ -264,6 +286,7 @@ class Decider:
             self._timed.book(head, node)
         queue.queue_group.claims += 1
         queue.request.take(self._ledger, node)
+        self._backlog.shares.take(queue.party, queue.amounts)
         self._backfill.settled(head, node)
         place = self._note(head, node, candidates, moved)
         if self._backlog.tables.near:
@@ -289,7 +312,8 @@ class Decider:
         if head.prefetch_queue is not None or head.timed_prefetch is not None:
             slot = head.prefetch_slot()
         del backlog.waiting[function]
-        head.run.waiting -= 1
+        backlog.waits_no_more(queue.party)
+        queue.placed += 1
         queue.served = now
         head.node, head.placed_at = node, now
         backlog.placed[function] = head

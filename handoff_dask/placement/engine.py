@@ -126,6 +126,8 @@ class PlacementEngine(EngineView):
         decisions: list[Decision] = []
         if self._rejected_answers or self._unplaceable.queues:
             self._give_up(decisions)
+        if self._backlog.shares.rivals:
+            self._backlog.shares.review()
         self._backfill.review(now)
         if self._backlog.tables.near:
             self._locality.review(now)
@@ -199,6 +201,7 @@ class PlacementEngine(EngineView):
         self._backfill.drop(node)
         for function in list(node.placed):
             scheduled = self._placed.pop(function)
+            scheduled.queue.placed -= 1
             self._backlog.network.release(scheduled.data)
             if self._prefetch.end(scheduled):
                 self._return(scheduled)
@@ -307,6 +310,7 @@ class PlacementEngine(EngineView):
             return
         node = scheduled.node
         assert node is not None
+        scheduled.queue.placed -= 1
         del node.placed[event.function]
         if scheduled.data:
             # It ran, so its arguments were there.
@@ -330,11 +334,15 @@ class PlacementEngine(EngineView):
         queue_group.claims -= 1
         if scheduled.timed_prefetch is None:
             queue.request.give_back(self._ledger, scheduled.node)
+            self._backlog.shares.give_back(queue.party, queue.amounts)
         else:
-            queue.request.give_back(self._ledger, scheduled.node, () if scheduled.holds_nothing() else None)
+            nothing = scheduled.holds_nothing()
+            queue.request.give_back(self._ledger, scheduled.node, () if nothing else None)
+            if not nothing:
+                self._backlog.shares.give_back(queue.party, queue.amounts)
             self._timed.end(scheduled, self._now)
         if was_full:
-            for held in self._backlog.tables.queues_of(queue_group):
+            for held in self._backlog.tables.queues_of(scheduled.run):
                 self._backlog.refresh(held)
 
     def _function_withdrawn(self, event: FunctionWithdrawn) -> None:

@@ -6,7 +6,7 @@ engine compares and hashes them and looks no further.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -108,6 +108,12 @@ class RunOpened:
 
     run: RunKey
     strategy: Strategy
+    #: Whose it is: what becomes free is shared between clients first.
+    client: Hashable = None
+    #: Of the whole run: larger goes before smaller, whatever the priorities of functions.
+    priority: float = 0
+    #: What the run may hold beside others of equal priority, in proportion.
+    share: float = 1.0
     #: Confines the run: ``{node: the most it may use there}``.
     nodes: Mapping[str, Capabilities] | None = None
     #: The most functions of this run that run at once.

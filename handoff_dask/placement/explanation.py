@@ -107,6 +107,23 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What an open run holds of the cluster at one moment."""
+
+    run: Hashable
+    client: Hashable
+    #: The largest fraction that it holds of anything the cluster has, threads included.
+    share: float
+    #: The same of all that its client holds.
+    client_share: float
+    #: What it may hold beside others, in proportion; and its priority.
+    weight: float
+    priority: float
+    #: How many of its functions wait.
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
     """A node at one moment."""
 

@@ -10,6 +10,7 @@ from handoff_dask.placement.demand import DataKey
 from handoff_dask.placement.ledger import Node
 from handoff_dask.placement.queues import Queue
 from handoff_dask.placement.reasons import obstacle_now
+from handoff_dask.placement.shares import RunParty
 
 
 def check(backlog: Backlog) -> None:
@@ -26,6 +27,7 @@ def check(backlog: Backlog) -> None:
     _check_prefetch_queues(backlog)
     _check_timed_prefetches(backlog)
     _check_data(backlog)
+    _check_shares(backlog)
     for name, reservation in backlog.reserved.items():
         assert reservation.queue.count
         assert reservation.node is backlog.ledger.nodes[name]
@@ -33,7 +35,11 @@ def check(backlog: Backlog) -> None:
 
 def _booked(backlog: Backlog, node: Node) -> list[Amounts]:
     """The claims of what is placed: one each, but for prefetch queues, which claim their slots at most."""
-    claims: list[Amounts] = []
+    return [amounts for _, amounts in _claims(backlog, node)]
+
+
+def _claims(backlog: Backlog, node: Node) -> list[tuple[RunParty, Amounts]]:
+    claims: list[tuple[RunParty, Amounts]] = []
     admitted: Counter[int] = Counter()
     for function in node.placed:
         scheduled = backlog.placed[function]
@@ -42,7 +48,7 @@ def _booked(backlog: Backlog, node: Node) -> list[Amounts]:
             admitted[prefetch_queue.number] += 1
             if admitted[prefetch_queue.number] > prefetch_queue.slots:
                 continue
-        claims.append(() if scheduled.holds_nothing() else scheduled.queue.amounts)
+        claims.append((scheduled.queue.party, () if scheduled.holds_nothing() else scheduled.queue.amounts))
     return claims
 
 
@@ -80,10 +86,11 @@ def _check_queues(backlog: Backlog) -> None:
             assert queue.blocked_in is None
     assert sum(queue.count for queue in queues) == len(backlog.waiting)
     waiting = Counter(w.run for w in backlog.waiting.values())
-    assert all(run.waiting == waiting[run] for run in backlog.runs.values())
+    assert all(run.party.waiting == waiting[run] for run in backlog.runs.values())
     for line in backlog.lines():
-        keys = [queue.key for queue in line]
-        assert keys == sorted(keys, key=lambda key: key[:3] if key else ())
+        for run in backlog.runs.values():
+            keys = [queue.key for queue in line.of_run(run.party)]
+            assert keys == sorted(keys, key=lambda key: key[:3] if key else ())
     assert all(backlog.at.values())
 
 
@@ -120,6 +127,20 @@ def _check_timed_prefetches(backlog: Backlog) -> None:
         members = {id(w) for t in timed.values() for w in (t.runs, t.next) if w is not None}
         assert {id(w) for w in functions} == members
         assert not any(t.is_over for t in timed.values())
+
+
+def _check_shares(backlog: Backlog) -> None:
+    """Runs and clients hold what is booked for them; those that wait stand in the order of their turns."""
+    booked: dict[object, Counter[str]] = {run.party: Counter() for run in backlog.runs.values()}
+    for node in backlog.ledger.nodes.values():
+        for party, amounts in _claims(backlog, node):
+            for holder in (party, party.client):
+                booked.setdefault(holder, Counter()).update(dict(amounts))
+    parties = {run.party for run in backlog.runs.values()}
+    clients = {party.client for party in parties}
+    for holder in parties | clients:
+        assert holder.held == dict(+booked.get(holder, Counter())), (holder.held, booked.get(holder))
+    backlog.shares.check({party for party in parties if party.waiting})
 
 
 def _check_data(backlog: Backlog) -> None:

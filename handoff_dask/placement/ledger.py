@@ -157,6 +157,9 @@ class Ledger:
         self._version = 0
         #: ``{resource: the most that any node has of it}``, as far as it has been asked.
         self._largest: dict[str, int] = {}
+        #: ``{resource: what all nodes have of it}``, as far as it has been asked; how often that changed.
+        self._totals: dict[str, int] = {}
+        self.shape = 0
         #: Every change of a node's free room.
         self.changes = ChangeLog()
         #: Those that may have made room.
@@ -173,6 +176,15 @@ class Ledger:
             found = max((node.total.get(resource, 0) for node in self.nodes.values()), default=0)
             self._largest[resource] = found
         return found
+
+    def totals(self) -> dict[str, int]:
+        """What all nodes that are there have, in units, by name, threads included."""
+        if not self._totals:
+            for node in self.nodes.values():
+                if node.present:
+                    for name, units in node.total.items():
+                        self._totals[name] = self._totals.get(name, 0) + units
+        return self._totals
 
     def find(self, name: str) -> Node | None:
         """The node of that name or address."""
@@ -264,6 +276,8 @@ class Ledger:
     def touch(self, node: Node, *, gain: bool) -> None:
         """Note that a node is not what it was."""
         self._largest.clear()
+        self._totals.clear()
+        self.shape += 1
         self._version = node.version = self._version + 1
         self.changes.append(node)
         if gain:

@@ -242,7 +242,7 @@ class Locality:
         for other in self._backlog.tables.near.get(node.name, ()):
             if other is not queue and other.count and other.key is not None and other.key[3] is not head:
                 first = other.key[3]
-                if other.key[:3] < head.order_key()[:3]:
+                if self._backlog.goes_before(other.key, head.order_key()):
                     total_s += other.count * (first.duration_s or 0.0) / _slots(node, other.request)
         return total_s
 
@@ -294,7 +294,10 @@ class Locality:
         if other is head.queue or order_key is None:
             return False
         first = order_key[3]
-        if first.priority != head.priority or first.rank < head.rank:
+        if first.run is not head.run:
+            if not self._backlog.goes_before(order_key, head.order_key()):
+                return False
+        elif first.priority != head.priority or first.rank < head.rank:
             return False
         move_s = self._network.move_s
         is_nearer = move_s(first.data, node.name) < move_s(head.data, node.name) - self._floor_s
@@ -337,7 +340,7 @@ class Locality:
         """Offer nodes again that heads left to their equals; now none is left to another."""
         self._yields = False
         for node in self.yielded.values():
-            if self._backlog.with_data.first_fit(node) is not None:
+            if self._backlog.with_data.first_fit(node, {}) is not None:
                 self._backlog.ledger.freed[node.name] = node
         self.yielded.clear()
 

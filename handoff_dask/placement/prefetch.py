@@ -15,13 +15,14 @@ What takes longer is prefetched by time (:mod:`handoff_dask.placement.prefetch_t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.ledger import Node
 from handoff_dask.placement.prefetch_queue import PrefetchQueue
 from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction
+from handoff_dask.placement.shares import RunParty
 
 
 class PrefetchQueues:
@@ -101,7 +102,9 @@ class PrefetchQueues:
         all_open = [q for queues in queue.prefetch_queues.values() for q in queues if self._is_open(q)]
         if not all_open:
             return
-        before = {prefetch_queue.node: self._first_other(prefetch_queue) for prefetch_queue in all_open}
+        before = {
+            prefetch_queue.node: self._first_other(queue, prefetch_queue) for prefetch_queue in all_open
+        }
         by_node = {prefetch_queue.node: prefetch_queue for prefetch_queue in all_open}
         # Neighbours in the order have more arguments in common than others, and more who take
         # their results.  So a prefetch queue is filled up to its share, the emptiest one first.
@@ -174,22 +177,59 @@ class PrefetchQueues:
         limit_s = prefetch_queue.slots * (self.round_trip_s + duration_s) * (1 + 1e-9)
         return prefetch_queue.expected_s + duration_s <= limit_s
 
-    def _first_other(self, prefetch_queue: PrefetchQueue) -> OrderKey | None:
-        """The order key of the first function that could use the node, and has no prefetch queue there."""
-        backlog, name = self._backlog, prefetch_queue.node
+    def _first_other(self, queue: Queue, prefetch_queue: PrefetchQueue) -> OrderKey | None:
+        """The order key of the first function that could use the node, and has no prefetch queue there.
+
+        A function of another run counts if it would be its turn once one of the claims were returned.
+        """
+        name, party = prefetch_queue.node, queue.party
         found: OrderKey | None = None
-        near = [queue for queue in backlog.tables.near.get(name, ()) if queue.blocked_in is not None]
-        for line in (backlog.anywhere, backlog.at.get(name, ()), near):
-            for queue in islice(line, self._settings.prefetch_looks):
+        for line in self._lines_at(name, party):
+            for other in islice(line, self._settings.prefetch_looks):
                 if (
-                    name in queue.request.eligible
-                    and name not in queue.prefetch_queues
-                    and not queue.queue_group.full
+                    name in other.request.eligible
+                    and name not in other.prefetch_queues
+                    and not other.queue_group.full
                 ):
-                    assert queue.key is not None
-                    found = queue.key if found is None else min(found, queue.key)
+                    assert other.key is not None
+                    found = other.key if found is None else min(found, other.key)
                     break
+        if self._backlog.shares.rivals and self._is_rivals_turn(queue, prefetch_queue):
+            head = queue.head()
+            assert head is not None
+            # Nothing goes before what goes first.
+            return min(head, found) if found is not None else head
         return found
+
+    def _lines_at(self, name: str, party: RunParty) -> tuple[Iterable[Queue], ...]:
+        """Queues of a run that wait for a node or for any."""
+        backlog = self._backlog
+        line = backlog.at.get(name)
+        near = (q for q in backlog.tables.near.get(name, ()) if q.blocked_in is not None and q.party is party)
+        return backlog.anywhere.of_run(party), () if line is None else line.of_run(party), near
+
+    def _is_rivals_turn(self, queue: Queue, prefetch_queue: PrefetchQueue) -> bool:
+        """Whether a function of another run would get the room of one of these, if that were returned now."""
+        shares, node = self._backlog.shares, self._backlog.ledger.nodes[prefetch_queue.node]
+        room = dict(node.offer)
+        for resource, units in queue.amounts:
+            room[resource] = room.get(resource, 0) + units
+
+        def fits(other: Queue) -> bool:
+            if node.name not in other.request.eligible or other.queue_group.full:
+                return False
+            return all(room.get(resource, 0) >= units for resource, units in other.amounts)
+
+        for party in islice(shares.in_order(), self._settings.prefetch_looks):
+            if party is queue.party:
+                break
+            if shares.goes_before_without(party, queue.party, queue.amounts):
+                lines = self._lines_at(node.name, party)
+                if any(
+                    fits(other) for line in lines for other in islice(line, self._settings.prefetch_looks)
+                ):
+                    return True
+        return False
 
     def _open(self, queue: Queue, node: Node) -> PrefetchQueue:
         numbers = range(self._settings.prefetch_queues)

@@ -28,6 +28,7 @@ from handoff_dask.placement.ledger import Node
 from handoff_dask.placement.locality import Locality
 from handoff_dask.placement.prefetch import PrefetchQueues
 from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction, TimedPrefetch
+from handoff_dask.placement.shares import RunParty
 
 #: Sums of floats: what is due this much later is due now.
 _EVEN_S = 1e-9
@@ -190,11 +191,15 @@ class TimedPrefetches:
             return None
         with self._as_if_over(scheduled, node):
             queue = self._first_fit(node)
-        if queue is None or queue.key is None:
-            return None
+            if queue is None or queue.key is None:
+                return None
+            is_its_turn = self._backlog.goes_before(queue.key, scheduled.order_key())
         asked, head = scheduled.queue.request.asked, queue.key[3]
         if self._prefetch.is_short(head) or any(units > asked.get(name, 0) for name, units in queue.amounts):
             return None
+        if head.run is not scheduled.run:
+            # What becomes ready with the end of the first is of its run.
+            return head if is_its_turn else None
         next_rank = _next_rank(scheduled)
         return head if (head.priority, head.rank) >= (scheduled.priority, next_rank) else None
 
@@ -207,7 +212,8 @@ class TimedPrefetches:
         queue_group.claims -= 1
         if request.confinement is not None:
             request.confinement.give_back(node, request.amounts)
-        yield
+        with self._backlog.shares.as_if_returned(scheduled.queue.party, request.amounts):
+            yield
         for name, units in request.amounts:
             free[name] -= units
         queue_group.claims += 1
@@ -216,19 +222,21 @@ class TimedPrefetches:
 
     def _first_fit(self, node: Node) -> Queue | None:
         """The queue whose head would be placed on the node next, if none that asks goes before."""
-        found = self._backlog.first_fit(node, None)
+        passed: dict[RunParty, OrderKey] = {}
+        found = self._backlog.first_fit(node, passed)
         for _ in range(self._settings.timed_prefetch_tries):
             if found is None or found.key is None:
                 break
             goes = found.home is None or self._locality.goes(found, node)
             if goes and self._chooser.admits(found, found.key[3], node):
                 return None if self._is_asked_before(found.key) else found
-            found = self._backlog.first_fit(node, found.key)
+            passed[found.party] = found.key
+            found = self._backlog.first_fit(node, passed)
         return None
 
     def _is_asked_before(self, order_key: OrderKey) -> bool:
         heads = (queue.head() for queue in self._backlog.to_ask)
-        return any(head is not None and head < order_key for head in heads)
+        return any(head is not None and self._backlog.goes_before(head, order_key) for head in heads)
 
     def _send(self, successor: ScheduledFunction, timed_prefetch: TimedPrefetch) -> None:
         queue = successor.queue
@@ -240,6 +248,7 @@ class TimedPrefetches:
 
     def _take_over(self, timed_prefetch: TimedPrefetch, successor: ScheduledFunction, now: float) -> None:
         self._backlog.ledger.fill(timed_prefetch.node, successor.queue.amounts)
+        self._backlog.shares.take(successor.queue.party, successor.queue.amounts)
         timed_prefetch.runs = successor
         # It began a round trip before one would have that was placed only now.
         successor.placed_at = now - self._delay_s

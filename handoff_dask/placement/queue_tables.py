@@ -1,4 +1,4 @@
-"""Who shares a queue: tables of resource requests, queue groups, collocation groups and their queues."""
+"""Who shares a queue: tables of resource requests, runs, collocation groups and their queues."""
 
 from __future__ import annotations
 
@@ -12,18 +12,32 @@ from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.queues import Queue
 from handoff_dask.placement.requests import Confinement, ResourceRequest
 from handoff_dask.placement.runs import QueueGroup, Run, scored
-from handoff_dask.placement.strategies import ScoredStrategy, SelectStrategy
+from handoff_dask.placement.shares import RunParty
+from handoff_dask.placement.strategies import SelectStrategy
 from handoff_dask.resources import NOTHING, Cost
+
+#: So many queues a run may have in which nothing waits before some are looked for that can be dropped.
+_IDLE = 64
 
 
 @dataclass(slots=True)
-class _Shared:
-    """Queues of a queue group, by demand: those of all its runs, and those given a node by user code."""
+class _Queues:
+    """Queues of a run, by demand: the most, and those of functions that were given a node by user code."""
 
     common: dict[Demand, Queue] = field(default_factory=dict)
     #: The same for functions whose data is at some node.
     near: dict[tuple[Demand, str], Queue] = field(default_factory=dict)
     assigned: dict[Demand, Queue] = field(default_factory=dict)
+    #: With so many queues, those that nothing needs are looked for.
+    many: int = _IDLE
+
+    def __len__(self) -> int:
+        return len(self.common) + len(self.near) + len(self.assigned)
+
+    def __iter__(self) -> Iterator[Queue]:
+        yield from self.common.values()
+        yield from self.near.values()
+        yield from self.assigned.values()
 
 
 @dataclass(slots=True)
@@ -43,12 +57,8 @@ class QueueTables:
         #: The request of a function that costs nothing, which every node could hold.
         self.anything = ResourceRequest(NOTHING)
         self.anything.eligible = ledger.nodes
-        #: Queue groups that runs share, by strategy.
-        self.queue_groups: dict[ScoredStrategy, QueueGroup] = {}
         self._uses: dict[ResourceRequest, _Uses] = {}
-        self._shared: dict[QueueGroup, _Shared] = {}
-        #: Queues of a run's collocation groups: what belongs to a group of a run is no other run's demand.
-        self._private: dict[Run, dict[Demand, Queue]] = {}
+        self._of_run: dict[Run, _Queues] = {}
         #: ``{node name: queues of functions whose data is there}``.
         self.near: dict[str, dict[Queue, None]] = {}
         self._members: dict[Group, dict[Queue, None]] = {}
@@ -57,14 +67,17 @@ class QueueTables:
 
     # Runs
 
-    def open(self, event: RunOpened) -> Run:
+    def open(self, event: RunOpened, party: RunParty) -> Run:
         """Make a run, with its queue group and collocation groups."""
-        queue_group = self._queue_group(event)
-        queue_group.users += 1
-        self._shared.setdefault(queue_group, _Shared())
-        run = Run(event.run, event.strategy, queue_group, event.allocation_timeout_s)
+        strategy = event.strategy
+        select = strategy if isinstance(strategy, SelectStrategy) else None
+        confinement = None if event.nodes is None else Confinement(event.nodes)
+        queue_group = QueueGroup(
+            scored(strategy), select, confinement, event.max_concurrency, permit=event.permit
+        )
+        run = Run(event.run, strategy, queue_group, event.allocation_timeout_s, party)
         run.next_rank = event.next_rank
-        self._private[run] = {}
+        self._of_run[run] = _Queues()
         for key, demand in event.groups.items():
             request = self._request(demand.cost, demand.cost, queue_group.confinement)
             run.groups[key] = group = Group(key, demand, request)
@@ -72,31 +85,11 @@ class QueueTables:
             self._members[group] = {}
         return run
 
-    def _queue_group(self, event: RunOpened) -> QueueGroup:
-        strategy = event.strategy
-        select = strategy if isinstance(strategy, SelectStrategy) else None
-        own = event.nodes is not None or event.max_concurrency is not None or select is not None
-        if own or event.permit is not None or not isinstance(strategy, ScoredStrategy):
-            confinement = None if event.nodes is None else Confinement(event.nodes)
-            limit = event.max_concurrency
-            return QueueGroup(scored(strategy), select, confinement, limit, permit=event.permit)
-        return self.queue_groups.setdefault(strategy, QueueGroup(strategy, shared=True))
-
     def close(self, run: Run) -> list[Queue]:
-        """Forget a run; its queues that nobody shares, to be taken off every list."""
-        queue_group = run.queue_group
-        queue_group.users -= 1
-        queues = list(self._private.pop(run).values())
-        if not queue_group.users:
-            queues += self.queues_of(queue_group)
-            del self._shared[queue_group]
-            if queue_group.shared:
-                del self.queue_groups[queue_group.strategy]
+        """Forget a run; its queues, to be taken off every list."""
+        queues = list(self._of_run.pop(run))
         for queue in queues:
-            if queue.home is not None:
-                self._no_longer_near(queue, queue.home)
-            del self._uses[queue.request].queues[queue]
-            self._release(queue.request)
+            self._forget(queue)
         for group in run.groups.values():
             self.unbind(group)
             del self._uses[group.request].groups[group]
@@ -108,28 +101,26 @@ class QueueTables:
 
     def queue(self, run: Run, demand: Demand, assigned: str | None) -> Queue:
         """The queue of a run's functions of one demand; those that user code gave a node have their own."""
-        queue_group = run.queue_group
-        shared = self._shared[queue_group]
-        if assigned is not None:
-            queues = shared.assigned
-            if demand.pin is None:
-                demand = replace(demand, pin=assigned)
-        elif (demand.group is None and demand.binds is None) or not queue_group.shared:
-            queues = shared.common
-        else:
-            queues = self._private[run]
-        queue = queues.get(demand)
+        own = self._of_run[run]
+        if assigned is not None and demand.pin is None:
+            demand = replace(demand, pin=assigned)
+        queue = (own.common if assigned is None else own.assigned).get(demand)
         if queue is None:
-            queue = queues[demand] = self._new_queue(run, demand)
+            if len(own) >= own.many:
+                self._drop_idle(own)
+            queue = self._new_queue(run, demand)
+            (own.common if assigned is None else own.assigned)[demand] = queue
             queue.soft = assigned is not None
         return queue
 
     def queue_near(self, run: Run, demand: Demand, home: str) -> Queue:
         """The queue of functions of one demand whose data is at one node."""
-        queues = self._shared[run.queue_group].near
-        queue = queues.get((demand, home))
+        own = self._of_run[run]
+        queue = own.near.get((demand, home))
         if queue is None:
-            queue = queues[demand, home] = self._new_queue(run, demand)
+            if len(own) >= own.many:
+                self._drop_idle(own)
+            queue = own.near[demand, home] = self._new_queue(run, demand)
             queue.home = home
             self.near.setdefault(home, {})[queue] = None
         return queue
@@ -137,6 +128,23 @@ class QueueTables:
     def request_of(self, run: Run, demand: Demand) -> ResourceRequest:
         """What functions of one demand ask for, that are in no collocation group."""
         return self._request(demand.cost, demand.cost, run.queue_group.confinement)
+
+    def _drop_idle(self, own: _Queues) -> None:
+        """Drop queues that nothing needs, now and then: functions may all have costs of their own."""
+        for queue in [queue for queue in own if queue.is_idle()]:
+            self._forget(queue)
+        own.common = {key: queue for key, queue in own.common.items() if not queue.is_idle()}
+        own.near = {key: queue for key, queue in own.near.items() if not queue.is_idle()}
+        own.assigned = {key: queue for key, queue in own.assigned.items() if not queue.is_idle()}
+        own.many = 2 * len(own) + _IDLE
+
+    def _forget(self, queue: Queue) -> None:
+        if queue.home is not None:
+            self._no_longer_near(queue, queue.home)
+        if queue.group is not None:
+            self._members[queue.group].pop(queue, None)
+        del self._uses[queue.request].queues[queue]
+        self._release(queue.request)
 
     def _no_longer_near(self, queue: Queue, home: str) -> None:
         near = self.near[home]
@@ -149,16 +157,9 @@ class QueueTables:
         for uses in self._uses.values():
             yield from uses.queues
 
-    def queues_of(self, queue_group: QueueGroup) -> list[Queue]:
-        """The queues that the runs of a queue group share."""
-        shared = self._shared.get(queue_group)
-        if shared is None:
-            return []
-        return [*shared.common.values(), *shared.near.values(), *shared.assigned.values()]
-
-    def queues_of_run(self, run: Run) -> list[Queue]:
-        """Queues in which functions of a run may wait."""
-        return [*self._private[run].values(), *self.queues_of(run.queue_group)]
+    def queues_of(self, run: Run) -> list[Queue]:
+        """Queues in which functions of a run may wait; none once it is closed."""
+        return list(self._of_run.get(run, ()))
 
     def queues_asking(self, request: ResourceRequest) -> list[Queue]:
         """Queues of one request, then those of functions that bind a collocation group of that request."""
@@ -197,7 +198,7 @@ class QueueTables:
         to_bind = None if demand.binds is None else run.groups[demand.binds]
         hold = demand.cost if group is None else group.request.cost
         request = self._request(demand.cost, hold, run.queue_group.confinement)
-        queue = Queue(run.queue_group, demand, request, group, to_bind)
+        queue = Queue(run, demand, request, group, to_bind)
         self._uses[request].queues[queue] = None
         if group is not None:
             self._members[group][queue] = None

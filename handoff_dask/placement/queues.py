@@ -1,4 +1,4 @@
-"""What waits: functions in queues, one queue per demand."""
+"""What waits: functions in queues, for each run one queue per demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from handoff_dask.placement.ledger import Node
 from handoff_dask.placement.network import Datum
 from handoff_dask.placement.prefetch_queue import PrefetchQueue
 from handoff_dask.placement.requests import ResourceRequest
-from handoff_dask.placement.runs import QueueGroup, Run
+from handoff_dask.placement.runs import Run
 
 #: By what waiting functions are ordered: ``(-priority, -rank, arrival, itself)``; arrivals differ,
 #: so that the function itself is never compared.
@@ -46,7 +46,7 @@ class Delay(NamedTuple):
 
 
 class Line(Protocol):
-    """A priority queue of queues (see :mod:`handoff_dask.placement.priority_queue`)."""
+    """Priority queues of queues, one for each run (see :mod:`handoff_dask.placement.priority_queue`)."""
 
     #: The node it is about, if it is about one.
     name: str | None
@@ -152,7 +152,7 @@ class ScheduledFunction:
 
 
 class Queue:
-    """Functions of one demand that wait, the first in order at the head."""
+    """Functions of one run and one demand that wait, the first in order at the head."""
 
     __slots__ = (
         "_dead",
@@ -170,7 +170,9 @@ class Queue:
         "group",
         "home",
         "key",
+        "party",
         "pin",
+        "placed",
         "prefetch_queues",
         "queue_group",
         "refused",
@@ -183,13 +185,15 @@ class Queue:
 
     def __init__(
         self,
-        queue_group: QueueGroup,
+        run: Run,
         demand: Demand,
         request: ResourceRequest,
         group: Group | None,
         to_bind: Group | None,
     ) -> None:
-        self.queue_group = queue_group
+        self.queue_group = run.queue_group
+        #: The run, as one who has a share.
+        self.party = run.party
         self.demand = demand
         self.request = request
         self.amounts = request.amounts
@@ -208,8 +212,9 @@ class Queue:
         self.delayed_s: float | None = None
         self._heap: list[OrderKey] = []
         self._dead = 0
-        #: How many functions wait.
+        #: How many functions wait, and how many of it are placed.
         self.count = 0
+        self.placed = 0
         #: Whether all nodes have to be looked at for its head.
         self.fresh = False
         #: The priority queue it stands in, once its head is known to fit nowhere, and under which key.
@@ -228,6 +233,10 @@ class Queue:
         self.generation = 0
         #: ``{node name: its prefetch queues there}``; empty again once they are.
         self.prefetch_queues: dict[str, list[PrefetchQueue]] = {}
+
+    def is_idle(self) -> bool:
+        """Whether nothing is known here that another queue of the same demand would not know."""
+        return not (self.count or self.placed or self.unplaceable)
 
     def push(self, scheduled: ScheduledFunction) -> None:
         """Let a function wait here."""

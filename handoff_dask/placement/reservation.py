@@ -7,13 +7,14 @@ it ends before, or fits beside it.  There are two kinds (see :mod:`handoff_dask.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from handoff_dask.placement.amounts import Amounts
 from handoff_dask.placement.clock import Clock
 from handoff_dask.placement.demand import FunctionKey
 from handoff_dask.placement.ledger import Node
-from handoff_dask.placement.queues import Queue, ScheduledFunction
+from handoff_dask.placement.queues import OrderKey, Queue, ScheduledFunction
 from handoff_dask.placement.settings import EngineSettings
 
 
@@ -33,6 +34,7 @@ class Reservation:
     __slots__ = (
         "_beside",
         "_clock",
+        "_goes_before",
         "_settings",
         "_spare",
         "for_order",
@@ -51,6 +53,7 @@ class Reservation:
         priority: float,
         plan: Plan,
         for_order: bool,
+        goes_before: Callable[[OrderKey, OrderKey], bool],
     ) -> None:
         self.queue = queue
         #: Whether it is for the first in order; else it is for one that has waited too long.
@@ -65,6 +68,7 @@ class Reservation:
             settings.reservation_late_s, settings.reservation_late * (plan.start_s - clock.now)
         )
         self._clock = clock
+        self._goes_before = goes_before
         self._settings = settings
         self._spare = plan.free
         _take(self._spare, queue.amounts)
@@ -72,16 +76,23 @@ class Reservation:
 
     def admits(self, other: ScheduledFunction) -> bool:
         """Whether a function may start here without delaying the one that has waited."""
-        if other.queue is self.queue or other.priority > self.priority or self._ends_before(other):
+        if other.queue is self.queue or self._ends_before(other):
             return True
-        if self.for_order and self.is_behind(other):
+        if other.queue.party is self.queue.party and other.priority > self.priority:
+            return True
+        # Nobody waits for a function that is not its run's turn.
+        if (self.for_order or other.queue.party is not self.queue.party) and self.is_behind(other):
             return True
         return all(self._spare.get(name, 0) >= units for name, units in other.queue.request.amounts)
 
     def is_behind(self, other: ScheduledFunction) -> bool:
         """Whether the one it is for stands behind another in the order."""
         order_key = self.queue.head()
-        return order_key is None or other.order_key() < order_key
+        if order_key is None:
+            return True
+        if other.run is order_key[3].run:
+            return other.order_key() < order_key
+        return self._goes_before(other.order_key(), order_key)
 
     def function(self) -> FunctionKey:
         """The function that has waited too long."""

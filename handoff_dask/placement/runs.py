@@ -1,4 +1,4 @@
-"""Runs, and queue groups: the runs whose functions may share queues."""
+"""Runs, and the limits that each has of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from handoff_dask.placement.collocation import Group
 from handoff_dask.placement.demand import FunctionKey, GroupKey, RunKey
 from handoff_dask.placement.requests import Confinement
+from handoff_dask.placement.shares import RunParty
 from handoff_dask.placement.strategies import (
     FIRST_AVAILABLE,
     ScoredStrategy,
@@ -16,11 +17,7 @@ from handoff_dask.placement.strategies import (
 
 
 class QueueGroup:
-    """What makes functions of equal demand equal: one strategy, and the same limits.
-
-    Runs without limits of their own share the queue group of their strategy, so that a cluster with
-    a thousand small runs has as few queues as one with a single big run.
-    """
+    """What the queues of one run have in common: a strategy, and limits."""
 
     __slots__ = (
         "asks_user",
@@ -29,9 +26,7 @@ class QueueGroup:
         "limit",
         "permit",
         "select",
-        "shared",
         "strategy",
-        "users",
     )
 
     def __init__(
@@ -40,7 +35,6 @@ class QueueGroup:
         select: SelectStrategy | None = None,
         confinement: Confinement | None = None,
         limit: int | None = None,
-        shared: bool = False,
         permit: Callable[[FunctionKey, str], bool] | None = None,
     ) -> None:
         #: How nodes are compared, or would be if the user's strategy were not asked.
@@ -52,9 +46,6 @@ class QueueGroup:
         self.confinement = confinement
         #: The most functions that run at once.
         self.limit = limit
-        self.shared = shared
-        #: Open runs in it.
-        self.users = 0
         #: Claims that its functions hold.
         self.claims = 0
 
@@ -73,19 +64,28 @@ class Run:
         "groups",
         "key",
         "next_rank",
+        "party",
         "problem",
         "queue_group",
         "ranks",
         "strategy",
         "timeout_s",
-        "waiting",
     )
 
-    def __init__(self, key: RunKey, strategy: Strategy, queue_group: QueueGroup, timeout_s: float) -> None:
+    def __init__(
+        self,
+        key: RunKey,
+        strategy: Strategy,
+        queue_group: QueueGroup,
+        timeout_s: float,
+        party: RunParty,
+    ) -> None:
         self.key = key
         self.strategy = strategy
         self.queue_group = queue_group
         self.timeout_s = timeout_s
+        #: What it holds, and how many of its functions wait.
+        self.party = party
         self.groups: dict[GroupKey, Group] = {}
         #: Asked for the largest rank among those that become ready when a function ends.
         self.next_rank: Callable[[FunctionKey], float | None] | None = None
@@ -97,8 +97,6 @@ class Run:
         self.problem: str | None = None
         #: Set once a function of it was rejected: nothing more of it is placed.
         self.failed = False
-        #: How many of its functions wait.
-        self.waiting = 0
 
 
 def scored(strategy: Strategy) -> ScoredStrategy:

@@ -10,7 +10,7 @@ from handoff_dask.placement.amounts import THREAD, Amounts, amounts_of
 from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.deadlock import Deadlock, Parent, find_deadlocks
 from handoff_dask.placement.demand import ClaimKey, Demand, FunctionKey
-from handoff_dask.placement.explanation import Explanation, NodeState, Obstacle
+from handoff_dask.placement.explanation import Explanation, Holding, NodeState, Obstacle
 from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.reasons import idle_obstacle, obstacle_now
 from handoff_dask.placement.requests import Confinement
@@ -100,6 +100,23 @@ def explain(backlog: Backlog, function: FunctionKey, now: float) -> Explanation:
     )
 
 
+def holdings(backlog: Backlog) -> list[Holding]:
+    """What each open run holds."""
+    shares, parties = backlog.shares, {key: run.party for key, run in backlog.runs.items()}
+    return [
+        Holding(
+            run=key,
+            client=party.client.key,
+            share=shares.holds(party),
+            client_share=shares.holds(party.client),
+            weight=party.weight,
+            priority=party.priority,
+            waiting=party.waiting,
+        )
+        for key, party in parties.items()
+    ]
+
+
 def sizes(backlog: Backlog) -> dict[str, int]:
     """How many things are kept, by kind, kinds of which there are none left out."""
     ledger = backlog.ledger
@@ -109,7 +126,6 @@ def sizes(backlog: Backlog) -> dict[str, int]:
         "claims": ledger.claims,
         "changes": len(ledger.changes) + len(ledger.gains),
         "runs": len(backlog.runs),
-        "queue groups": len(backlog.tables.queue_groups),
         "resource requests": len(backlog.tables.requests),
         "waiting": len(backlog.waiting),
         "placed": len(backlog.placed),
@@ -201,6 +217,10 @@ class EngineView:
     def explain(self, function: FunctionKey, *, now: float) -> Explanation:
         """Where a function stands; if it waits, what stands in the way on each node."""
         return explain(self._backlog, function, now)
+
+    def holdings(self) -> list[Holding]:
+        """What each open run holds of the cluster, in the order in which they were opened."""
+        return holdings(self._backlog)
 
     def remembers(self) -> dict[str, int]:
         """What is kept, by kind, kinds of which nothing is left out; {} once all has ended."""

@@ -25,6 +25,9 @@ class Options:
     #: ``{node name or address: the most the run may use there}``.
     nodes: Mapping[str, Capabilities] | None = None
     max_concurrency: int | None = None
+    #: Of the whole run: larger goes first.  What it may hold beside others of equal priority, in proportion.
+    priority: float = 0
+    share: float = 1.0
     max_retries: int = 3
     #: Seconds.
     allocation_timeout_s: float = 0.0

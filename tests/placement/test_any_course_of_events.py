@@ -229,9 +229,23 @@ class AnyCourse(RuleBasedStateMachine):
         max_concurrency=st.sampled_from([None, None, 1, 3]),
         timeout_s=st.sampled_from([0.0, 0.5, 100.0]),
         permit=st.sampled_from([None, None, lambda function, node: (function + ord(node)) % 3 > 0]),
+        turn=st.fixed_dictionaries(
+            {},
+            optional={
+                "client": st.sampled_from(["x", "y"]),
+                "priority": st.sampled_from([-1, 0.5]),
+                "share": st.sampled_from([0.5, 3.0]),
+            },
+        ),
     )
     def run_opens(
-        self, strategy: str, confined: Any, max_concurrency: int | None, timeout_s: float, permit: Any
+        self,
+        strategy: str,
+        confined: Any,
+        max_concurrency: int | None,
+        timeout_s: float,
+        permit: Any,
+        turn: dict[str, Any],
     ) -> int:
         self.number += 1
         run = self.number
@@ -260,6 +274,7 @@ class AnyCourse(RuleBasedStateMachine):
                 allocation_timeout_s=timeout_s,
                 groups=GROUPS,
                 permit=permit,
+                **turn,
             )
         )
         return run

@@ -108,7 +108,7 @@ def test_fairness_is_for_several_runs(make_engine, runs):
     engine.handle(ready("last", cpu=1, duration_s=1, certain=True, rank=-1), now=0)
     running, started = "f", {}
     for second in range(1, 30):
-        fact = ready(second, cpu=1, duration_s=1, certain=True, run="other" if runs == 2 else "run")
+        fact = ready(second, cpu=1, duration_s=1, certain=True)
         (running,) = placed(engine.handle_all([finished(running), fact], now=second))
         started[running] = second
     assert started.get("last") == (17 if runs == 2 else None)

@@ -146,7 +146,7 @@ def test_what_is_unknown_is_passed_over(engine):
         ready("f", run="none"),
     ]
     assert engine.handle_all(events, now=1) == []
-    assert engine.remembers() == {"runs": 1, "queue groups": 1}
+    assert engine.remembers() == {"runs": 1}
 
 
 def test_node_that_joins_again_unannounced_is_another_one(engine):
@@ -237,11 +237,10 @@ def test_run_keeps_to_its_nodes_and_to_its_share_of_them(make_engine):
     }
 
 
-def test_run_without_limits_shares_queues_but_not_its_end(make_engine):
+def test_one_run_ends_and_another_goes_on(make_engine):
     engine = make_engine(joined("a", cpu=1), opened("one"), opened("two"))
     events = [ready((run, n), run=run, cpu=1, rank=n) for n in range(3) for run in ("one", "two")]
     assert placed(engine.handle_all(events, now=1)) == {("one", 2): "a"}
-    assert engine.remembers()["queue groups"] == 1
     engine.handle(RunClosed(run="two"), now=2)
     assert placed(engine.handle(finished(("one", 2)), now=3)) == {("one", 1): "a"}
     assert engine.waiting == 1

@@ -47,6 +47,7 @@ class Wanderer:
             max_concurrency=rng.choice([None, None, 1, 3]),
             timeout_s=rng.choice([0.5, 1000.0]),
             permit=rng.choice([None, None, None, lambda function, node: (function + ord(node)) % 3 > 0]),
+            turn=rng.choice([{}, {"client": "x"}, {"client": "y", "share": 3.0}, {"priority": -1}]),
         )
         self.runs.append(run)
 

@@ -79,7 +79,7 @@ def test_claims_go_back_as_a_lane_empties(make_engine):
         engine.handle(finished(n), now=2)
         free.append(engine.available("a")["cpu"])
     assert free == [0, 1, 2]
-    assert engine.remembers().keys() == {"nodes", "runs", "queue groups", "resource requests", "changes"}
+    assert engine.remembers().keys() == {"nodes", "runs", "resource requests", "changes"}
 
 
 def test_a_function_that_goes_first_is_not_held_up_by_a_lane(make_engine):

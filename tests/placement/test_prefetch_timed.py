@@ -124,7 +124,7 @@ def test_rank_of_those_that_follow_is_the_rest_of_the_path_unless_told(make_trus
     told = opened("told", next_rank=next_ranks.get)
     engine = make_trusting(joined("a", cpu=1), joined("b", cpu=1), opened(), told)
     engine.handle_all([sure("f", rank=2.0, run="told"), sure("g", rank=9.0, run="told")], now=100)
-    engine.handle(sure("h", rank=1.0), now=100)
+    engine.handle(sure("h", rank=1.0, run="told"), now=100)
     assert placed(engine.handle(TimePassed(), now=101)) == sent
 
 
@@ -225,10 +225,9 @@ def test_time_until_a_reserved_node_is_free_counts_those_that_take_over(make_tru
 @pytest.mark.parametrize("asks", [True, False])
 def test_order_holds_for_those_whose_strategy_is_asked(make_trusting, asks):
     strategy = SelectStrategy(select=lambda function, nodes: None)
-    engine = make_trusting(joined("a", cpu=2), opened("own", strategy), opened())
-    engine.handle_all(
-        [sure("f"), ready("e", cpu=1), ready("h", cpu=1, run="own", rank=9 if asks else -9)], now=100
-    )
+    own = opened("own", strategy, priority=9 if asks else -9)
+    engine = make_trusting(joined("a", cpu=2), own, opened())
+    engine.handle_all([sure("f"), ready("e", cpu=1), ready("h", cpu=1, run="own")], now=100)
     engine.handle(sure("g"), now=100)
     assert placed(engine.handle(TimePassed(), now=101)) == ({} if asks else {"g": "a"})
 
@@ -246,8 +245,8 @@ def test_limits_of_runs_hold(make_trusting):
 
 @pytest.mark.parametrize(("full", "sent"), [(1, {"g": "b"}), (9, {})])
 def test_some_runs_that_are_full_are_passed_over(make_trusting, full, sent):
-    runs = [opened(("full", n), max_concurrency=1) for n in range(full)]
-    engine = make_trusting(joined("a", cpu=full), joined("b", cpu=1), *runs, opened())
+    runs = [opened(("full", n), max_concurrency=1, priority=1) for n in range(full)]
+    engine = make_trusting(joined("a", cpu=full, threads=full), joined("b", cpu=1), *runs, opened())
     engine.handle_all([ready((n, 0), cpu=1, pin="a", run=("full", n)) for n in range(full)], now=100)
     engine.handle(sure("f"), now=100)
     engine.handle_all([ready((n, 1), cpu=1, rank=1, run=("full", n)) for n in range(full)], now=100)
