@@ -28,6 +28,8 @@ OPTIONS = {
     "resources": None,
     "max_retries": None,
     "max_concurrency": None,
+    "priority": 0,
+    "share": 1.0,
     "outputs": None,
     "timeout": None,
     "progress": False,

@@ -60,6 +60,8 @@ def blocking(dag: handoff.DAG, client: Client) -> None:
         resources=[{"node": "a", "capabilities": {"cpu": 1}}],
         max_retries=2,
         max_concurrency=3,
+        priority=1,
+        share=2.5,
         outputs=["two"],
         timeout=60,
         progress=True,
