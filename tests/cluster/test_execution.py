@@ -238,7 +238,7 @@ async def test_after_the_timeout_the_dag_is_cancelled(c, s, a, b, stage):
         {"outputs": ["nothere"]},
         {"inputs": {"a": 1}},
         {"inputs": [1]},
-        {"priority": 3},
+        {"prio": 3},
     ],
 )
 @live(1)
