@@ -16,7 +16,8 @@ Besides, the function that has waited longest of all, a multiple of its aging ti
 others of its user priority.  That happens only once per such time, so the order stays what it is.
 
 A function of a strictly higher user priority is never held back.  While there is one run alone whose
-durations are known for sure, there is no aging: among its own functions order counts, not fairness.
+durations are known for sure, there is no aging: among its own functions order counts, not fairness.  While there
+is one run alone of which less is known, only the queues that stand first in the order age.
 """
 
 from __future__ import annotations
@@ -141,12 +142,15 @@ class Backfill:
         if self._is_foreseen():
             return
         self._let_oldest_go_first(now)
-        room = max(1, len(self._backlog.ledger.nodes) // self._settings.reserved_share) - len(self.active)
+        room = self._most_reserved() - len(self.active)
         for queue in self._passed_over(now):
             if room <= 0:
                 break
             if self._reserve(queue):
                 room -= 1
+
+    def _most_reserved(self) -> int:
+        return max(1, len(self._backlog.ledger.nodes) // self._settings.reserved_share)
 
     def _is_foreseen(self) -> bool:
         """Whether there is one run alone, of which it is known how long functions take.
@@ -158,7 +162,11 @@ class Backfill:
 
     def _passed_over(self, now: float) -> Iterator[Queue]:
         reserved = {reservation.queue for reservation in self.active.values()}
-        for queue in [queue for line in self._backlog.lines() for queue in line]:
+        queues = [queue for line in self._backlog.lines() for queue in line]
+        if len(self._backlog.runs) == 1:
+            # Only the first in order are passed over: the others wait for their turn.
+            queues = nsmallest(self._most_reserved(), queues, key=_place)
+        for queue in queues:
             assert queue.key is not None
             if now - queue.served > self.aging_s(queue.key[3]) and queue not in reserved:
                 yield queue
@@ -201,3 +209,9 @@ class Backfill:
             self._for_order = reservation
         self.active[best.name] = reservation
         return True
+
+
+def _place(queue: Queue) -> OrderKey:
+    """Where a queue that waits for room stands in the order."""
+    assert queue.key is not None
+    return queue.key

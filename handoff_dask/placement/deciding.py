@@ -290,6 +290,7 @@ class Decider:
         self._backfill.settled(head, node)
         place = self._note(head, node, candidates, moved)
         if self._backlog.tables.near:
+            self._locality.begins(node)
             self._locality.look_again(node)
         return place
 
@@ -297,6 +298,7 @@ class Decider:
         """Note that a short function has been sent behind others: it holds nothing of its own."""
         moved = self._move_data(head, node) if head.data else 0
         self._decisions.append(self._note(head, node, 1, moved, prefetched=True))
+        self._locality.begins(node)
         self._backfill.let_go(head.queue)
 
     def _note_timed(self, head: ScheduledFunction, node: Node) -> None:

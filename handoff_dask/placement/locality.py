@@ -9,7 +9,8 @@ With its head and the nodes that have room, it is decided:
 2. If that move takes more than the floor, and a busy node that has the data is expected to have room
    before the move would be over, the head waits for that node: it is *delayed*.  Where nobody knows how
    long functions take, it waits as long as the move would take.  A delay is no longer than the move that
-   it saves, unless something changes.
+   it saves, unless something changes: when a function begins at its home, what is left of the wait
+   is compared with the move anew, for a few times as long as the move.
 3. When the head is delayed, one further behind may still go: as many wait before it at the home that its
    own wait would take longer than its move.
 4. A function goes to a freed node that is not near its data only if none of equal rank is near.
@@ -55,6 +56,8 @@ class Locality:
         #: ``(when, number, queue, its delay)``; void once the queue has another.
         self._due: list[tuple[float, int, Queue, Delay]] = []
         self._number = 0
+        #: ``{node name: when something began there}``, of nodes near which functions wait.
+        self._begun_s: dict[str, float] = {}
         #: ``{(node name, request): (the node's version, when it has room)}``.
         self._rooms: dict[tuple[str, ResourceRequest], tuple[int, float | None]] = {}
 
@@ -130,17 +133,25 @@ class Locality:
         place = queue.request.eligible.get(home or "")
         room_s = None if place is None else self._room_at(place, queue.request)
         now = self._backlog.clock.now
-        if room_s is None or room_s - now >= move_s or now + _EVEN_S >= self._until_s(head, move_s):
+        if room_s is None or room_s - now >= move_s or now + _EVEN_S >= self._until_s(head, move_s, True):
             return False
         self.yielded[node.name] = node
         return True
 
-    def _until_s(self, head: ScheduledFunction, move_s: float) -> float:
-        """Until when a head waits at most rather than have its data moved in so many seconds."""
-        delayed_s = head.queue.delayed_s
-        if delayed_s is None:
+    def _until_s(self, head: ScheduledFunction, move_s: float, is_known: bool) -> float:
+        """Until when a head waits at most rather than have its data moved in so many seconds.
+
+        ``is_known`` says whether it is expected to start at its home before.
+        """
+        queue = head.queue
+        if queue.delayed_s is None:
             return self._backlog.clock.now + move_s
-        return max(delayed_s, head.since) + move_s
+        since_s = max(queue.delayed_s, head.since)
+        if not is_known:
+            return since_s + move_s
+        first_s = since_s if head.delayed_s is None else head.delayed_s
+        begun_s = self._begun_s.get(queue.home or "", since_s)
+        return min(max(since_s, begun_s) + move_s, first_s + self._settings.data_patience * move_s)
 
     def _has_for(self, node: Node) -> bool:
         """Whether a function whose data is on a node could start there."""
@@ -204,11 +215,13 @@ class Locality:
     ) -> Delay | None:
         """The delay of a head that had better wait than go where its data moves in so many seconds."""
         now = self._backlog.clock.now
-        until_s = self._until_s(head, least_s)
-        if now + _EVEN_S >= until_s:
+        if now + _EVEN_S >= self._until_s(head, least_s, True):
             return None
         wait_s = self._wait_s(queue, head, moves)
         if wait_s is not None and wait_s >= least_s:
+            return None
+        until_s = self._until_s(head, least_s, wait_s is not None)
+        if now + _EVEN_S >= until_s:
             return None
         return Delay(until_s, least_s, wait_s)
 
@@ -305,8 +318,11 @@ class Locality:
 
     def _note(self, queue: Queue, delay: Delay) -> None:
         queue.delay = delay
+        head, now = _head(queue), self._backlog.clock.now
         if queue.delayed_s is None:
-            queue.delayed_s = self._backlog.clock.now
+            queue.delayed_s = now
+        if head.delayed_s is None:
+            head.delayed_s = now
         self._number += 1
         heappush(self._due, (delay.until_s, self._number, queue, delay))
 
@@ -324,6 +340,11 @@ class Locality:
         self._yields = True
         while (due_s := self.deadline()) is not None and due_s <= now + _EVEN_S:
             self._backlog.refresh(heappop(self._due)[2])
+
+    def begins(self, node: Node) -> None:
+        """A function has been placed on a node: what waits for it weighs its wait anew."""
+        if node.name in self._backlog.tables.near:
+            self._begun_s[node.name] = self._backlog.clock.now
 
     def look_again(self, node: Node) -> None:
         """A function has been placed on a node: those that wait for it may have to wait for longer."""
@@ -348,6 +369,7 @@ class Locality:
         """Drop what was kept to know sooner when nodes have room."""
         self._rooms.clear()
         self._due.clear()
+        self._begun_s.clear()
 
 
 def _head(queue: Queue) -> ScheduledFunction:

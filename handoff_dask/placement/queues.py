@@ -71,6 +71,7 @@ class ScheduledFunction:
         "arrival",
         "certain",
         "data",
+        "delayed_s",
         "duration_s",
         "frees",
         "function",
@@ -107,6 +108,8 @@ class ScheduledFunction:
         self.duration_s = duration_s
         #: What it takes that is so large that it matters where it is.
         self.data: tuple[Datum, ...] = ()
+        #: When it was first delayed although a node had room, for a node that has its data.
+        self.delayed_s: float | None = None
         #: Whether a Wait has been given for it.
         self.told = False
         #: Whether it still waits; its place in the queue's heap outlives that.

@@ -102,6 +102,10 @@ class EngineSettings:
     #: whose data is there; then only these are looked at.  It bounds the work per event: with 16, deciding
     #: took 1.4 times as long on 1,000 nodes, and nothing moved less.
     data_tries: int = 4
+    #: A function that waits for the node that has its data goes elsewhere after so many times as long as the
+    #: move takes, however soon it is expected to start.  Each wait is shorter than the move, but those
+    #: that begin at that node before it may prove that wrong, one after another.
+    data_patience: float = 4.0
     #: A node whose memory is fuller than this (Dask's ``distributed.worker.memory.target``) is avoided by
     #: functions that free no data.
     memory_target: float = 0.6

@@ -25,6 +25,7 @@ from handoff_dask.placement.events import (
 from handoff_dask.placement.settings import DEFAULT_SETTINGS, EngineSettings
 from handoff_dask.placement.strategies import Strategy
 from handoff_dask.simulation.idleness import avoidable_idle
+from handoff_dask.simulation.learning import Learned
 from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode, Span, ranks_of
 from handoff_dask.simulation.transfers import SimulatedNetwork, Transfers
 
@@ -126,6 +127,8 @@ class _Simulation:
         self.placed_on: dict[tuple[Hashable, str], list[Place]] = {}
         self.ranks: Mapping[Hashable, float] = {}
         self.expected_s: Mapping[Hashable, float] = {}
+        #: Where durations are learned as functions end.
+        self.learned: Learned | None = None
         #: When time is going to pass next.
         self.wakes_s = math.inf
         self.nodes: dict[str, _Node] = {}
@@ -161,15 +164,19 @@ class _Simulation:
         self.later(stop_s, "ends", place)
 
     def ready(self, key: Hashable) -> FunctionReady:
-        function = self.functions[key]
+        function, learned = self.functions[key], self.learned
+        ranks, certain = self.ranks, self.known
+        duration_s = self.expected_s.get(key, function.duration_s) if self.known else None
+        if learned is not None:
+            ranks, certain, duration_s = learned.ranks, learned.is_certain(function), learned.expected_s(function)
         return FunctionReady(
             function=key,
             run=_RUN,
             demand=function.demand,
             priority=function.priority,
-            rank=self.ranks.get(key, 0.0),
-            duration_s=self.expected_s.get(key, function.duration_s) if self.known else None,
-            certain=self.known,
+            rank=ranks.get(key, 0.0),
+            duration_s=duration_s,
+            certain=certain,
             preferred_node=self.preferred_node(function),
             arguments=self.arguments(function),
             frees=self.transfers is not None and any(self.takers[arg] == 1 for arg in function.args),
@@ -188,7 +195,8 @@ class _Simulation:
 
     def next_rank(self, key: Hashable) -> float:
         """The largest rank among those that become ready when a function ends."""
-        after = (self.ranks.get(d, 0.0) for d in self.dependents[key] if self.missing[d] == 1)
+        ranks = self.ranks if self.learned is None else self.learned.ranks
+        after = (ranks.get(d, 0.0) for d in self.dependents[key] if self.missing[d] == 1)
         return max(after, default=0.0)
 
     def preferred_node(self, function: SimulatedFunction) -> str | None:
@@ -285,6 +293,8 @@ class _Simulation:
         for arg in dict.fromkeys(function.args):
             self.takers[arg] -= 1
         events: list[Event] = [FunctionFinished(function=place.function, took_s=took_s)]
+        if self.learned is not None:
+            events += self.learned.learn(function)
         for dependent in self.dependents[place.function]:
             self.missing[dependent] -= 1
             if not self.missing[dependent]:
@@ -320,6 +330,7 @@ def simulate(
     overhead_s: float = 0.0,
     network: SimulatedNetwork | None = None,
     durations_known: bool = True,
+    durations_learned: bool = False,
     expected_s: Mapping[Hashable, float] | None = None,
     engine: PlacementEngine | None = None,
     idleness: bool = True,
@@ -346,6 +357,8 @@ def simulate(
         data is everywhere at once.
     durations_known
         Whether the engine is told how long functions take, for sure.
+    durations_learned
+        Whether it is told what those that have ended have taught instead, and the order follows from that.
     expected_s
         Where it is told something else than the truth, by function.
     engine
@@ -362,6 +375,8 @@ def simulate(
     simulation = _Simulation(functions, engine, overhead_s, durations_known, network)
     simulation.ranks = ranks_of(functions) if ranks is None else ranks
     simulation.expected_s = expected_s or {}
+    if durations_learned:
+        simulation.learned = Learned(_RUN, functions, nodes)
     simulation.nodes = {node.name: _Node() for node in nodes}
     start: list[Event] = [
         NodeJoined(node=n.name, capabilities=n.capabilities, threads=n.threads) for n in nodes
