@@ -176,10 +176,9 @@ class Locality:
         return not any(self._is_equal(head, other, node) for other in near)
 
     def is_near(self, scheduled: ScheduledFunction, name: str) -> bool:
-        """Whether moving a function's data to a node is no matter, or there is no better node."""
-        if not scheduled.data or scheduled.queue.home == name:
-            return True
-        return self._network.move_s(scheduled.data, name) <= self._floor_s
+        """Whether moving a function's data to a node is no matter, but for what a message takes."""
+        data, network = scheduled.data, self._network
+        return not data or network.move_s(data, name) <= self._floor_s + network.latency_s
 
     def _best(
         self,

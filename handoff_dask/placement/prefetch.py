@@ -56,6 +56,9 @@ class PrefetchQueues:
         queue, reservation = scheduled.queue, self._backlog.reserved.get(node.name)
         if not self.is_short(scheduled) or (reservation is not None and reservation.queue is not queue):
             return
+        if scheduled.move_s > self._settings.transfer_floor_s + self._backlog.network.latency_s:
+            # It holds its room while its data moves, so it is not short here.
+            return
         prefetch_queues = queue.prefetch_queues.get(node.name, ())
         prefetch_queue = next((q for q in prefetch_queues if q.booked < q.slots), None)
         if prefetch_queue is None:

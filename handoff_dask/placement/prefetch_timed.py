@@ -195,7 +195,8 @@ class TimedPrefetches:
                 return None
             is_its_turn = self._backlog.goes_before(queue.key, scheduled.order_key())
         asked, head = scheduled.queue.request.asked, queue.key[3]
-        if self._prefetch.is_short(head) or any(units > asked.get(name, 0) for name, units in queue.amounts):
+        is_short = self._prefetch.is_short(head) and self._locality.is_near(head, node.name)
+        if is_short or any(units > asked.get(name, 0) for name, units in queue.amounts):
             return None
         if head.run is not scheduled.run:
             # What becomes ready with the end of the first is of its run.
