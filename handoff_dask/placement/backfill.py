@@ -16,8 +16,8 @@ Besides, the function that has waited longest of all, a multiple of its aging ti
 others of its user priority.  That happens only once per such time, so the order stays what it is.
 
 A function of a strictly higher user priority is never held back.  While there is one run alone whose
-durations are known for sure, there is no aging: among its own functions order counts, not fairness.  While there
-is one run alone of which less is known, only the queues that stand first in the order age.
+durations are known for sure, there is no aging: among its own functions order counts, not fairness.  While
+there is one run alone of which less is known, only the queues that stand first in the order age.
 """
 
 from __future__ import annotations

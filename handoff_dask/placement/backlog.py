@@ -218,34 +218,35 @@ class Backlog:
         standing = self.shares.standing
         return standing(one[3].run.party) < standing(other[3].run.party)
 
-    def first_fit(
-        self, node: Node, after: Mapping[RunParty, OrderKey], with_data: bool = True
-    ) -> Queue | None:
+    def earlier(self, one: Queue | None, other: Queue | None) -> Queue | None:
+        """The one of two that stands first."""
+        if one is None or other is None:
+            return one or other
+        assert one.key is not None
+        assert other.key is not None
+        if not self.shares.rivals:
+            return one if one.key < other.key else other
+        return one if self.goes_before(one.key, other.key) else other
+
+    def first_fit(self, node: Node, after: Mapping[RunParty, OrderKey], *, with_data: bool) -> Queue | None:
         """The first queue, behind a place in the order of each run, for whose head a node has room.
 
-        Of queues of functions whose data is somewhere, all or only those whose data is there.
+        With or without those of functions whose data is somewhere.
         """
         found, line = self.anywhere.first_fit(node, after), self.at.get(node.name)
         if line is not None:
-            found = self._earlier(found, line.first_fit(node, after))
-        if self.tables.near:
-            if with_data:
-                return self._earlier(found, self.with_data.first_fit(node, after))
-            for queue in self.tables.near.get(node.name, ()):
-                key = queue.key
-                if key is not None and queue.request.fits(node):
-                    passed = after.get(queue.party)
-                    if passed is None or key > passed:
-                        found = self._earlier(found, queue)
+            found = self.earlier(found, line.first_fit(node, after))
+        if with_data and self.tables.near:
+            found = self.earlier(found, self.with_data.first_fit(node, after))
         return found
 
     def first_blocked(self) -> Queue | None:
         """The queue that stands first of those whose heads have no room."""
         first = self.anywhere.first()
         for line in self.at.values():
-            first = self._earlier(first, line.first())
+            first = self.earlier(first, line.first())
         if self.tables.near:
-            first = self._earlier(first, next((q for q in self.with_data if q.delay is None), None))
+            first = self.earlier(first, next((q for q in self.with_data if q.delay is None), None))
         return first
 
     def lines(self) -> list[RunLines]:
@@ -298,13 +299,3 @@ class Backlog:
             line.remove(queue)
             if line.name is not None and not line:
                 del self.at[line.name]
-
-    def _earlier(self, one: Queue | None, other: Queue | None) -> Queue | None:
-        """The one of two that stands first."""
-        if one is None or other is None:
-            return one or other
-        assert one.key is not None
-        assert other.key is not None
-        if not self.shares.rivals:
-            return one if one.key < other.key else other
-        return one if self.goes_before(one.key, other.key) else other

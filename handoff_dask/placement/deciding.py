@@ -7,7 +7,6 @@ have been freed (the priority queues are searched for the first heads that fit t
 
 from __future__ import annotations
 
-from collections import Counter
 from heapq import heappop, heappush
 
 from handoff_dask.placement.backfill import Backfill
@@ -53,8 +52,6 @@ class Decider:
         self._number = 0
         #: ``{name of a freed node: {run: the head of it that was looked at last}}``.
         self._passed: dict[str, dict[RunParty, OrderKey]] = {}
-        #: How many heads whose data is elsewhere were passed over, by name of a freed node that has others.
-        self._passed_over: Counter[str] = Counter()
         #: What has been decided in this turn.
         self._decisions: list[Decision] = []
 
@@ -99,7 +96,6 @@ class Decider:
             for queue in list(backlog.to_ask):
                 backlog.refresh(queue)
         ledger.freed.clear()
-        self._passed_over.clear()
         self._passed.clear()
         if len(freed) > self._settings.few_freed:
             for line in backlog.lines():
@@ -132,8 +128,9 @@ class Decider:
             passed = self._passed[node.name] = {}
         if queue is not None and after is not None:
             passed[queue.party] = after
-        with_data = self._passed_over[node.name] < self._settings.data_tries
-        found = self._backlog.first_fit(node, passed, with_data)
+        found = self._backlog.first_fit(node, passed, with_data=False)
+        if self._backlog.tables.near:
+            found = self._backlog.earlier(found, self._locality.first_for(node, passed))
         if found is not None:
             assert found.key is not None
             self._number += 1
@@ -255,9 +252,6 @@ class Decider:
         """Place a function of a queue whose head fits on a freed node, if one had better go now."""
         if queue.key is not order_key:
             return
-        if self._locality.stays(queue, node):
-            self._passed_over[node.name] += 1
-            return
         choice = self._locality.choose(queue, node)
         if choice is None:
             queue.cause = self._chooser.cause(queue)
@@ -337,10 +331,9 @@ class Decider:
 
     def _move_data(self, head: ScheduledFunction, node: Node) -> int:
         """Note that a function's data is on its way; the bytes that move."""
-        network = self._backlog.network
-        head.move_s = network.move_s(head.data, node.name)
+        head.move_s, moved = self._backlog.network.take(head.data, node.name)
         self._timed.learn_move(head.move_s)
-        return network.take(head.data, node.name)
+        return moved
 
     def _bind(self, queue: Queue, head: ScheduledFunction, node: Node) -> tuple[GroupKey, str] | None:
         """Give the groups that need one their node; tell of the one the driver may not know."""

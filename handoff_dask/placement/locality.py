@@ -19,7 +19,7 @@ With its head and the nodes that have room, it is decided:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from itertools import islice
 
@@ -29,9 +29,10 @@ from handoff_dask.placement.events import FunctionReady
 from handoff_dask.placement.expected_room import room_at
 from handoff_dask.placement.ledger import Node
 from handoff_dask.placement.network import Datum
-from handoff_dask.placement.queues import Delay, Queue, ScheduledFunction
+from handoff_dask.placement.queues import Delay, OrderKey, Queue, ScheduledFunction
 from handoff_dask.placement.requests import ResourceRequest
 from handoff_dask.placement.runs import Run
+from handoff_dask.placement.shares import RunParty
 
 #: Sums of floats: what is due this much later is due now.
 _EVEN_S = 1e-9
@@ -82,11 +83,14 @@ class Locality:
         if run.queue_group.asks_user:
             return None
         eligible = self._backlog.tables.request_of(run, demand).eligible
-        held = {name: count for name, count in self._network.held(data).items() if name in eligible}
-        if not held:
+        held = self._network.held(data)
+        most_bytes = max((count for name, count in held.items() if name in eligible), default=0)
+        if not most_bytes:
             return None
-        least = max(held.values()) - self._floor_s * self._network.bandwidth
-        most = [name for name, count in held.items() if count >= least]
+        least = most_bytes - self._floor_s * self._network.bandwidth
+        most = [name for name, count in held.items() if count >= least and name in eligible]
+        if len(most) == 1:
+            return most[0]
         return min(most, key=lambda name: (name != event.preferred_node, self._waiting_near(name), name))
 
     def _waiting_near(self, name: str) -> int:
@@ -118,14 +122,42 @@ class Locality:
             least_s = min(moves[node.name] for node in nodes)
         return head, self._best(queue, head, nodes, moves, least_s), len(moves)
 
-    def stays(self, queue: Queue, node: Node) -> bool:
-        """Whether the head of a queue waits rather than go to a freed node; a short look at what is clear.
+    def first_for(self, node: Node, passed: Mapping[RunParty, OrderKey]) -> Queue | None:
+        """The queue that a freed node is offered to next, behind a place in the order of each run.
 
-        It is clear if its data is not on the node, it has not waited long, its home is expected to have room
-        soon, and the node has others to run whose data is there.
+        Of those whose data is elsewhere, it passes over a few whose heads clearly had better wait.
+        """
+        near, line = self._first_near(node, passed), self._backlog.with_data
+        if near is None or near.key is None or not self._yields:
+            return line.first_fit(node, passed)
+        behind = dict(passed)
+        for _ in range(self._settings.data_tries):
+            queue = line.first_fit(node, behind)
+            if queue is None or queue.key is None or not self._backlog.goes_before(queue.key, near.key):
+                break
+            if not self._stays(queue, node):
+                return queue
+            behind[queue.party] = queue.key
+        return near
+
+    def _first_near(self, node: Node, passed: Mapping[RunParty, OrderKey]) -> Queue | None:
+        """The first queue near a node whose head could start there now."""
+        found: Queue | None = None
+        for queue in self._backlog.tables.near.get(node.name, ()):
+            key, behind = queue.key, passed.get(queue.party)
+            is_next = key is not None and (behind is None or key > behind)
+            if is_next and self._chooser.admits(queue, _head(queue), node):
+                found = self._backlog.earlier(found, queue)
+        return found
+
+    def _stays(self, queue: Queue, node: Node) -> bool:
+        """Whether a head waits rather than go to a freed node that has others to run; a short look.
+
+        It is clear if its data is not on the node, it has not waited long, and its home is expected to have
+        room soon.
         """
         head, home = _head(queue), queue.home
-        if not self._yields or home == node.name or not self._has_for(node):
+        if home == node.name:
             return False
         move_s = self._network.missing_s(head.data, node.name)
         if move_s <= self._floor_s:
@@ -152,13 +184,6 @@ class Locality:
         first_s = since_s if head.delayed_s is None else head.delayed_s
         begun_s = self._begun_s.get(queue.home or "", since_s)
         return min(max(since_s, begun_s) + move_s, first_s + self._settings.data_patience * move_s)
-
-    def _has_for(self, node: Node) -> bool:
-        """Whether a function whose data is on a node could start there."""
-        for queue in self._backlog.tables.near.get(node.name, ()):
-            if queue.count and self._chooser.admits(queue, _head(queue), node):
-                return True
-        return False
 
     def has_waiting(self, node: Node) -> bool:
         """Whether some function waits whose data is on a node."""
@@ -198,7 +223,7 @@ class Locality:
         """Nodes where a function may start now: all of a few; of many those that have data, and the best."""
         eligible, looks, admits = queue.request.eligible, self._settings.data_looks, self._chooser.admits
         if len(eligible) <= 2 * looks:
-            return [node for node in eligible.values() if admits(queue, head, node)]
+            return [n for n in eligible.values() if n.has_room(queue.amounts) and admits(queue, head, n)]
         names = dict.fromkeys(name for datum in head.data for name in islice(datum.places, looks))
         some = {name: eligible[name] for name in names if name in eligible}
         best, _ = self._chooser.choose(queue, head)

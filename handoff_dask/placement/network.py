@@ -128,20 +128,27 @@ class Network:
                 total_s += latency_s + datum.nbytes / bandwidth
         return total_s
 
-    def take(self, data: Sequence[Datum], node: str) -> int:
-        """A function has been placed on a node: its data is on its way there; the bytes that move."""
-        now = self._clock.now
+    def take(self, data: Sequence[Datum], node: str) -> tuple[float, int]:
+        """A function has been placed on a node: its data is on its way there.
+
+        The answer is the seconds until all of it is there, and the bytes that move.
+        """
+        now = there_s = self._clock.now
         link_s = max(now, self._inward.get(node, now))
         moved = 0
         for datum in data:
-            if node not in datum.places:
+            when = datum.places.get(node)
+            if when is None:
                 arrives_s, link_s, source, outward_s = self._arrival(datum, node, link_s)
+                there_s = max(there_s, arrives_s)
                 if source is not None:
                     self._outward[source] = outward_s
                 self._inward[node] = link_s
                 datum.places[node] = arrives_s
                 moved += datum.nbytes
-        return moved
+            elif when > there_s:
+                there_s = when
+        return there_s - now, moved
 
     def held(self, data: Sequence[Datum]) -> dict[str, int]:
         """``{node name: how many bytes of a function's data are there, or on their way}``."""

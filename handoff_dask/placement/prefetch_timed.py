@@ -224,7 +224,7 @@ class TimedPrefetches:
     def _first_fit(self, node: Node) -> Queue | None:
         """The queue whose head would be placed on the node next, if none that asks goes before."""
         passed: dict[RunParty, OrderKey] = {}
-        found = self._backlog.first_fit(node, passed)
+        found = self._backlog.first_fit(node, passed, with_data=True)
         for _ in range(self._settings.timed_prefetch_tries):
             if found is None or found.key is None:
                 break
@@ -232,7 +232,7 @@ class TimedPrefetches:
             if goes and self._chooser.admits(found, found.key[3], node):
                 return None if self._is_asked_before(found.key) else found
             passed[found.party] = found.key
-            found = self._backlog.first_fit(node, passed)
+            found = self._backlog.first_fit(node, passed, with_data=True)
         return None
 
     def _is_asked_before(self, order_key: OrderKey) -> bool:

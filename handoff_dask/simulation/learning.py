@@ -79,7 +79,5 @@ class Learned:
         usual_s = sum(known) / len(known) if known else 1.0
         durations = [usual_s if seconds is None else seconds for seconds in expected]
         order = range(len(functions))
-        ranks = starting_ranks(
-            order, self._dependents, durations, self._kinds, self._costs, self._nodes
-        )
+        ranks = starting_ranks(order, self._dependents, durations, self._kinds, self._costs, self._nodes)
         return dict(zip(self._functions, ranks, strict=True))

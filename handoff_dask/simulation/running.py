@@ -168,7 +168,11 @@ class _Simulation:
         ranks, certain = self.ranks, self.known
         duration_s = self.expected_s.get(key, function.duration_s) if self.known else None
         if learned is not None:
-            ranks, certain, duration_s = learned.ranks, learned.is_certain(function), learned.expected_s(function)
+            ranks, certain, duration_s = (
+                learned.ranks,
+                learned.is_certain(function),
+                learned.expected_s(function),
+            )
         return FunctionReady(
             function=key,
             run=_RUN,

@@ -209,6 +209,20 @@ def test_one_node_in_eight_may_be_reserved(make_engine):
     assert [n.reserved_for for n in engine.nodes().values() if n.reserved_for] == ["wide0", "wide1"]
 
 
+def test_one_that_waits_for_its_turn_in_its_own_run_is_not_passed_over(make_engine):
+    """Better ones of its run go before it for as long as there are some: that is the order, not unfair."""
+    engine = make_engine(joined("a", cpu=2), joined("s", disk=1))
+    engine.handle_all([ready(n, cpu=1, rank=5, duration_s=0.5) for n in range(40)], now=0)
+    engine.handle(ready("last", cpu=2, rank=1), now=0)
+    for n in range(20):
+        now = n / 4
+        assert "last" not in placed(engine.handle(finished(n), now=now))
+    assert engine.nodes()["a"].reserved_for is None
+    # Beside another run it is a matter of fairness again.
+    engine.handle_all([opened("other"), TimePassed()], now=6)
+    assert engine.nodes()["a"].reserved_for == "last"
+
+
 def test_a_lane_drains_for_a_reservation(make_engine):
     engine = make_engine(joined("a", cpu=2), joined("s", disk=1))
     engine.handle_all([ready(n, cpu=1, duration_s=0.01) for n in range(50)], now=0)

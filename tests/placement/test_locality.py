@@ -87,6 +87,39 @@ def test_a_delay_is_no_longer_than_the_move_that_it_saves(two, duration_s):
     assert placed(two.handle(TimePassed(), now=1 + MOVE_S)) == {"f": "a"}
 
 
+def test_a_wait_is_weighed_anew_when_something_begins_at_the_home(two):
+    """Those that wait for a node which works off its queue stay, as long as what is left is shorter."""
+    two.handle(ready("busy", cpu=1, pin="b", duration_s=0.14), now=1)
+    two.handle_all([near(n, "b", rank=r, duration_s=0.05) for n, r in (("f", 2), ("g", 1))], now=1)
+    assert placed(two.handle(finished("busy"), now=1.14)) == {"f": "b"}
+    # It has been refused room at a for longer than its move takes, but b is about to be free.
+    assert two.handle(TimePassed(), now=1 + MOVE_S + 0.02) == []
+    assert two.next_deadline() == pytest.approx(1.14 + MOVE_S)
+    assert placed(two.handle(finished("f"), now=1.25)) == {"g": "b"}
+
+
+def test_waits_that_prove_wrong_one_after_another_come_to_an_end(make_engine):
+    """Each is shorter than the move, but better ones begin at the home again and again."""
+    engine = make_engine(joined("a", cpu=1), joined("b", cpu=1), data_patience=2.0)
+    urgent = [ready(n, cpu=1, pin="b", rank=9, duration_s=0.15) for n in range(3)]
+    engine.handle_all([urgent[0], near("f", "b")], now=1)
+    for n, now in ((1, 1.15), (2, 1.3)):
+        engine.handle(urgent[n], now=now)
+        assert placed(engine.handle(finished(n - 1), now=now)) == {n: "b"}
+    assert engine.next_deadline() == pytest.approx(1 + 2 * MOVE_S)
+    assert placed(engine.handle(TimePassed(), now=1 + 2 * MOVE_S)) == {"f": "a"}
+
+
+def test_a_short_function_whose_data_moves_is_not_followed_by_others_at_once(make_engine):
+    """Its room is in use while its data moves, so those behind it would wait for long."""
+    engine = make_engine(joined("a", cpu=1), joined("b", cpu=1))
+    both = [[data(("x", n), "a", megabytes=10), data(("y", n), "b")] for n in range(9)]
+    decisions = engine.handle_all(
+        [ready(n, cpu=1, duration_s=0.002, arguments=both[n]) for n in range(9)], now=1
+    )
+    assert placed(decisions) == {0: "b", 1: "a"}
+
+
 def test_those_behind_one_that_has_waited_do_not_wait_anew(make_engine):
     engine = make_engine(*(joined(n, cpu=1) for n in "abc"))
     engine.handle(ready("busy", cpu=1, pin="c"), now=1)
