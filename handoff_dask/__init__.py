@@ -25,6 +25,7 @@ from handoff_dask.client.execution import AsyncExecution, Execution
 from handoff_dask.client.execution_core import refuse_other_than_execution, results_of
 from handoff_dask.client.explanations import FunctionExplanation
 from handoff_dask.client.options import timeout_s
+from handoff_dask.client.pipeline import AsyncPipeline, Pipeline
 from handoff_dask.client.session import Handoff
 from handoff_dask.errors import (
     AllocationError,
@@ -37,7 +38,9 @@ from handoff_dask.errors import (
     InvalidFunctionError,
     MissingFunctionError,
     NotFoundError,
+    PipelineEndedError,
     SessionEndedError,
+    StageLostError,
     ValidationError,
 )
 from handoff_dask.graph.arguments import Reference
@@ -50,6 +53,7 @@ from handoff_dask.record.current import Current, attempt_here
 from handoff_dask.record.execution import Timing
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.stores import ResultStore
+from handoff_dask.streaming import OnNodeLoss
 from handoff_dask.trackers import ResourceTracker, SimpleResourceTracker
 from handoff_dask.visualization.displays import add_displays
 from handoff_dask.worker.context import attempt_on_worker
@@ -60,6 +64,7 @@ __all__ = [
     "Argument",
     "AsyncExecution",
     "AsyncHandoff",
+    "AsyncPipeline",
     "Collocated",
     "Compiled",
     "Current",
@@ -76,12 +81,15 @@ __all__ = [
     "InvalidFunctionError",
     "MissingFunctionError",
     "NotFoundError",
+    "Pipeline",
+    "PipelineEndedError",
     "Reference",
     "ResourceTracker",
     "ResultStore",
     "SessionEndedError",
     "SimpleAllocator",
     "SimpleResourceTracker",
+    "StageLostError",
     "Task",
     "Timing",
     "ValidationError",
@@ -108,6 +116,7 @@ __all__ = [
     "stop",
     "store_result",
     "store_value",
+    "stream",
     "submit",
     "task",
     "telemetry",
@@ -301,6 +310,77 @@ def submit(
         outputs=outputs,
         timeout=timeout,
         progress=progress,
+        **unknown,
+    )
+
+
+def stream(
+    dag: DAG | Iterable[Function],
+    *,
+    client: Client | None = None,
+    allocation_strategy: Strategy | None = None,
+    allocator: Strategy | None = None,
+    resources: Iterable[Mapping[str, Any]] | None = None,
+    max_in_flight: int | None = None,
+    join_timeout: float | None = None,
+    on_node_loss: OnNodeLoss = "move",
+    ordered: bool = True,
+    **unknown: NoReturn,
+) -> Pipeline:
+    """Make a DAG into warm stages, through which items flow; returns at once.
+
+    Parameters
+    ----------
+    dag
+        A DAG with at least one input, or a list of functions.  Each regular function is a stage.
+    client
+        A Dask client.  If ``None``, the session made by :func:`start`, or the client that is current in
+        Dask; if there is neither, an embedded cluster is started on this machine.
+    allocation_strategy, allocator, resources
+        As for :func:`submit`; the stages hold their costs until the pipeline ends.
+    max_in_flight
+        Items inside at most, from push until their results are taken; 10 for each stage if ``None``.
+    join_timeout
+        Seconds, after which an item that has some arguments of a stage and lacks others fails; no limit
+        if ``None``.
+    on_node_loss
+        ``"move"``: the stages of a node that goes are moved to others, and what was inside them is done
+        again.  ``"fail"``: the pipeline fails.
+    ordered
+        Whether results come in the order of pushing; else as they come, as pairs ``(number, result)``.
+
+    Returns
+    -------
+    Pipeline
+        With an asynchronous client, an awaitable of it.
+
+    Raises
+    ------
+    ValidationError
+        If the DAG or an option is wrong.
+    AllocationError
+        If a stage can run on no node that is there, or not all of them can at the same time.
+
+    Examples
+    --------
+    ::
+
+        dag = handoff.DAG("words")
+        dag.add_function(handoff.Function("text", [], None, type="input"))
+        dag.add_function(handoff.Function("words", ["text"], str.split))
+        dag.add_function(handoff.Function("count", ["words"], len))
+        with handoff.stream(dag) as pipeline:
+            list(pipeline.map(["to be", "or not to be"]))  # [2, 4]
+    """
+    return session_for(client).stream(
+        dag,
+        allocation_strategy=allocation_strategy,
+        allocator=allocator,
+        resources=resources,
+        max_in_flight=max_in_flight,
+        join_timeout=join_timeout,
+        on_node_loss=on_node_loss,
+        ordered=ordered,
         **unknown,
     )
 

@@ -198,6 +198,37 @@ class SessionEndedError(HandoffError):
         return self.why
 
 
+class PipelineEndedError(HandoffError):
+    """An item is pushed into a pipeline that takes no more."""
+
+    def __init__(self, dag_id: Hashable, status: str) -> None:
+        super().__init__(dag_id, status)
+        #: The DAG of the pipeline.
+        self.dag_id = dag_id
+        #: Of the pipeline.
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"the pipeline of DAG {self.dag_id!r} is {self.status} and takes no items; make another one"
+
+
+class StageLostError(HandoffError):
+    """The node of a stage is gone, and the pipeline was not to move it."""
+
+    def __init__(self, function_id: FunctionId, node: str | None) -> None:
+        super().__init__(function_id, node)
+        #: The function whose stage was there.
+        self.function_id = function_id
+        #: Name of the node.
+        self.node = node
+
+    def __str__(self) -> str:
+        return (
+            f"node {self.node!r} is gone, with the stage of function {self.function_id!r}; "
+            'make another pipeline, or have it move with on_node_loss="move"'
+        )
+
+
 class NotFoundError(HandoffError, KeyError):
     """A name, an id or a value that nobody knows."""
 

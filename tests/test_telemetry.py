@@ -349,6 +349,7 @@ def test_table_of_events():
     began = {"system_time", "queue_time"}
     claim = ({"amounts", "available"}, {"node", "dag_id", "function_id"})
     node = ({"capabilities"}, {"node", "address"})
+    pipeline = {"dag_id", "stage_count", "status"}
 
     assert {name: (set(row.measurements), set(row.metadata)) for name, row in EVENTS.items()} == {
         ("handoff", "execution", "dag", "start"): ({"system_time"}, dag),
@@ -367,6 +368,18 @@ def test_table_of_events():
         ("handoff", "node", "up"): node,
         ("handoff", "node", "down"): node,
         ("handoff", "node", "update"): node,
+        ("handoff", "stream", "pipeline", "start"): ({"system_time"}, pipeline),
+        ("handoff", "stream", "pipeline", "stop"): ({"system_time", "duration"}, pipeline),
+        ("handoff", "stream", "pipeline", "exception"): (
+            {"system_time", "duration"},
+            pipeline | {"exception"},
+        ),
+        ("handoff", "stream", "item", "start"): ({"system_time"}, {"dag_id", "item"}),
+        ("handoff", "stream", "item", "stop"): ({"system_time", "duration"}, {"dag_id", "item"}),
+        ("handoff", "stream", "item", "exception"): (
+            {"system_time", "duration"},
+            {"dag_id", "item", "exception"},
+        ),
     }
 
 

@@ -16,8 +16,10 @@ __all__ = ["DEFAULT_EVENTS", "HANDLER_ID", "attach_logging", "detach_logging"]
 #: The id under which :func:`attach_logging` attaches by default.
 HANDLER_ID = "handoff_dask.bridges.logging"
 
-#: All events of handoff but those of each claim and release.
-DEFAULT_EVENTS: tuple[Event, ...] = tuple(event for event in EVENTS if event[1] != "resources")
+#: All events of handoff but those of each claim and release, and of each item of a pipeline.
+DEFAULT_EVENTS: tuple[Event, ...] = tuple(
+    event for event in EVENTS if event[1] != "resources" and event[2] != "item"
+)
 
 
 class _Line(NamedTuple):
@@ -59,6 +61,16 @@ _LINES: dict[Event, _Line] = {
     ),
     ("handoff", "resources", "release"): _Line(
         "{function_id} of {dag_id} returns {amounts} on {node}; left {available}"
+    ),
+    ("handoff", "stream", "pipeline", "start"): _Line("pipeline of {dag_id} starts: {stage_count} stages"),
+    ("handoff", "stream", "pipeline", "stop"): _Line("pipeline of {dag_id} is {status} after {duration}"),
+    ("handoff", "stream", "pipeline", "exception"): _Line(
+        "pipeline of {dag_id} has failed after {duration}: {exception}", logging.ERROR
+    ),
+    ("handoff", "stream", "item", "start"): _Line("item {item} of {dag_id} is pushed"),
+    ("handoff", "stream", "item", "stop"): _Line("item {item} of {dag_id} is out after {duration}"),
+    ("handoff", "stream", "item", "exception"): _Line(
+        "item {item} of {dag_id} has failed after {duration}: {exception}", logging.WARNING
     ),
     ("handoff", "node", "up"): _Line("node {node} is up: {capabilities}"),
     ("handoff", "node", "down"): _Line("node {node} is down", logging.WARNING),

@@ -13,13 +13,16 @@ from handoff_dask.client.execution_core import refuse_other_than_execution, resu
 from handoff_dask.client.explanations import FunctionExplanation
 from handoff_dask.client.nodes import local_node
 from handoff_dask.client.options import refuse_unhashable, refuse_unknown, timeout_s
+from handoff_dask.client.pipeline import AsyncPipeline
 from handoff_dask.client.scheduler_link import this_worker
 from handoff_dask.client.session_core import SessionCore
+from handoff_dask.client.stream_submission import prepare_stream
 from handoff_dask.graph.dag import DAG
 from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.local import execute_local
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.resources import Capabilities, Cost
+from handoff_dask.streaming import OnNodeLoss
 
 S = TypeVar("S", bound="AsyncHandoff")
 
@@ -289,6 +292,63 @@ class AsyncHandoff(SessionCore):
             timeout=timeout,
             progress=progress,
         )
+
+    async def stream(
+        self,
+        dag: DAG | Iterable[Function],
+        *,
+        allocation_strategy: Strategy | None = None,
+        allocator: Strategy | None = None,
+        resources: Iterable[Mapping[str, Any]] | None = None,
+        max_in_flight: int | None = None,
+        join_timeout: float | None = None,
+        on_node_loss: OnNodeLoss = "move",
+        ordered: bool = True,
+        **unknown: NoReturn,
+    ) -> AsyncPipeline:
+        """Make a DAG into warm stages, through which items flow; returns at once.
+
+        Parameters
+        ----------
+        dag
+            A DAG with at least one input, or a list of functions.  Each regular function is a stage.
+        allocation_strategy, allocator, resources
+            As for :meth:`submit`; the stages hold their costs until the pipeline ends.
+        max_in_flight
+            Items inside at most, from push until their results are taken; 10 for each stage if ``None``.
+        join_timeout
+            Seconds, after which an item that has some arguments of a stage and lacks others fails; no
+            limit if ``None``.
+        on_node_loss
+            ``"move"``: the stages of a node that goes are moved to others, and what was inside them is
+            done again.  ``"fail"``: the pipeline fails.
+        ordered
+            Whether results come in the order of pushing; else as they come, as pairs ``(number, result)``.
+
+        Returns
+        -------
+        AsyncPipeline
+
+        Raises
+        ------
+        ValidationError
+            If the DAG or an option is wrong.
+        AllocationError
+            If a stage can run on no node that is there, or not all of them can at the same time.
+        """
+        prepared = prepare_stream(
+            dag,
+            unknown,
+            allocation_strategy=allocation_strategy,
+            allocator=allocator,
+            resources=resources,
+            max_in_flight=max_in_flight,
+            join_timeout=join_timeout,
+            on_node_loss=on_node_loss,
+            ordered=ordered,
+            default_allocator=self._allocator,
+        )
+        return await self.link.run(self._stream, prepared, AsyncPipeline)
 
     async def await_completion(
         self, execution: AsyncExecution | ExecutionResult, timeout: float | None = None

@@ -144,6 +144,11 @@ class ExecutionCore:
         return self._status
 
     @property
+    def failure(self) -> BaseException | None:
+        """What it fails with, once it is over and has not ended well."""
+        return self._error
+
+    @property
     def is_over(self) -> bool:
         """Whether it has ended, well or not."""
         return self._ended.is_set()

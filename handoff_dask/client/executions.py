@@ -31,6 +31,10 @@ class Executions:
         self.running[execution.token] = execution
         self._by_dag[execution.dag_id] = execution
 
+    def add_unnamed(self, execution: ExecutionCore) -> None:
+        """An execution has been submitted whose DAG's id stands for another one."""
+        self.running[execution.token] = execution
+
     def latest(self, dag_id: Hashable) -> ExecutionCore | None:
         """The latest execution of a DAG id that anybody still holds."""
         return self._by_dag.get(dag_id)

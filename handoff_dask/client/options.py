@@ -143,7 +143,7 @@ def switch(name: str, value: Any) -> bool:
     return value
 
 
-def timeout_s(value: Any) -> float | None:
+def timeout_s(value: Any, name: str = "timeout") -> float | None:
     """A timeout in seconds.
 
     Raises
@@ -154,7 +154,7 @@ def timeout_s(value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= 0:
-        raise ValidationError(f"timeout is {value!r}; give seconds, or None to wait for ever")
+        raise ValidationError(f"{name} is {value!r}; give seconds, or None to wait for ever")
     return float(value)
 
 

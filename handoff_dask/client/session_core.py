@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -16,6 +17,7 @@ from handoff_dask.client import options as checks
 from handoff_dask.client.cluster_tracker import pack_tracker
 from handoff_dask.client.compile import Compiled
 from handoff_dask.client.embedded import EmbeddedCluster
+from handoff_dask.client.execution import Execution
 from handoff_dask.client.execution_core import ExecutionCore
 from handoff_dask.client.executions import Executions
 from handoff_dask.client.explain import explain_latest
@@ -25,12 +27,16 @@ from handoff_dask.client.input_checks import InputChecks, refuse_cancelled
 from handoff_dask.client.install import install
 from handoff_dask.client.messages import Messages
 from handoff_dask.client.nodes import Nodes
+from handoff_dask.client.pipeline import AsyncPipeline, Pipeline
+from handoff_dask.client.pipeline_core import PipelineCore
 from handoff_dask.client.planner import Planner
 from handoff_dask.client.progress import progress_updates
 from handoff_dask.client.results import Results, checked_store
 from handoff_dask.client.scheduler_link import SchedulerLink, current_client
 from handoff_dask.client.sending import send
 from handoff_dask.client.session_summary import session_summary
+from handoff_dask.client.stream_submission import StreamSubmission
+from handoff_dask.client.stream_telemetry import StreamTelemetry
 from handoff_dask.client.submission import Submission, prepare
 from handoff_dask.client.telemetry import TelemetryReceiver
 from handoff_dask.errors import AllocationError, SchedulerLostError, ValidationError
@@ -46,10 +52,14 @@ from handoff_dask.trackers import ResourceTracker
 from handoff_dask.visualization.summary import Summary
 
 E = TypeVar("E", bound=ExecutionCore)
+L = TypeVar("L", Pipeline, AsyncPipeline)
 P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+#: Seconds that the stages of a pipeline have to find nodes before it is returned to an asynchronous caller.
+PROMPT_S = 1.0
 
 
 class SessionCore:
@@ -88,6 +98,7 @@ class SessionCore:
         #: The link to the scheduler.
         self.link = SchedulerLink(client)
         self._executions = Executions()
+        self._pipelines: weakref.WeakValueDictionary[str, PipelineCore] = weakref.WeakValueDictionary()
         self._messages = Messages(self.link, is_needed=self._is_listening, take=self._take, lost=self._lose)
         self._telemetry = TelemetryReceiver(
             self.link,
@@ -246,6 +257,10 @@ class SessionCore:
         if kind == "status":
             token, _ = content
             self._executions.has_begun(token)
+        elif kind == "stage":
+            token, *rest = content
+            if token in self._pipelines:
+                self._pipelines[token].stage_changed(*rest)
         elif kind == "events":
             await self._telemetry.take(content)
         elif kind == "ended":
@@ -333,6 +348,45 @@ class SessionCore:
         self._messages.start()
         self._accompany(execution, submission)
         return execution
+
+    async def _stream(self, prepared: StreamSubmission, kind: type[L]) -> L:
+        """Place the stages of a pipeline; ``kind`` is the class of the pipeline."""
+        self.link.refuse_if_over()
+        if not self._started:
+            await self._start()
+        submission, compiled = prepared.submission, prepared.submission.compiled
+        compiled.manifest.listener = self.name
+        await self._telemetry.sync()
+        await self._announce(compiled)
+        submission.carry_trace()
+        try:
+            self.link.refuse_if_over()
+            futures = send(self.client, compiled.graph, list(compiled.keys.values()))
+        except Exception:
+            await self.link.ask("withdraw", token=compiled.manifest.token)
+            raise
+        held = dict(zip(compiled.keys, futures, strict=True))
+        execution = Execution(self.link, self._results.collect, submission.dag, compiled, held)
+        told = StreamTelemetry(prepared.graph.dag_id, prepared.graph.count, self._telemetry.deliver_soon)
+        core = PipelineCore(
+            self.link,
+            execution,
+            prepared.graph,
+            prepared.workers,
+            name=prepared.name,
+            max_in_flight=prepared.max_in_flight,
+            ordered=prepared.ordered,
+            on_node_loss=prepared.on_node_loss,
+            telemetry=told,
+        )
+        told.pipeline_began()
+        self._executions.add_unnamed(execution)
+        self._pipelines[core.token] = core
+        execution.accompany(core)
+        self._messages.start()
+        if self.asynchronous or kind is AsyncPipeline:
+            await core.wait_for_nodes(PROMPT_S)
+        return kind(core)
 
     async def _announce(self, compiled: Compiled) -> None:
         """Send the manifest ahead of the graph; the scheduler refuses what no node could hold."""

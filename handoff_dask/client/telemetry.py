@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from distributed.metrics import time
@@ -153,6 +154,12 @@ class TelemetryReceiver:
             (DAG_STOP, {**begun, "duration": 0.0}, {**about, "status": "finished"}),
         ]
         await asyncio.get_running_loop().run_in_executor(self._thread, telemetry.deliver, batch)
+
+    def deliver_soon(self, batch: list[tuple[Event, Any, Any]]) -> None:
+        """Call the handlers for events of this process; from any thread."""
+        if not self._closed and telemetry.has_handlers():
+            with suppress(RuntimeError):  # closed meanwhile
+                self._thread.submit(telemetry.deliver, batch)
 
     def _deliver(self, packed: bytes) -> None:
         try:

@@ -137,7 +137,7 @@ class DAG(FunctionGraph, DaskMethodsMixin):
         if not self._valid:
             super().validate()
             self._valid = False
-            check_calls(self._functions.values())
+            check_calls(self._functions.values(), "either")
             self._valid = True
 
     def check(self, nodes: Any, *, outputs: Iterable[FunctionId] | None = None) -> CheckReport:

@@ -21,14 +21,31 @@ from handoff_dask.graph.functions import (
     name_of,
     resolve_code,
 )
+from handoff_dask.graph.signatures import check_calls
 from handoff_dask.graph.structure import FunctionGraph, as_graph
 from handoff_dask.resources import NOTHING, Cost
 
 __all__ = ["Body", "Expansion", "Transfer", "call_function", "expand", "given_inputs"]
 
 
-def call_function(function: Function, values: Sequence[Any]) -> Any:
+def call_function(
+    function: Function,
+    values: Sequence[Any],
+    before: tuple[Any, ...] = (),
+    names: Sequence[FunctionId] | None = None,
+) -> Any:
     """Call a function's code with the results of its arguments, in their order.
+
+    Parameters
+    ----------
+    function
+        The function.
+    values
+        The results.
+    before
+        What the code is given before them: a state, say.
+    names
+        By which it gets its results where it asks for a dict; the ids of its arguments if ``None``.
 
     Raises
     ------
@@ -48,10 +65,11 @@ def call_function(function: Function, values: Sequence[Any]) -> Any:
     if function.argument_inclusion == "as_list":
         results = [list(results)]
     elif function.argument_inclusion == "as_dict":
-        results = [dict(zip(map(id_of, function.args), results, strict=True))]
+        keys = map(id_of, function.args) if names is None else names
+        results = [dict(zip(keys, results, strict=True))]
     extra_args = [fill(value, rest) for value in function.extra_args]
     kwargs = {name: fill(value, rest) for name, value in (function.kwargs or {}).items()}
-    return code(*results, *extra_args, **kwargs)
+    return code(*before, *results, *extra_args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +190,22 @@ class Expansion:
         return function_id[3]  # type: ignore[index, no-any-return]
 
 
-def expand(dag: FunctionGraph | Iterable[Function], outputs: Iterable[FunctionId] | None = None) -> Expansion:
+def expand(
+    dag: FunctionGraph | Iterable[Function],
+    outputs: Iterable[FunctionId] | None = None,
+    *,
+    streamed: bool = False,
+) -> Expansion:
     """What must run for some outputs of a DAG, or for all.
+
+    Parameters
+    ----------
+    dag
+        The functions.
+    outputs
+        Ids of the functions whose results are wanted; all if ``None``.
+    streamed
+        Whether a stream calls them, not an execution.
 
     Raises
     ------
@@ -189,6 +221,9 @@ def expand(dag: FunctionGraph | Iterable[Function], outputs: Iterable[FunctionId
     """
     dag = as_graph(dag)
     dag.validate()
+    staged = [f for f in dag.functions.values() if f.init is not None or f.is_batched]
+    if staged:
+        check_calls(staged, "streamed" if streamed else "executed")
     wanted = None if outputs is None else _checked_outputs(dag, outputs)
     travelling = _transfers(dag)
     functions: dict[FunctionId, Function] = {}

@@ -28,6 +28,10 @@ class TaskFields(TypedDict, total=False):
     duration: float | None
     priority: float
     timeout: float | None
+    init: Callable[..., Any] | tuple[Callable[..., Any], Sequence[Any]] | None
+    parallelism: int
+    batch_size: int | None
+    batch_timeout: float | None
     after: Sequence[Any]
 
 

@@ -149,6 +149,14 @@ class Function:
     timeout: float | None = None
     #: Ids of functions that must have ended well before it starts; it does not get their results.
     after: Sequence[FunctionId] = ()
+    #: For streams: a callable, or ``(callable, args)``, run once per worker of the stage; it gives the state.
+    init: Callable[..., Any] | tuple[Callable[..., Any], Sequence[Any]] | None = None
+    #: For streams: how many workers the stage has, each with a cost and a node of its own.
+    parallelism: int = 1
+    #: For streams: so many ready items are given to the code at once, as a list.
+    batch_size: int | None = None
+    #: For streams: seconds that a batch waits for more items after the first one.
+    batch_timeout: float | None = None
     #: What stands for results in ``extra_args`` and ``kwargs``, in order.
     inside: tuple[Argument, ...] = field(init=False, repr=False, compare=False, default=())
 
@@ -163,6 +171,7 @@ class Function:
         if self.after != ():
             _set(self, "after", _checked_after(self))
         _check_hints(self)
+        _check_stage(self)
         if self.type != "regular":
             _check_type(self)
 
@@ -183,6 +192,11 @@ class Function:
     def dependencies(self) -> tuple[FunctionId, ...]:
         """The ids of all functions that must end before it starts: its arguments, then ``after``."""
         return (*self.argument_ids, *map(id_of, self.after)) if self.after else self.argument_ids
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether a stream gives its items to the code in batches."""
+        return self.batch_size is not None or self.batch_timeout is not None
 
     @property
     def name(self) -> str:
@@ -320,6 +334,30 @@ def _check_hints(function: Function) -> None:
         _refuse(function, f"its timeout is {timeout!r}; give seconds, a finite number above 0, or None")
 
 
+def _check_stage(function: Function) -> None:
+    """What only streams heed."""
+    init: Any = function.init
+    size, timeout = function.batch_size, function.batch_timeout
+    if init is not None:
+        if callable(init):
+            init = (init, ())
+        if not (isinstance(init, (tuple, list)) and len(init) == 2 and callable(init[0])) or not isinstance(
+            init[1], (tuple, list)
+        ):
+            _refuse(function, f"its init is {function.init!r}; give a callable, or (callable, args)")
+        _set(function, "init", (init[0], tuple(init[1])))
+    if not _is_count(function.parallelism):
+        _refuse(function, f"its parallelism is {function.parallelism!r}; give an int of at least 1")
+    if size is not None and not _is_count(size):
+        _refuse(function, f"its batch_size is {size!r}; give an int of at least 1, or None")
+    if timeout is not None and (not _is_finite(timeout) or timeout < 0):
+        _refuse(function, f"its batch_timeout is {timeout!r}; give seconds, a finite number of at least 0")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is not bool and isinstance(value, numbers.Integral) and int(value) >= 1
+
+
 def _is_finite(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False
@@ -337,6 +375,15 @@ def _check_type(function: Function) -> None:
         forbidden, why = _NOT_OF_INPUTS, "its value comes later"
     else:
         _refuse(function, f"its type is {function.type!r}; it is one of {', '.join(TYPES)}")
+    for name in ("init", "batch_size", "batch_timeout"):
+        if getattr(function, name) is not None:
+            _refuse(
+                function, f'it has type="{function.type}" and a {name}; only regular functions are stages'
+            )
+    if function.parallelism != 1:
+        _refuse(
+            function, f'it has type="{function.type}" and a parallelism; only regular functions are stages'
+        )
     for name in forbidden:
         value = getattr(function, name)
         # An empty list or mapping says nothing; a callable that is false is still code.

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from handoff_dask.errors import InvalidFunctionError
 from handoff_dask.graph.functions import Argument, Function, name_of, resolve_code
@@ -126,8 +126,18 @@ _NOTHING = Shape((), 0, 0, {})
 _ABSENT = "absent"
 
 
-def check_calls(functions: Iterable[Function]) -> None:
+def check_calls(
+    functions: Iterable[Function], how: Literal["executed", "streamed", "either"] = "executed"
+) -> None:
     """Refuse the first function whose code cannot be called with what it would be given.
+
+    Parameters
+    ----------
+    functions
+        The functions.
+    how
+        A stream calls a function that has a state or batches with other values than an execution
+        does.  With ``"either"`` it is enough that one of the two calls fits.
 
     Raises
     ------
@@ -153,22 +163,33 @@ or kwargs
         if code is None:
             continue
         results = len(function.args) if function.argument_inclusion == "variadic" else 1
-        count = results + len(function.extra_args)
+        counts = [results + len(function.extra_args)]
+        if how != "executed" and (function.init is not None or function.is_batched):
+            streamed = (function.init is not None) + (1 if function.is_batched else results)
+            counts = [*counts[: how == "either"], streamed + len(function.extra_args)]
         names = tuple(function.kwargs) if function.kwargs else ()
         # Equal calls of one code are looked at once.
-        key = (id(code), count, names)
-        if key not in known:
+        if any((id(code), count, names) in known for count in counts):
+            continue
+        problem = None
+        for count in counts:
             problem = _problem(code, count, names, known)
-            if problem is not None:
-                raise InvalidFunctionError(function.id, _told(function, count, problem))
-            known.add(key)
+            if problem is None:
+                known.add((id(code), count, names))
+                break
+        if problem is not None:
+            raise InvalidFunctionError(function.id, _told(function, counts[-1], problem))
 
 
 def _told(function: Function, count: int, problem: tuple[str, str]) -> str:
     takes, why = problem
     extra = len(function.extra_args)
     gathered = function.argument_inclusion != "variadic"
-    results = "all results as one" if gathered else _counted(count - extra, "result")
+    given_first = count - extra
+    if given_first != len(function.args) and (function.init is not None or function.is_batched):
+        results = "the state, and results" if function.init is not None else "a batch of results"
+    else:
+        results = "all results as one" if gathered else _counted(given_first, "result")
     by_name = f" and {', '.join(map(repr, function.kwargs))} by name" if function.kwargs else ""
     given = f"{_counted(count, 'value')} by position ({results}, {extra} of extra_args){by_name}"
     return (

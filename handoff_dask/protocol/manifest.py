@@ -70,6 +70,8 @@ class Manifest:
     parent: tuple[str, int] | None = None
     #: Positions of the functions that move an argument: ``{position: (role, producer, group)}``.
     transfers: dict[int, Any] = field(default_factory=dict)
+    #: Of a pipeline: ``(position of the stage, number of the worker)`` of each function.
+    stages: list[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.names)

@@ -31,6 +31,9 @@ OVERDUE_S = 0.2
 #: Stream, worker to scheduler: a task, ours or not, has let go of its thread.
 SECEDED = "handoff-seceded"
 
+#: Streams, worker to scheduler: a worker of a pipeline's stage can take items; how stages stand.
+STAGE_READY, STAGE_STATS = "handoff-stage-ready", "handoff-stage-stats"
+
 #: Dask resources that admit functions which were sent ahead, one name for each lane of a node,
 #: and for each function of it that may be followed; the rest is to spare.
 LANES = tuple(f"{NAME}-lane-{i}" for i in range(48))

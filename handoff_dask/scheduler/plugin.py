@@ -42,6 +42,7 @@ from handoff_dask.scheduler.round_trip import RoundTrip
 from handoff_dask.scheduler.runs import FunctionState, Runs
 from handoff_dask.scheduler.states import Cancelled, Failed, Finished, Waiting
 from handoff_dask.scheduler.stored_values import StoredValues
+from handoff_dask.scheduler.streams import Pipelines
 from handoff_dask.scheduler.suspicion import Suspicion
 from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.scheduler.telemetry import Telemetry
@@ -133,6 +134,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.runs, self.mailboxes, self.driver.engine.claimed_elsewhere, self.threads,
             self._report_starts, loop,
         )  # fmt: skip
+        self.pipelines = Pipelines(self.runs, self.tasks, self.mailboxes)
         self.values = StoredValues(self.runs, self.nodes, self.tasks, scheduler)
         self.views = Views(self.runs, self.nodes, self.tasks, self.driver)
         self.explain = ExplainSource(self.runs, self.tasks, self.driver, self.threads, self.views.ended)
@@ -151,13 +153,17 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         watching = (
             self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.recall,
             RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
-            self.metrics, self.transfers, self.dask_tasks, self.data, self.pauses, self.nested,
-            RoundTrip(self.driver.gather),
+            self.metrics, self.pipelines, self.transfers, self.dask_tasks, self.data, self.pauses,
+            self.nested, RoundTrip(self.driver.gather),
             NoWorkersTimeout(self.runs, scheduler.unrunnable, scheduler.no_workers_timeout),
         )  # fmt: skip
         for observer in watching:
             self.observers.add(observer)
-        for part in (self.trackers, self.values, self.views, self.explain, self.ranks, self.nested):
+        self.pipelines.install(scheduler.stream_handlers)
+        asked = (
+            self.pipelines, self.trackers, self.values, self.views, self.explain, self.ranks, self.nested,
+        )  # fmt: skip
+        for part in asked:
             self.requests.add(**part.methods())
         scheduler.handlers[NAME] = self.requests.handle
         self.worker_messages.install(scheduler.handlers, scheduler.stream_handlers)

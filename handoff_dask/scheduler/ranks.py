@@ -83,6 +83,8 @@ class Ranks(Observer):
     def expected(self, function: FunctionState) -> float | None:
         """How long a function is expected to take: the user's hint, else what was learned."""
         run, position = function.run, function.position
+        if run.manifest.stages is not None:
+            return None  # a stage runs as long as its pipeline is used
         hint = run.manifest.durations.get(position)
         if hint is not None:
             return hint

@@ -129,6 +129,12 @@ class Tasks:
         """Let the next failure of a task be final."""
         self._tasks[key].retries = 0
 
+    def forgive(self, key: str) -> None:
+        """Hold no earlier death of a worker against a task."""
+        task = self._tasks.get(key)
+        if task is not None:
+            task.suspicious = 0
+
     # ------------------------------------------------------------------ graph
 
     def dependents(self, key: str) -> Iterator[str]:

@@ -56,6 +56,12 @@ _AMOUNTS = {
     "amounts": "{resource: amount} that is claimed or given back",
     "available": "{resource: amount} that the node has left then",
 }
+_ITEM = {"dag_id": "id of the DAG", "item": "number of the item"}
+_PIPELINE = {
+    "dag_id": "id of the DAG",
+    "stage_count": "how many stages it has",
+    "status": "of the pipeline at that moment: running, closed, stopped, failed",
+}
 _OFFERS = {"capabilities": "what the node offers, labels included"}
 
 
@@ -65,6 +71,9 @@ def _table() -> dict[Event, EventDescription]:
     function = ("handoff", "execution", "function")
     resources = ("handoff", "resources")
     node = ("handoff", "node")
+    pipeline, item = ("handoff", "stream", "pipeline"), ("handoff", "stream", "item")
+    made = {"system_time": "when it was made, in seconds since the epoch"}
+    pushed = {"system_time": "when it was pushed, in seconds since the epoch"}
     submitted = {"system_time": "when it was submitted, in seconds since the epoch"}
     return {
         (*dag, "start"): row("an execution begins", submitted, _DAG),
@@ -104,6 +113,18 @@ def _table() -> dict[Event, EventDescription]:
         (*node, "up"): row("a node may be used from now on", _OFFERS, _NODE),
         (*node, "down"): row("a node is gone", _OFFERS, _NODE),
         (*node, "update"): row("a node offers more or less than before", _OFFERS, _NODE),
+        (*pipeline, "start"): row("a pipeline is made", made, _PIPELINE),
+        (*pipeline, "stop"): row("a pipeline is over", {**made, **_LASTED}, _PIPELINE),
+        (*pipeline, "exception"): row(
+            "a pipeline has failed", {**made, **_LASTED}, {**_PIPELINE, **_EXCEPTION}
+        ),
+        (*item, "start"): row("an item is pushed", pushed, _ITEM),
+        (*item, "stop"): row("an item has come out of the last stage", {**pushed, **_LASTED}, _ITEM),
+        (*item, "exception"): row(
+            "an item has failed, and its exception has come out",
+            {**pushed, **_LASTED},
+            {**_ITEM, **_EXCEPTION},
+        ),
     }
 
 

@@ -31,6 +31,7 @@ from handoff_dask.worker.capabilities import detect
 from handoff_dask.worker.clock import Clock
 from handoff_dask.worker.constrained_tasks import as_before, let_nobody_block
 from handoff_dask.worker.left_behind import LeftBehind
+from handoff_dask.worker.streams import Streams
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -58,6 +59,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         """Announce this worker, and listen to the scheduler's plugin."""
         self.worker = worker
         self._clock = Clock(worker)
+        self.streams = Streams(worker)
         let_nobody_block(worker.state)
         worker.stream_handlers[WATCH] = self.watch
         worker.stream_handlers[REPORT_STARTS] = self.report_starts
@@ -84,6 +86,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
 
     async def teardown(self, worker: Worker) -> None:
         """Stop listening."""
+        self.streams.close()
         self._clock.close()
         as_before(self.worker.state)
         if worker.stream_handlers.get(WATCH) == self.watch:
@@ -137,6 +140,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
             self._say_raised(key)
         elif finish == "long-running":
             self._say_seceded(key)
+        self.streams.transition(key, finish)
         if key in self._watched and not self._runs(self.worker.state.tasks.get(key)):
             claim = self._watched.pop(key)
             if not self._left_behind.watch(key, lambda: self._say_ended(claim)):
