@@ -111,7 +111,9 @@ __all__ = [
     "register_data_location",
     "register_local_node",
     "register_node",
+    "register_shared",
     "resources_available",
+    "shared_resources",
     "start",
     "stop",
     "store_result",
@@ -555,6 +557,33 @@ def register_local_node(capabilities: Mapping[str, Any]) -> None:
         If the capabilities are wrong.
     """
     return session_for().register_local_node(capabilities)
+
+
+def register_shared(name: str, amount: float) -> None:
+    """Make a resource of the whole cluster: licences, say, or connections to one server.
+
+    Any function whose cost names it holds it while it runs, wherever that is, over all DAGs and
+    clients.  Saying it again changes the amount; if there is less than is held, nothing more
+    starts that needs it until there is room.
+
+    Parameters
+    ----------
+    name
+        Of the resource; no node declares it.
+    amount
+        How much there is.
+
+    Raises
+    ------
+    ValidationError
+        If the amount is wrong, or a node declares the name.
+    """
+    return session_for().register_shared(name, amount)
+
+
+def shared_resources() -> dict[str, int | float]:
+    """``{name: amount}`` of the resources that the whole cluster shares."""
+    return session_for().shared_resources()
 
 
 def resources_available(node: str, req: Mapping[str, Any]) -> bool:

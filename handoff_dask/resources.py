@@ -7,7 +7,7 @@ Amounts are integers in millionths of what the user wrote (``cpu: 0.1`` is 100_0
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
 from fractions import Fraction
@@ -233,6 +233,12 @@ class Capabilities:
         amounts = {n: u for n, u in self.amounts.items() if n not in other.labels}
         labels = {n: v for n, v in self.labels.items() if n not in other.amounts}
         return Capabilities({**amounts, **other.amounts}, {**labels, **other.labels})
+
+    def without(self, names: Iterable[str]) -> Capabilities:
+        """These but for some names."""
+        left_out = frozenset(names)
+        amounts = {n: u for n, u in self.amounts.items() if n not in left_out}
+        return Capabilities(amounts, {n: v for n, v in self.labels.items() if n not in left_out})
 
     def confined(self, other: Capabilities) -> Capabilities:
         """The smaller of the two, by name; a name that ``other`` leaves out stays as it is here."""

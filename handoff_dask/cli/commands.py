@@ -13,9 +13,9 @@ from handoff_dask.cli import top as view
 from handoff_dask.cli.cluster import address_of, ask, overview_of, running_cluster, session_on
 from handoff_dask.cli.errors import UNPLACEABLE, Commands, Stop
 from handoff_dask.cli.loading import load_dag
-from handoff_dask.cli.parsing import ids_from, inputs_from, parse_nodes
+from handoff_dask.cli.parsing import ids_from, inputs_from, parse_amount, parse_nodes
 from handoff_dask.cli.running import Run
-from handoff_dask.cli.tables import amounts, labels, number, table
+from handoff_dask.cli.tables import amounts, labels, number, shared_text, table
 from handoff_dask.client.embedded import this_machine
 from handoff_dask.errors import ValidationError
 from handoff_dask.graph.check import CheckReport
@@ -133,8 +133,9 @@ def check(
         raise ValidationError("--scheduler and --nodes are both given; give one of them")
     if nodes is None and address_of(scheduler) is not None:
         with session_on(scheduler) as session:
-            nodes = session.discover_nodes()
-    report = dag.check(nodes or {"local": this_machine()}, outputs=wanted)
+            report = dag.check(session, outputs=wanted)
+    else:
+        report = dag.check(nodes or {"local": this_machine()}, outputs=wanted)
     click.echo(
         _as_json(_checked(report, dag)) if as_json else "\n".join(map(visible, str(report).splitlines()))
     )
@@ -165,7 +166,8 @@ def nodes(scheduler: str | None, as_json: bool) -> None:
     What each has, and what of it is in use.
     """
     with running_cluster(scheduler) as session:
-        found = overview_of(session)["nodes"]
+        overview = overview_of(session)
+    found, shared = overview["nodes"], overview["shared"]
     if as_json:
         click.echo(_as_json(found))
         return
@@ -182,6 +184,29 @@ def nodes(scheduler: str | None, as_json: bool) -> None:
     ]
     header = ["NODE", "STATUS", "IN USE", ">THREADS", "LABELS", "ADDRESS"]
     click.echo("\n".join(table(header, rows, view.terminal_width())))
+    if shared:
+        click.echo(f"\nshared by all nodes: {shared_text(shared)}")
+
+
+@handoff.command()
+@click.argument("said", nargs=-1, metavar="[NAME=AMOUNT]...")
+@SCHEDULER
+@JSON
+def shared(said: tuple[str, ...], scheduler: str | None, as_json: bool) -> None:
+    """List what the whole cluster shares, or say how much there is.
+
+    As in: dask handoff shared licences=8.
+    """
+    parsed = [parse_amount(text) for text in said]
+    with running_cluster(scheduler) as session:
+        for name, amount in parsed:
+            session.register_shared(name, amount)
+        found = overview_of(session)["shared"]
+    if as_json:
+        click.echo(_as_json(found))
+        return
+    rows = [[one["name"], number(one["used"]), number(one["amount"])] for one in found]
+    click.echo("\n".join(table(["NAME", ">IN USE", ">OF"], rows, view.terminal_width())))
 
 
 @handoff.command()

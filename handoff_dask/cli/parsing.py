@@ -36,6 +36,26 @@ def parse_nodes(text: str) -> dict[str, dict[str, Any]]:
     return nodes
 
 
+def parse_amount(text: str) -> tuple[str, float]:
+    """A name and an amount.
+
+    Raises
+    ------
+    ValidationError
+        If it is none.
+
+    Examples
+    --------
+    >>> parse_amount("licences=8")
+    ('licences', 8)
+    """
+    name, _, amount = map(str.strip, text.partition("="))
+    try:
+        return name, int(amount) if amount.isdigit() else float(amount)
+    except ValueError:
+        raise ValidationError(f"{text!r} is no amount of a resource; write NAME=AMOUNT") from None
+
+
 def _from_json(text: str) -> dict[str, dict[str, Any]]:
     try:
         nodes = json.loads(text)

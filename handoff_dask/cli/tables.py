@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from handoff_dask.visualization.texts import visible
@@ -120,6 +120,19 @@ def amounts(node: Mapping[str, Any]) -> list[tuple[str, float, float]]:
         for name, total in node["capabilities"].items()
         if isinstance(total, (int, float)) and not isinstance(total, bool) and name != "price"
     ]
+
+
+def shared_text(shared: Iterable[Mapping[str, Any]]) -> str:
+    """What the whole cluster shares, of an overview.
+
+    Examples
+    --------
+    >>> shared_text([{"name": "licences", "used": 3, "amount": 8}])
+    'licences 3/8'
+    """
+    return ", ".join(
+        f"{visible(one['name'])} {number(one['used'])}/{number(one['amount'])}" for one in shared
+    )
 
 
 def labels(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from handoff_dask.cli.tables import amounts, bar, cut, number, table
+from handoff_dask.cli.tables import amounts, bar, cut, number, shared_text, table
 from handoff_dask.visualization.dot import seconds_text
 from handoff_dask.visualization.page_data import cost_text
 from handoff_dask.visualization.texts import visible
@@ -35,7 +35,7 @@ def lines_of(overview: Overview, width: int, height: int | None = None) -> list[
         ]
     )
     parts = [
-        _nodes(nodes, width),
+        [*_nodes(nodes, width), *_shared(overview["shared"], width)],
         _waiting(waiting, overview["time"], width),
         _runs(runs, overview["time"], width),
     ]
@@ -72,6 +72,12 @@ def _nodes(nodes: list[dict[str, Any]], width: int) -> list[str]:
         for node in nodes
     ]
     return table(["NODE", "CLAIMED", ">THREADS", "RUNNING"], rows, width)
+
+
+def _shared(shared: list[dict[str, Any]], width: int) -> list[str]:
+    if not shared:
+        return []
+    return [cut(f"shared by all nodes: {shared_text(shared)}", width)]
 
 
 def _waiting(waiting: list[dict[str, Any]], now: float, width: int) -> list[str]:

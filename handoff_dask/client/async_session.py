@@ -11,7 +11,7 @@ from handoff_dask.client.cluster_tracker import AsyncClusterTracker
 from handoff_dask.client.execution import AsyncExecution
 from handoff_dask.client.execution_core import refuse_other_than_execution, results_of
 from handoff_dask.client.explanations import FunctionExplanation
-from handoff_dask.client.nodes import local_node
+from handoff_dask.client.nodes import local_node, shared_units
 from handoff_dask.client.options import refuse_unhashable, refuse_unknown, timeout_s
 from handoff_dask.client.pipeline import AsyncPipeline
 from handoff_dask.client.scheduler_link import this_worker
@@ -450,6 +450,31 @@ class AsyncHandoff(SessionCore):
         """
         node = local_node(None if self._embedded is None else self._embedded.nodes)
         await self.register_node(node, capabilities)
+
+    async def register_shared(self, name: str, amount: float) -> None:
+        """Make a resource of the whole cluster: licences, say, or connections to one server.
+
+        Any function whose cost names it holds it while it runs, wherever that is, over all DAGs and
+        clients.  Saying it again changes the amount; if there is less than is held, nothing more
+        starts that needs it until there is room.
+
+        Parameters
+        ----------
+        name
+            Of the resource; no node declares it.
+        amount
+            How much there is.
+
+        Raises
+        ------
+        ValidationError
+            If the amount is wrong, or a node declares the name.
+        """
+        await self.link.run(self._nodes.register_shared, name, shared_units(name, amount))
+
+    async def shared_resources(self) -> dict[str, int | float]:
+        """``{name: amount}`` of the resources that the whole cluster shares."""
+        return await self.link.run(self._nodes.shared)
 
     async def resources_available(self, node: str, req: Mapping[str, Any]) -> bool:
         """Whether a node has room for a cost right now; ``False`` for an unknown node.

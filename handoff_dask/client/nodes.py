@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from handoff_dask.client.scheduler_link import Ask, this_worker
-from handoff_dask.errors import NotFoundError
-from handoff_dask.resources import Capabilities, Cost
+from handoff_dask.errors import NotFoundError, ValidationError
+from handoff_dask.resources import Capabilities, Cost, units_of
 
 
 class Nodes:
@@ -37,6 +37,17 @@ class Nodes:
         parsed = Capabilities.parse(capabilities)
         await self._ask("register", node=str(node), capabilities=parsed, merge=merge)
 
+    async def register_shared(self, name: str, units: int) -> None:
+        """Say how much the whole cluster has of a resource."""
+        await self._start()
+        await self._ask("register_shared", name=name, units=units)
+
+    async def shared(self) -> dict[str, int | float]:
+        """``{name: amount}`` of the resources that the whole cluster shares."""
+        await self._start()
+        shared: dict[str, int | float] = await self._ask("shared_resources")
+        return shared
+
     async def available(self, node: object, cost: Cost) -> bool:
         """Whether a node has room for a cost now."""
         await self._start()
@@ -61,6 +72,28 @@ class Nodes:
         if name not in nodes:
             raise NotFoundError("node", node, "it has just left")
         return nodes[name]
+
+
+def shared_units(name: object, amount: object) -> int:
+    """How much there is of a shared resource, in units.
+
+    Raises
+    ------
+    ValidationError
+        If it is no name, or no amount.
+
+    Examples
+    --------
+    >>> shared_units("licences", 8)
+    8000000
+    """
+    if not isinstance(name, str) or not name:
+        raise ValidationError(f"{name!r} is no name of a resource; give a string")
+    if name in ("price", "cpu_intensive"):
+        raise ValidationError(f"{name!r} means something else; choose another name")
+    if isinstance(amount, (bool, str)):
+        raise ValidationError(f"the amount of {name!r} is {amount!r}; give a number")
+    return units_of(name, amount)
 
 
 def local_node(embedded: Mapping[str, Any] | None) -> str:

@@ -234,12 +234,17 @@ def shortfalls(cost: Cost, offer: Capabilities) -> list[str]:
 def _parsed(nodes: Any) -> dict[str, Capabilities]:
     """Nodes by name, from a mapping or from what can discover them."""
     found = nodes.discover_nodes() if hasattr(nodes, "discover_nodes") else nodes
+    # Wherever a function runs, it can have what the whole cluster shares.
+    shared = nodes.shared_resources() if hasattr(nodes, "shared_resources") else {}
+    everywhere = Capabilities.parse(shared)
     if not isinstance(found, Mapping):
         raise ValidationError(
             f"nodes: {found!r} is no mapping from node name to capabilities, nor has it a discover_nodes()"
         )
     return {
-        str(name): offer if isinstance(offer, Capabilities) else Capabilities.parse(offer)
+        str(name): (offer if isinstance(offer, Capabilities) else Capabilities.parse(offer)).updated(
+            everywhere
+        )
         for name, offer in found.items()
     }
 

@@ -86,6 +86,7 @@ class Backfill:
             else:
                 reservation.started(scheduled)
         self.let_go(scheduled.queue)
+        self._backlog.ledger.shared.let_go(scheduled.queue, scheduled.queue.request.shared)
 
     def let_go(self, queue: Queue) -> None:
         """End the reservations for a queue: something of it has been placed."""
@@ -134,14 +135,17 @@ class Backfill:
             self._hopeless = order_key[3]
             self.drop(first_reserved.node)
         for reservation in list(self.active.values()):
-            if not reservation.queue.count:
+            if not reservation.queue.count or _is_kept_out(reservation.queue):
                 self.drop(reservation.node)
+        self._review_shared()
         if now < self._next_review:
             return
         self._next_review = now + self._settings.aging_floor_s / 4
         if self._is_foreseen():
             return
         self._let_oldest_go_first(now)
+        if self._backlog.ledger.shared.by_name:
+            self._keep_shared(now)
         room = self._most_reserved() - len(self.active)
         for queue in self._passed_over(now):
             if room <= 0:
@@ -151,6 +155,22 @@ class Backfill:
 
     def _most_reserved(self) -> int:
         return max(1, len(self._backlog.ledger.nodes) // self._settings.reserved_share)
+
+    def _review_shared(self) -> None:
+        """Keep no shared resource for a queue that is empty by now."""
+        shared = self._backlog.ledger.shared
+        for resource in shared.by_name.values():
+            queue = resource.kept_for
+            if isinstance(queue, Queue) and not queue.count:
+                shared.let_go(queue, ((resource, 0),))
+
+    def _keep_shared(self, now: float) -> None:
+        """Keep shared resources for queues that have waited too long for them: all they need, or nothing."""
+        for queue in sorted(self._passed_over(now), key=lambda queue: queue.served):
+            shared = queue.request.shared
+            if shared and queue.is_barred and all(resource.kept_for is None for resource, _ in shared):
+                for resource, units in shared:
+                    resource.keep(queue, units)
 
     def _is_foreseen(self) -> bool:
         """Whether there is one run alone, of which it is known how long functions take.
@@ -185,7 +205,7 @@ class Backfill:
         """Reserve a node for the head of a queue; False if there is none to reserve."""
         order_key = queue.head()
         assert order_key is not None
-        if queue.queue_group.full or queue.queue_group.asks_user:
+        if queue.is_barred or queue.queue_group.asks_user:
             return False
         backlog, request = self._backlog, queue.request
         tied = backlog.target(queue)
@@ -215,3 +235,8 @@ def _place(queue: Queue) -> OrderKey:
     """Where a queue that waits for room stands in the order."""
     assert queue.key is not None
     return queue.key
+
+
+def _is_kept_out(queue: Queue) -> bool:
+    """Whether a shared resource that a queue needs is kept for another: it could not use a node."""
+    return any(r.kept_for not in (None, queue) for r, _ in queue.request.shared)

@@ -36,7 +36,7 @@ class Chooser:
 
     def admits(self, queue: Queue, head: ScheduledFunction, node: Node) -> bool:
         """Whether a function may start on a node that could hold it."""
-        if not queue.request.fits(node) or queue.queue_group.full:
+        if not queue.request.fits(node) or queue.is_barred:
             return False
         reserved = self._backlog.reserved
         if reserved and node.name in reserved and not reserved[node.name].admits(head):
@@ -57,7 +57,7 @@ class Chooser:
     def choose(self, queue: Queue, head: ScheduledFunction) -> tuple[Node | None, int]:
         """The node for the head of a queue, and how many had room; None if none has."""
         backlog, request = self._backlog, queue.request
-        if queue.queue_group.full or (queue.to_bind is not None and not queue.to_bind.can_be_bound()):
+        if queue.is_barred or (queue.to_bind is not None and not queue.to_bind.can_be_bound()):
             return None, 0
         if backlog.is_tied(queue):
             node = backlog.target(queue)
@@ -135,6 +135,8 @@ class Chooser:
             return "data"
         if queue.queue_group.full:
             return "max_concurrency"
+        if queue.is_barred:
+            return "shared"
         if queue.refused:
             return "tracker"
         if queue.declined:

@@ -97,16 +97,22 @@ def _able(scheduled: ScheduledFunction) -> list[Node]:
 
 
 def _fits(scheduled: ScheduledFunction, node: Node, left: list[Parent]) -> bool:
+    request = scheduled.queue.request
+    shared = {resource.name: (resource.total, units) for resource, units in request.shared}
     held: dict[str, int] = {}
     for parent in left:
-        if parent.node == node.name:
-            for name, units in parent.amounts:
+        for name, units in parent.amounts:
+            if parent.node == node.name or name in shared:
                 held[name] = held.get(name, 0) + units
-    total = node.total
-    return all(total.get(name, 0) - held.get(name, 0) >= units for name, units in scheduled.queue.amounts)
+    asked = [
+        *((n, node.total.get(n, 0), u) for n, u in request.amounts),
+        *((n, *s) for n, s in shared.items()),
+    ]
+    return all(total - held.get(name, 0) >= units for name, total, units in asked)
 
 
 def _is_in_the_way(backlog: Backlog, scheduled: ScheduledFunction, parent: Parent) -> bool:
-    asked = scheduled.queue.request.asked
+    request = scheduled.queue.request
+    shared = {resource.name for resource, _ in request.shared}
     able = any(node.name == parent.node for node in _able(scheduled))
-    return able and any(name in asked for name, _ in parent.amounts)
+    return any(name in shared or (able and name in request.asked) for name, _ in parent.amounts)

@@ -61,7 +61,7 @@ class Decider:
         backlog, ledger, prefetch_queues = self._backlog, self._ledger, self._prefetch
         while True:
             # More than one round only where there are reservations, or large data.
-            while backlog.fresh or ledger.freed or prefetch_queues.due:
+            while backlog.fresh or ledger.freed or ledger.shared.freed or prefetch_queues.due:
                 self._give_room()
                 if prefetch_queues.due:
                     prefetch_queues.prefetch(self._note_prefetched)
@@ -75,7 +75,7 @@ class Decider:
 
     def _give_room(self) -> None:
         """Place whatever has room of its own."""
-        while self._backlog.fresh or self._ledger.freed:
+        while self._backlog.fresh or self._ledger.freed or self._ledger.shared.freed:
             freed = self._gather()
             while self._offers:
                 standing, order_key, _, queue, node = heappop(self._offers)
@@ -91,6 +91,10 @@ class Decider:
 
     def _gather(self) -> list[Node]:
         backlog, ledger = self._backlog, self._ledger
+        for resource in ledger.shared.freed:
+            for queue in backlog.tables.queues_sharing(resource):
+                backlog.refresh(queue)
+        ledger.shared.freed.clear()
         freed = [node for node in ledger.freed.values() if node.offer]
         if freed or backlog.fresh:
             for queue in list(backlog.to_ask):
@@ -280,7 +284,7 @@ class Decider:
             self._timed.book(head, node)
         queue.queue_group.claims += 1
         queue.request.take(self._ledger, node)
-        self._backlog.shares.take(queue.party, queue.amounts)
+        self._backlog.shares.take(queue.party, queue.request.claims)
         self._backfill.settled(head, node)
         place = self._note(head, node, candidates, moved)
         if self._backlog.tables.near:

@@ -29,6 +29,7 @@ from handoff_dask.placement.events import (
     RunClosed,
     RunOpened,
     RunRanked,
+    SharedRegistered,
     TimePassed,
 )
 from handoff_dask.placement.ledger import Ledger, Node
@@ -106,6 +107,7 @@ class PlacementEngine(EngineView):
             NodeMemory: self._node_memory,
             RoundTripMeasured: lambda event: self._timed.measured(event.seconds),
             PermissionsChanged: self._permissions_changed,
+            SharedRegistered: self._shared_registered,
             TimePassed: lambda event: None,
         }
 
@@ -334,12 +336,12 @@ class PlacementEngine(EngineView):
         queue_group.claims -= 1
         if scheduled.timed_prefetch is None:
             queue.request.give_back(self._ledger, scheduled.node)
-            self._backlog.shares.give_back(queue.party, queue.amounts)
+            self._backlog.shares.give_back(queue.party, queue.request.claims)
         else:
             nothing = scheduled.holds_nothing()
             queue.request.give_back(self._ledger, scheduled.node, () if nothing else None)
             if not nothing:
-                self._backlog.shares.give_back(queue.party, queue.amounts)
+                self._backlog.shares.give_back(queue.party, queue.request.claims)
             self._timed.end(scheduled, self._now)
         if was_full:
             for held in self._backlog.tables.queues_of(scheduled.run):
@@ -349,6 +351,20 @@ class PlacementEngine(EngineView):
         scheduled = self._backlog.waiting.get(event.function)
         if scheduled is not None:
             self._backlog.withdraw(scheduled)
+
+    def _shared_registered(self, event: SharedRegistered) -> None:
+        is_new = self._ledger.register_shared(event.name, event.total)
+        tables = self._backlog.tables
+        for request in tables.requests.values():
+            if is_new:
+                request.split(self._ledger.shared)
+                request.orders.clear()
+            for node in self._ledger.nodes.values():
+                request.review(node)
+        for queue in tables.queues():
+            queue.amounts = queue.request.amounts
+            self._backlog.refresh(queue)
+        self._unplaceable.review_all(self._now)
 
     def _network_measured(self, event: NetworkMeasured) -> None:
         self._backlog.network.measured(event.bandwidth, event.latency_s, event.pairs)

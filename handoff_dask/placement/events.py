@@ -47,6 +47,7 @@ __all__ = [
     "RunKey",
     "RunOpened",
     "RunRanked",
+    "SharedRegistered",
     "TimePassed",
 ]
 
@@ -83,6 +84,15 @@ class NodeChanged:
     capabilities: Capabilities
     threads: int
     accepting: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedRegistered:
+    """The cluster has so much of a shared resource from now on; no node, and no run, declares its name."""
+
+    name: str
+    #: Units.
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +262,7 @@ Event: TypeAlias = (
     | PermissionsChanged
     | NetworkMeasured
     | NodeMemory
+    | SharedRegistered
     | RoundTripMeasured
     | TimePassed
 )

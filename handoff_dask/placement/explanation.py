@@ -20,6 +20,7 @@ CAUSES: Mapping[str, str] = {
     "room": "others hold too much of a resource",
     "thread": "all threads are taken",
     "reservation": "the node is being cleared for a function that goes first, or has waited too long",
+    "shared": "too little is left of a resource that the whole cluster shares",
     "max_concurrency": "the execution already runs as many functions as it may",
     "strategy": "the execution's strategy does not want the node now",
     "data": "its arguments are elsewhere, and waiting for room there takes less than moving them",
@@ -65,6 +66,8 @@ class Obstacle:
             return f"needs {self.resource} {needed}, has {has}" + self._about()
         if self.cause == "room":
             return f"needs {self.resource} {needed}, {free} of {has} free"
+        if self.cause == "shared":
+            return f"needs {self.resource} {needed}, {free} of the cluster's {has} free" + self._about()
         if self.cause == "thread":
             return f"all {self.capability} threads are taken"
         if self.cause == "data":

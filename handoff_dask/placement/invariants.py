@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from handoff_dask.placement.amounts import Amounts
 from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.demand import DataKey
 from handoff_dask.placement.ledger import Node
-from handoff_dask.placement.queues import Queue
+from handoff_dask.placement.queues import Queue, ScheduledFunction
 from handoff_dask.placement.reasons import obstacle_now
-from handoff_dask.placement.shares import RunParty
 
 
 def check(backlog: Backlog) -> None:
@@ -21,7 +19,11 @@ def check(backlog: Backlog) -> None:
     AssertionError
         If one does not hold.
     """
-    backlog.ledger.check(lambda node: _booked(backlog, node))
+    booked = [claim for node in backlog.ledger.nodes.values() for claim in _claims(backlog, node)]
+    backlog.ledger.check(
+        lambda node: [() if c is None else c.queue.amounts for c in _claims(backlog, node)],
+        [() if claim is None else claim.queue.request.shared for claim in booked],
+    )
     _check_placed(backlog)
     _check_queues(backlog)
     _check_prefetch_queues(backlog)
@@ -33,13 +35,12 @@ def check(backlog: Backlog) -> None:
         assert reservation.node is backlog.ledger.nodes[name]
 
 
-def _booked(backlog: Backlog, node: Node) -> list[Amounts]:
-    """The claims of what is placed: one each, but for prefetch queues, which claim their slots at most."""
-    return [amounts for _, amounts in _claims(backlog, node)]
+def _claims(backlog: Backlog, node: Node) -> list[ScheduledFunction | None]:
+    """The claims of what is placed: one each, but for prefetch queues, which claim their slots at most.
 
-
-def _claims(backlog: Backlog, node: Node) -> list[tuple[RunParty, Amounts]]:
-    claims: list[tuple[RunParty, Amounts]] = []
+    None for a claim that holds nothing as yet.
+    """
+    claims: list[ScheduledFunction | None] = []
     admitted: Counter[int] = Counter()
     for function in node.placed:
         scheduled = backlog.placed[function]
@@ -48,7 +49,7 @@ def _claims(backlog: Backlog, node: Node) -> list[tuple[RunParty, Amounts]]:
             admitted[prefetch_queue.number] += 1
             if admitted[prefetch_queue.number] > prefetch_queue.slots:
                 continue
-        claims.append((scheduled.queue.party, () if scheduled.holds_nothing() else scheduled.queue.amounts))
+        claims.append(None if scheduled.holds_nothing() else scheduled)
     return claims
 
 
@@ -133,9 +134,10 @@ def _check_shares(backlog: Backlog) -> None:
     """Runs and clients hold what is booked for them; those that wait stand in the order of their turns."""
     booked: dict[object, Counter[str]] = {run.party: Counter() for run in backlog.runs.values()}
     for node in backlog.ledger.nodes.values():
-        for party, amounts in _claims(backlog, node):
-            for holder in (party, party.client):
-                booked.setdefault(holder, Counter()).update(dict(amounts))
+        for claim in _claims(backlog, node):
+            if claim is not None:
+                for holder in (claim.queue.party, claim.queue.party.client):
+                    booked.setdefault(holder, Counter()).update(dict(claim.queue.request.claims))
     parties = {run.party for run in backlog.runs.values()}
     clients = {party.client for party in parties}
     for holder in parties | clients:

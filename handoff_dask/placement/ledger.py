@@ -6,11 +6,12 @@ as one more resource (see :mod:`handoff_dask.placement.amounts`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from handoff_dask.placement.amounts import THREAD, Amounts, amounts_of
 from handoff_dask.placement.demand import ClaimKey, FunctionKey
 from handoff_dask.placement.prefetch_queue import PrefetchQueue
+from handoff_dask.placement.shared import SharedAmounts, SharedResources
 from handoff_dask.resources import Capabilities, Cost
 
 __all__ = ["THREAD", "Amounts", "ChangeLog", "Ledger", "Node", "amounts_of"]
@@ -154,6 +155,9 @@ class Ledger:
         self.nodes: dict[str, Node] = {}
         self._by_address: dict[str, Node] = {}
         self._claims: dict[ClaimKey, Node] = {}
+        #: What the whole cluster has, and what claims from elsewhere hold of it.
+        self.shared = SharedResources()
+        self._shared_elsewhere: dict[ClaimKey, SharedAmounts] = {}
         self._version = 0
         #: ``{resource: the most that any node has of it}``, as far as it has been asked.
         self._largest: dict[str, int] = {}
@@ -178,13 +182,20 @@ class Ledger:
         return found
 
     def totals(self) -> dict[str, int]:
-        """What all nodes that are there have, in units, by name, threads included."""
+        """What all nodes that are there have, and what they share, in units, by name, threads included."""
         if not self._totals:
             for node in self.nodes.values():
                 if node.present:
                     for name, units in node.total.items():
                         self._totals[name] = self._totals.get(name, 0) + units
+            self._totals.update({resource.name: resource.total for resource in self.shared.by_name.values()})
         return self._totals
+
+    def register_shared(self, name: str, total: int) -> bool:
+        """Take over how much there is of a shared resource; whether the name is new."""
+        self._totals.clear()
+        self.shape += 1
+        return self.shared.set(name, total)
 
     def find(self, name: str) -> Node | None:
         """The node of that name or address."""
@@ -210,6 +221,7 @@ class Ledger:
         """Forget every claim on a node that is gone; keep its place if it comes back."""
         for claim in node.elsewhere:
             del self._claims[claim]
+            self.shared.give_back(self._shared_elsewhere.pop(claim, ()))
         self.claims -= len(node.elsewhere)
         node.elsewhere.clear()
         node.placed.clear()
@@ -261,7 +273,10 @@ class Ledger:
     def claim_elsewhere(self, claim: ClaimKey, node: Node, cost: Cost, threads: int) -> None:
         """Book what somebody else holds, whether or not there is room."""
         self.return_elsewhere(claim)
-        amounts = amounts_of(cost, threads)
+        amounts, shared = self.shared.split(amounts_of(cost, threads))
+        if shared:
+            self._shared_elsewhere[claim] = shared
+            self.shared.take(shared)
         node.elsewhere[claim] = amounts
         self._claims[claim] = node
         self.take(node, amounts)
@@ -271,6 +286,7 @@ class Ledger:
         """Return what was claimed under this key, if anything was."""
         node = self._claims.pop(claim, None)
         if node is not None:
+            self.shared.give_back(self._shared_elsewhere.pop(claim, ()))
             self.give_back(node, node.elsewhere.pop(claim))
 
     def touch(self, node: Node, *, gain: bool) -> None:
@@ -289,11 +305,13 @@ class Ledger:
         self.changes.clear()
         self.gains.clear()
 
-    def check(self, booked: Callable[[Node], Sequence[Amounts]]) -> None:
-        """Assert that every node's free room is what its claims leave.
+    def check(self, booked: Callable[[Node], Sequence[Amounts]], shared: Iterable[SharedAmounts]) -> None:
+        """Assert that what is left of every node, and of shared resources, is what the claims leave.
 
-        ``booked`` gives what is booked for the functions placed on a node, a claim each.
+        ``booked`` gives what is booked for the functions placed on a node, a claim each, and ``shared``
+        what these hold of shared resources.
         """
+        self.shared.check([*self._shared_elsewhere.values(), *shared])
         held = 0
         for node in self.nodes.values():
             left = dict(node.total)

@@ -102,7 +102,7 @@ class PrefetchQueues:
                 self._fill(queue, sent)
 
     def _fill(self, queue: Queue, sent: Callable[[ScheduledFunction, Node], None]) -> None:
-        all_open = [q for queues in queue.prefetch_queues.values() for q in queues if self._is_open(q)]
+        all_open = [q for queues in queue.prefetch_queues.values() for q in queues if self._is_open(queue, q)]
         if not all_open:
             return
         before = {
@@ -166,8 +166,10 @@ class PrefetchQueues:
             return False
         return goes_first is None or scheduled.order_key() < goes_first
 
-    def _is_open(self, prefetch_queue: PrefetchQueue) -> bool:
+    def _is_open(self, queue: Queue, prefetch_queue: PrefetchQueue) -> bool:
         if prefetch_queue.booked != prefetch_queue.slots or prefetch_queue.node in self._backlog.reserved:
+            return False
+        if any(r.free < 0 or r.kept_for not in (None, queue) for r, _ in queue.request.shared):
             return False
         return bool(self._backlog.ledger.nodes[prefetch_queue.node].offer)
 
@@ -193,6 +195,7 @@ class PrefetchQueues:
                     name in other.request.eligible
                     and name not in other.prefetch_queues
                     and not other.queue_group.full
+                    and _may_get(other, prefetch_queue)
                 ):
                     assert other.key is not None
                     found = other.key if found is None else min(found, other.key)
@@ -221,12 +224,14 @@ class PrefetchQueues:
         def fits(other: Queue) -> bool:
             if node.name not in other.request.eligible or other.queue_group.full:
                 return False
+            if not _may_get(other, prefetch_queue):
+                return False
             return all(room.get(resource, 0) >= units for resource, units in other.amounts)
 
         for party in islice(shares.in_order(), self._settings.prefetch_looks):
             if party is queue.party:
                 break
-            if shares.goes_before_without(party, queue.party, queue.amounts):
+            if shares.goes_before_without(party, queue.party, queue.request.claims):
                 lines = self._lines_at(node.name, party)
                 if any(
                     fits(other) for line in lines for other in islice(line, self._settings.prefetch_looks)
@@ -238,7 +243,8 @@ class PrefetchQueues:
         numbers = range(self._settings.prefetch_queues)
         number = next(n for n in numbers if n not in node.prefetch_queues)
         amounts = queue.request.amounts
-        prefetch_queue = PrefetchQueue(node.name, amounts, number, self._slots(queue, node))
+        slots = self._slots(queue, node)
+        prefetch_queue = PrefetchQueue(node.name, amounts, number, slots, queue.request.shared)
         node.prefetch_queues[number] = prefetch_queue
         queue.prefetch_queues.setdefault(node.name, []).append(prefetch_queue)
         return prefetch_queue
@@ -247,6 +253,7 @@ class PrefetchQueues:
         """How many functions of a queue have room on a node now; at least one has."""
         request, queue_group = queue.request, queue.queue_group
         slots = min(node.free[name] // units for name, units in request.amounts)
+        slots = min([slots, *(resource.free // units for resource, units in request.shared)])
         if request.confinement is not None:
             slots = min(slots, request.confinement.count(node, request.amounts))
         if queue_group.limit is not None:
@@ -259,3 +266,9 @@ class PrefetchQueues:
         queue.prefetch_queues[name].remove(prefetch_queue)
         if not queue.prefetch_queues[name]:
             del queue.prefetch_queues[name]
+
+
+def _may_get(queue: Queue, prefetch_queue: PrefetchQueue) -> bool:
+    """Whether a queue lacks no shared resource, but for those that a prefetch queue would return."""
+    returned = {resource for resource, _ in prefetch_queue.shared}
+    return all(r in returned or r.admits(queue, units) for r, units in queue.request.shared)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from handoff_dask.placement.amounts import Amounts
+from handoff_dask.placement.shared import SharedAmounts
 
 
 class PrefetchQueue:
     """Functions of one queue that follow each other on one node, so many at a time."""
 
-    __slots__ = ("amounts", "booked", "expected_s", "low", "node", "number", "outstanding", "slots")
+    __slots__ = ("amounts", "booked", "expected_s", "low", "node", "number", "outstanding", "shared", "slots")
 
-    def __init__(self, node: str, amounts: Amounts, number: int, slots: int) -> None:
+    def __init__(
+        self, node: str, amounts: Amounts, number: int, slots: int, shared: SharedAmounts = ()
+    ) -> None:
         #: The node's name.
         self.node = node
         #: What each of its functions takes.
         self.amounts = amounts
+        #: And of what the whole cluster shares.
+        self.shared = shared
         #: Which of the node's prefetch queues it is.
         self.number = number
         #: How many of its functions run at once.

@@ -198,6 +198,9 @@ class TimedPrefetches:
         is_short = self._prefetch.is_short(head) and self._locality.is_near(head, node.name)
         if is_short or any(units > asked.get(name, 0) for name, units in queue.amounts):
             return None
+        held = dict(scheduled.queue.request.shared)
+        if any(units > held.get(resource, 0) for resource, units in queue.request.shared):
+            return None
         if head.run is not scheduled.run:
             # What becomes ready with the end of the first is of its run.
             return head if is_its_turn else None
@@ -208,13 +211,17 @@ class TimedPrefetches:
     def _as_if_over(self, scheduled: ScheduledFunction, node: Node) -> Iterator[None]:
         """Have a function's claim returned for a moment."""
         request, queue_group, free = scheduled.queue.request, scheduled.queue.queue_group, node.free
+        for resource, units in request.shared:
+            resource.free += units
         for name, units in request.amounts:
             free[name] += units
         queue_group.claims -= 1
         if request.confinement is not None:
             request.confinement.give_back(node, request.amounts)
-        with self._backlog.shares.as_if_returned(scheduled.queue.party, request.amounts):
+        with self._backlog.shares.as_if_returned(scheduled.queue.party, request.claims):
             yield
+        for resource, units in request.shared:
+            resource.free -= units
         for name, units in request.amounts:
             free[name] -= units
         queue_group.claims += 1
@@ -248,8 +255,8 @@ class TimedPrefetches:
         queue.request.take(self._backlog.ledger, timed_prefetch.node, booked=())
 
     def _take_over(self, timed_prefetch: TimedPrefetch, successor: ScheduledFunction, now: float) -> None:
-        self._backlog.ledger.fill(timed_prefetch.node, successor.queue.amounts)
-        self._backlog.shares.take(successor.queue.party, successor.queue.amounts)
+        self._backlog.shares.take(successor.queue.party, successor.queue.request.claims)
+        successor.queue.request.fill(self._backlog.ledger, timed_prefetch.node)
         timed_prefetch.runs = successor
         # It began a round trip before one would have that was placed only now.
         successor.placed_at = now - self._delay_s

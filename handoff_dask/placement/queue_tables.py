@@ -12,6 +12,7 @@ from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.queues import Queue
 from handoff_dask.placement.requests import Confinement, ResourceRequest
 from handoff_dask.placement.runs import QueueGroup, Run, scored
+from handoff_dask.placement.shared import SharedResource
 from handoff_dask.placement.shares import RunParty
 from handoff_dask.placement.strategies import SelectStrategy
 from handoff_dask.resources import NOTHING, Cost
@@ -161,6 +162,11 @@ class QueueTables:
         """Queues in which functions of a run may wait; none once it is closed."""
         return list(self._of_run.get(run, ()))
 
+    def queues_sharing(self, resource: SharedResource) -> list[Queue]:
+        """Queues whose functions ask for a shared resource."""
+        sharing = [r for r in self.requests.values() if r.shared and any(s is resource for s, _ in r.shared)]
+        return [queue for request in sharing for queue in self._uses[request].queues]
+
     def queues_asking(self, request: ResourceRequest) -> list[Queue]:
         """Queues of one request, then those of functions that bind a collocation group of that request."""
         uses = self._uses[request]
@@ -207,7 +213,8 @@ class QueueTables:
     def _request(self, cost: Cost, hold: Cost, confinement: Confinement | None) -> ResourceRequest:
         request = self.requests.get((cost, hold, confinement))
         if request is None:
-            request = self.requests[cost, hold, confinement] = ResourceRequest(cost, hold, confinement)
+            request = ResourceRequest(cost, hold, confinement, self._ledger.shared)
+            self.requests[cost, hold, confinement] = request
             self._uses[request] = _Uses()
             for node in self._ledger.nodes.values():
                 request.review(node)

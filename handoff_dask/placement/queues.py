@@ -241,6 +241,19 @@ class Queue:
         """Whether nothing is known here that another queue of the same demand would not know."""
         return not (self.count or self.placed or self.unplaceable)
 
+    @property
+    def user_priority(self) -> float:
+        """The user's priority of its head."""
+        order_key = self.head()
+        return 0.0 if order_key is None else order_key[3].priority
+
+    @property
+    def is_barred(self) -> bool:
+        """Whether its head could start nowhere now: its run is at its limit, or something shared is short."""
+        return self.queue_group.full or (
+            bool(self.request.shared) and self.request.short_of(self) is not None
+        )
+
     def push(self, scheduled: ScheduledFunction) -> None:
         """Let a function wait here."""
         if not self.count:

@@ -10,6 +10,7 @@ from handoff_dask.placement.explanation import Obstacle
 from handoff_dask.placement.ledger import Node
 from handoff_dask.placement.queues import Queue, ScheduledFunction
 from handoff_dask.placement.requests import Confinement
+from handoff_dask.placement.shared import SharedResource, SharedResources
 from handoff_dask.resources import Capabilities, Cost
 
 
@@ -19,6 +20,7 @@ def idle_obstacle(
     pin: str | None = None,
     hold: Cost | None = None,
     confinement: Confinement | None = None,
+    shared: SharedResources | None = None,
 ) -> Obstacle | None:
     """Why a node could not even hold a function when idle; None if it could."""
     if pin is not None and pin not in (node.name, node.address):
@@ -28,14 +30,27 @@ def idle_obstacle(
         return Obstacle(cause="confined", detail="is not among the nodes that this execution may use")
     if node.total.get(THREAD, 0) < 1:
         return Obstacle(cause="amount", resource="threads", needed=1_000_000)
-    found = _lacking(node, offers, cost)
-    if found is None and hold is not None and (lacking := _lacking(node, offers, hold)) is not None:
+    known = SharedResources() if shared is None else shared
+    found = _lacking(node, offers, cost, known)
+    if found is None and hold is not None and (lacking := _lacking(node, offers, hold, known)) is not None:
         found = Obstacle(cause="collocation", resource=lacking.resource, detail=f"its group {lacking}")
     return found
 
 
-def _lacking(node: Node, offers: Capabilities, cost: Cost) -> Obstacle | None:
+def _lacking(node: Node, offers: Capabilities, cost: Cost, shared: SharedResources) -> Obstacle | None:
     for name, units in cost.amounts:
+        resource = shared.by_name.get(name)
+        if resource is not None:
+            if resource.total < units:
+                return Obstacle(
+                    cause="amount",
+                    resource=name,
+                    needed=units,
+                    capability=resource.total,
+                    free=resource.free,
+                    detail="of all that the cluster shares",
+                )
+            continue
         has = offers.amounts.get(name, 0)
         if has < units:
             confined = node.capabilities.amounts.get(name, 0) > has
@@ -61,7 +76,8 @@ def _label(offers: Capabilities, name: str, value: str | bool) -> str:
 def obstacle_now(backlog: Backlog, node: Node, queue: Queue, scheduled: ScheduledFunction) -> Obstacle | None:
     """Why a node does not take a waiting function now; None if it has room for it."""
     group, confinement = queue.group, queue.request.confinement
-    found = idle_obstacle(node, queue.request.cost, queue.pin, queue.request.hold, confinement)
+    shared = backlog.ledger.shared
+    found = idle_obstacle(node, queue.request.cost, queue.pin, queue.request.hold, confinement, shared)
     if found is not None:
         return found
     if group is not None and group.node is not None and group.node is not node:
@@ -101,6 +117,9 @@ def _forbidden(backlog: Backlog, node: Node, queue: Queue, scheduled: ScheduledF
     confinement, queue_group = queue.request.confinement, queue.queue_group
     if confinement is not None and not confinement.has_room(node, queue.request.amounts):
         return Obstacle(cause="confined", detail="this execution holds as much there as it may")
+    resource = queue.request.short_of(queue)
+    if resource is not None:
+        return _short(resource, dict(queue.request.shared)[resource])
     if queue_group.full:
         return Obstacle(
             cause="max_concurrency",
@@ -116,6 +135,19 @@ def _forbidden(backlog: Backlog, node: Node, queue: Queue, scheduled: ScheduledF
         Obstacle(cause=queue.cause)
         if queue_group.asks_user and queue.cause in ("strategy", "tracker")
         else None
+    )
+
+
+def _short(resource: SharedResource, needed: int) -> Obstacle:
+    kept = resource.kept_for is not None and resource.free >= needed
+    detail = "it is kept for a function that has waited longer" if kept else ""
+    return Obstacle(
+        cause="shared",
+        resource=resource.name,
+        needed=needed,
+        capability=resource.total,
+        free=resource.free,
+        detail=detail,
     )
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from handoff_dask.placement.amounts import THREAD, Amounts, amounts_of
 from handoff_dask.placement.ledger import Ledger, Node
+from handoff_dask.placement.shared import SharedResource, SharedResources, Waiting
 from handoff_dask.resources import Capabilities, Cost
 
 
@@ -74,15 +76,31 @@ class Confinement:
 class ResourceRequest:
     """A cost, and what the node must be able to hold when idle (more, for collocated functions)."""
 
-    __slots__ = ("amounts", "asked", "confinement", "cost", "eligible", "hold", "orders", "wanted")
+    __slots__ = (
+        "_of_node",
+        "amounts",
+        "asked",
+        "claims",
+        "confinement",
+        "cost",
+        "eligible",
+        "hold",
+        "orders",
+        "shared",
+        "wanted",
+    )
 
-    def __init__(self, cost: Cost, hold: Cost | None = None, confinement: Confinement | None = None) -> None:
+    def __init__(
+        self,
+        cost: Cost,
+        hold: Cost | None = None,
+        confinement: Confinement | None = None,
+        resources: SharedResources | None = None,
+    ) -> None:
         self.cost = cost
         self.hold = cost if hold is None else hold
         self.confinement = confinement
-        self.amounts = amounts_of(cost)
-        #: The same as a mapping.
-        self.asked = dict(self.amounts)
+        self.split(SharedResources() if resources is None else resources)
         #: Names of everything that is asked for, labels included.
         self.wanted = frozenset([*self.asked, *(n for n, _ in cost.labels)])
         #: Nodes that could hold it when idle, by name, those being restarted included.
@@ -90,14 +108,28 @@ class ResourceRequest:
         #: ``{strategy: its order of the nodes with room}``.
         self.orders: dict[Hashable, Order] = {}
 
+    def split(self, resources: SharedResources) -> None:
+        """Tell what is asked of a node from what is asked of shared resources."""
+        #: What one function takes: of its node, and of shared resources.
+        self.claims = amounts_of(self.cost)
+        self.amounts, self.shared = resources.split(self.claims)
+        #: The first of these as a mapping.
+        self.asked = dict(self.amounts)
+        held, _ = resources.split(self.hold.amounts)
+        self._of_node = self.hold if len(held) == len(self.hold.amounts) else replace(self.hold, amounts=held)
+
+    def short_of(self, queue: Waiting) -> SharedResource | None:
+        """The first shared resource of which too little is left for one function more of a queue."""
+        return next((resource for resource, units in self.shared if not resource.admits(queue, units)), None)
+
     def could_hold(self, node: Node) -> bool:
-        """Whether an idle node would do."""
-        if node.total[THREAD] < 1:
+        """Whether an idle node would do, while nobody else held anything of shared resources."""
+        if node.total[THREAD] < 1 or any(units > resource.total for resource, units in self.shared):
             return False
         if self.confinement is None:
-            return node.capabilities.could_hold(self.hold)
+            return node.capabilities.could_hold(self._of_node)
         confined = self.confinement.capabilities(node)
-        return confined is not None and confined.could_hold(self.hold)
+        return confined is not None and confined.could_hold(self._of_node)
 
     def fits(self, node: Node) -> bool:
         """Whether one function more has room there now, on a node that could hold it."""
@@ -127,6 +159,8 @@ class ResourceRequest:
     def take(self, ledger: Ledger, node: Node, booked: Amounts | None = None) -> None:
         """Book one function there, or as yet a part of what it asks for."""
         ledger.take(node, self.amounts if booked is None else booked)
+        if booked is None:
+            ledger.shared.take(self.shared)
         if self.confinement is not None:
             self.confinement.take(node, self.amounts)
 
@@ -135,3 +169,10 @@ class ResourceRequest:
         if self.confinement is not None:
             self.confinement.give_back(node, self.amounts)
         ledger.give_back(node, self.amounts if booked is None else booked)
+        if booked is None:
+            ledger.shared.give_back(self.shared)
+
+    def fill(self, ledger: Ledger, node: Node) -> None:
+        """Book what a claim asks for that has been there without anything."""
+        ledger.fill(node, self.amounts)
+        ledger.shared.take(self.shared)

@@ -93,9 +93,11 @@ def obstacles_of(backlog: Backlog, queue: Queue) -> dict[str, Obstacle | None]:
     """What keeps each node, even when idle, from holding the functions of a queue."""
     nodes = sorted(backlog.ledger.nodes.values(), key=lambda node: node.name)
     request, group = queue.request, queue.to_bind
+    shared, confinement = backlog.ledger.shared, request.confinement
     found = {
-        n.name: idle_obstacle(n, request.cost, queue.pin, request.hold, request.confinement) for n in nodes
+        n.name: idle_obstacle(n, request.cost, queue.pin, request.hold, confinement, shared) for n in nodes
     }
     if group is None or group.is_possible():
         return found
-    return {n.name: idle_obstacle(n, group.request.cost, group.pin, None, request.confinement) for n in nodes}
+    asked = group.request.cost
+    return {n.name: idle_obstacle(n, asked, group.pin, None, confinement, shared) for n in nodes}

@@ -71,7 +71,7 @@ def idle_obstacles(
     confinement = None if nodes is None else Confinement(nodes)
     found = {}
     for node in sorted(ledger.nodes.values(), key=lambda n: n.name):
-        why = idle_obstacle(node, demand.cost, demand.pin, None, confinement)
+        why = idle_obstacle(node, demand.cost, demand.pin, None, confinement, ledger.shared)
         if why is not None:
             found[node.name] = why
     return found
@@ -179,7 +179,17 @@ class EngineView:
         found = self._backlog.ledger.find(node)
         if found is None or found.capabilities.has_labels(cost) is False:
             return False
-        return bool(found.offer) and found.has_room(amounts_of(cost, threads))
+        amounts, shared = self._backlog.ledger.shared.split(amounts_of(cost, threads))
+        if any(
+            resource.free - resource.kept_units * (resource.kept_for is not None) < units
+            for resource, units in shared
+        ):
+            return False
+        return bool(found.offer) and found.has_room(amounts)
+
+    def shared(self) -> Mapping[str, tuple[int, int]]:
+        """``{shared resource: (units there are, units that are held)}``, by name."""
+        return self._backlog.ledger.shared.levels()
 
     def may_go_on(self, node: str, booked: Amounts) -> bool:
         """Whether what has been booked on a node (name or address) without a look at the room has it by now.

@@ -308,7 +308,9 @@ class Dispatcher:
             return
         manifest, demand = function.run.manifest, function.run.demand(function.position)
         group = manifest.groups.get(demand.group) if demand.group is not None else None
-        refusal = refusal_of(demand, group, decision.obstacles, self._nodes.offers(), decision.problem)
+        refusal = refusal_of(
+            demand, group, decision.obstacles, self._nodes.offers(shared=True), decision.problem
+        )
         self.fail(function, refusal)
 
     def fail(self, function: FunctionState, refusal: Refusal) -> None:

@@ -90,6 +90,9 @@ class MetricsSource(Protocol):
     def claims(self) -> Mapping[str, Mapping[str, float]]:
         """``{node: {resource: amount that is claimed}}``."""
 
+    def shared(self) -> Mapping[str, tuple[float, float]]:
+        """Resources that the whole cluster shares: ``{name: (amount, amount that is claimed)}``."""
+
     def decisions(self) -> Mapping[str, int]:
         """Decisions since the scheduler started: ``{"place", "wait" or "reject": how many}``."""
 
@@ -170,6 +173,12 @@ def _metrics(source: MetricsSource) -> Iterator[Metric]:
     )
     yield _by_node("capability", "What a node offers", source.capabilities())
     yield _by_node("claimed", "What is claimed of a node", source.claims())
+    shared = source.shared()
+    if shared:
+        amounts = {name: amount for name, (amount, _) in shared.items()}
+        claimed = {name: used for name, (_, used) in shared.items()}
+        yield _by_label("shared_capability", "What the whole cluster shares", "resource", amounts)
+        yield _by_label("shared_claimed", "What is claimed of it", "resource", claimed)
     yield _by_label("runs", "Executions of DAGs that are not over", "status", open_)
     yield _counted("runs_ended", "Executions of DAGs that are over", "status", ended)
     yield _counted("decisions", "Decisions of the placement engine", "decision", source.decisions())
@@ -182,7 +191,7 @@ def _metrics(source: MetricsSource) -> Iterator[Metric]:
     )
 
 
-def _by_label(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+def _by_label(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
     gauge = GaugeMetricFamily(_name(name), text, labels=[label])
     for key, value in values.items():
         gauge.add_metric([key], value)

@@ -73,6 +73,11 @@ class SchedulerMetrics(Observer):
             for name, node in self._engine().nodes().items()
         }
 
+    def shared(self) -> Mapping[str, tuple[float, float]]:
+        """What the whole cluster shares: ``{name: (amount, amount that is claimed)}``."""
+        levels = self._engine().shared()
+        return {name: (amount_of(total), amount_of(used)) for name, (total, used) in levels.items()}
+
     def decisions(self) -> Mapping[str, int]:
         """Decisions since the start, by kind."""
         return {name: self._decisions[kind] for kind, name in DECISIONS.items()}

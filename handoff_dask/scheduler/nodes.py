@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.core import Status
 from distributed.metrics import monotonic
 
-from handoff_dask.errors import NotFoundError
+from handoff_dask.errors import NotFoundError, ValidationError
 from handoff_dask.placement.events import NodeChanged, NodeJoined, NodeLeft
 from handoff_dask.resources import Capabilities
 
@@ -55,6 +55,8 @@ class Nodes:
     returning: dict[str, float] = field(default_factory=dict)
     #: Workers that have not reported: ``{address: when they were seen first, monotonic seconds}``.
     silent: dict[str, float] = field(default_factory=dict)
+    #: What the whole cluster shares: ``{name: units}``.  No node declares these names.
+    shared: dict[str, int] = field(default_factory=dict)
     _reported: asyncio.Event = field(default_factory=asyncio.Event)
 
     def report(self, address: str, capabilities: Mapping[str, Any]) -> list[NodeJoined | NodeChanged]:
@@ -145,10 +147,26 @@ class Nodes:
             If no worker bears the name or address.
         """
         node = self.find(name)
+        self.refuse_shared(capabilities)
         if merge and node.name in self.registered:
             capabilities = self.registered[node.name].updated(capabilities)
         self.registered[node.name] = capabilities
         return [self.changed(node)]
+
+    def refuse_shared(self, capabilities: Capabilities) -> None:
+        """Refuse what names a resource that the whole cluster shares.
+
+        Raises
+        ------
+        ValidationError
+            If it does.
+        """
+        for name in self.shared:
+            if name in capabilities.amounts or name in capabilities.labels:
+                raise ValidationError(
+                    f"{name!r} is shared by the whole cluster, so no node declares it; "
+                    "say how much there is of it with register_shared"
+                )
 
     def changed(self, node: WorkerInfo) -> NodeChanged:
         """What a node offers by now, as an event."""
@@ -162,11 +180,16 @@ class Nodes:
     def capabilities(self, node: WorkerInfo) -> Capabilities:
         """What the worker said with what was registered put over it."""
         registered = self.registered.get(node.name)
-        return node.reported if registered is None else node.reported.updated(registered)
+        offer = node.reported if registered is None else node.reported.updated(registered)
+        return offer.without(self.shared) if self.shared else offer
 
-    def offers(self) -> dict[str, Capabilities]:
-        """What each node offers by now, by name."""
-        return {name: self.capabilities(node) for name, node in self.by_name.items()}
+    def offers(self, *, shared: bool = False) -> dict[str, Capabilities]:
+        """What each node offers by now, by name; if wanted, with what the whole cluster shares."""
+        offers = {name: self.capabilities(node) for name, node in self.by_name.items()}
+        if not shared or not self.shared:
+            return offers
+        more = Capabilities(amounts=dict(self.shared))
+        return {name: offer.updated(more) for name, offer in offers.items()}
 
     def as_written(self) -> dict[str, dict[str, Any]]:
         """``{node: capabilities}`` as users write them."""

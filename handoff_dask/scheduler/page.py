@@ -74,7 +74,7 @@ class Pages(web.Application):
                 (rf".*/{NAME}", OverviewPage),
                 (rf".*/{NAME}/", ToOverview),
                 (rf".*/{NAME}/runs/([0-9a-f]+)", ReportPage),
-                (rf".*/{NAME}/api/(nodes|runs|waiting)", ListJSON),
+                (rf".*/{NAME}/api/(nodes|shared|runs|waiting)", ListJSON),
                 (rf".*/{NAME}/api/runs/([0-9a-f]+)", RunJSON),
             ]
         )
@@ -172,7 +172,7 @@ class ReportPage(Handler):
 
 
 class ListJSON(Handler):
-    """Nodes, runs, or what waits."""
+    """Nodes, what they share, runs, or what waits."""
 
     def get(self, what: str) -> None:
         """A list of objects."""

@@ -40,6 +40,7 @@ from handoff_dask.scheduler.registry import Registry
 from handoff_dask.scheduler.requests import Requests
 from handoff_dask.scheduler.round_trip import RoundTrip
 from handoff_dask.scheduler.runs import FunctionState, Runs
+from handoff_dask.scheduler.shared_resources import SharedRegister
 from handoff_dask.scheduler.states import Cancelled, Failed, Finished, Waiting
 from handoff_dask.scheduler.stored_values import StoredValues
 from handoff_dask.scheduler.streams import Pipelines
@@ -136,6 +137,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         )  # fmt: skip
         self.pipelines = Pipelines(self.runs, self.tasks, self.mailboxes)
         self.values = StoredValues(self.runs, self.nodes, self.tasks, scheduler)
+        self.shared = SharedRegister(self.runs, self.nodes, self.driver)
         self.views = Views(self.runs, self.nodes, self.tasks, self.driver)
         self.explain = ExplainSource(self.runs, self.tasks, self.driver, self.threads, self.views.ended)
         self.requests = Requests(
@@ -162,6 +164,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.pipelines.install(scheduler.stream_handlers)
         asked = (
             self.pipelines, self.trackers, self.values, self.views, self.explain, self.ranks, self.nested,
+            self.shared,
         )  # fmt: skip
         for part in asked:
             self.requests.add(**part.methods())

@@ -111,6 +111,8 @@ class Requests(Observer):
         await self._nodes.all_reported()
         self._check(manifest)
         options = manifest.options
+        for offer in (options.nodes or {}).values():
+            self._nodes.refuse_shared(offer)
         try:
             strategy = load(manifest)
         except StrategyFailed as error:
@@ -134,7 +136,7 @@ class Requests(Observer):
             asked = envelope or demand
             if not engine.could_hold(asked, confined):
                 obstacles = engine.obstacles(asked, confined)
-                offers = self._nodes.offers()
+                offers = self._nodes.offers(shared=True)
                 return position, *refusal_of(demand, envelope, obstacles, offers, confined=confined)
         return None
 

@@ -111,7 +111,8 @@ class UserTrackers(Observer):
         function = self._runs.functions.get(key)
         if function is None:
             return True  # Dask has forgotten it: it is not going to be placed
-        cost = dict(run.cost(function.position))
+        # A tracker keeps account of nodes, which have nothing of what the whole cluster shares.
+        cost = {n: v for n, v in run.cost(function.position).items() if n not in self._nodes.shared}
         name = type(tracker).__name__
         try:
             answer: Any = tracker.request(node, cost)

@@ -185,7 +185,20 @@ class Views(Observer):
 
     def overview(self, client: str = "") -> dict[str, Any]:
         """Nodes, runs and what waits, at one moment."""
-        return {"time": time(), "nodes": self.nodes(), "runs": self.runs(), "waiting": self.waiting()}
+        return {
+            "time": time(),
+            "nodes": self.nodes(),
+            "shared": self.shared(),
+            "runs": self.runs(),
+            "waiting": self.waiting(),
+        }
+
+    def shared(self) -> list[dict[str, Any]]:
+        """What the whole cluster shares: how much there is, and how much is in use; by name."""
+        return [
+            {"name": name, "amount": amount_of(total), "used": amount_of(used)}
+            for name, (total, used) in self._driver.engine.shared().items()
+        ]
 
     def nodes(self) -> list[dict[str, Any]]:
         """Each node: what it has, what of it is in use, and what runs there; in name order."""

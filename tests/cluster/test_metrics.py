@@ -40,6 +40,9 @@ class Numbers:
     def claims(self):
         return {"a": {"cpu": 0.5}, "b": {}}
 
+    def shared(self):
+        return {"licences": (8, 2.5)}
+
     def decisions(self):
         return {"place": 7, "wait": 3, "reject": 0}
 
@@ -73,6 +76,8 @@ def test_every_number_is_on_the_page():
         ("functions", ("running",)): 2,
         ("functions_waiting", ("room",)): 2,
         ("functions_waiting", ("pin",)): 1,
+        ("shared_capability", ("licences",)): 8,
+        ("shared_claimed", ("licences",)): 2.5,
         ("capability", ("a", "cpu")): 4,
         ("capability", ("a", "memory")): 1000.5,
         ("capability", ("b", "cpu")): 2,

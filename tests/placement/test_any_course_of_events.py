@@ -26,6 +26,7 @@ from handoff_dask.placement.events import (
     ReturnedElsewhere,
     RunClosed,
     RunRanked,
+    SharedRegistered,
     TimePassed,
 )
 from handoff_dask.placement.settings import EngineSettings
@@ -42,7 +43,11 @@ COSTS: list[dict[str, Any]] = [
     {"memory": 7},
     {"gpu": 1, "cpu": 1},
     {"cpu": 1, "zone": "eu"},
+    {"seats": 1},
+    {"cpu": 1, "seats": 2},
 ]
+#: What the whole cluster shares.
+SEATS = "seats"
 CAPABILITIES = st.fixed_dictionaries(
     {"cpu": st.integers(0, 6), "memory": st.integers(0, 10)},
     optional={"gpu": st.integers(0, 1), "zone": st.sampled_from(["eu", "us"]), "price": st.integers(0, 3)},
@@ -94,8 +99,14 @@ class Worker:
         held = [(self.sent[function][0], 1) for function in self.running()]
         for cost, threads in [*held, *self.elsewhere.values()]:
             for name, units in [*cost.amounts, ("threads", threads)]:
-                total[name] = total.get(name, 0) + units
+                if name != SEATS:
+                    total[name] = total.get(name, 0) + units
         return total
+
+    def seats(self) -> int:
+        held = [*(self.sent[function][0] for function in self.running())]
+        held += [cost for cost, _ in self.elsewhere.values()]
+        return sum(dict(cost.amounts).get(SEATS, 0) for cost in held)
 
     def is_over(self) -> bool:
         return any(units > self.has.get(name, 0) for name, units in self.used().items())
@@ -118,6 +129,10 @@ class AnyCourse(RuleBasedStateMachine):
         self.costs: dict[int, tuple[int, Demand]] = {}
         self.bound: dict[tuple[int, Hashable], str] = {}
         self.number = 0
+        #: How many seats there are; until it is said, there is no such resource.
+        self.seats: int | None = None
+        #: Whether there were fewer than held by what is no placement.
+        self.seats_excused = False
         #: False from an event until all has been found in order.
         self.sound = True
         self.log: list[tuple[float, list[Event], list[Decision]]] = []
@@ -149,10 +164,14 @@ class AnyCourse(RuleBasedStateMachine):
         worker = self.workers[place.node]
         was_running = worker.running()
         assert not worker.is_over()
+        asks_seats = dict(event.demand.cost.amounts).get(SEATS, 0)
         worker.sent[function] = (event.demand.cost, place.prefetch_queue)
         if function in worker.running():
             assert not worker.is_over(), (place, worker.used(), worker.has)
             worker.excused = False
+            if asks_seats:
+                assert self.seats_held() <= (self.seats or 0)
+                self.seats_excused = False
         assert set(was_running) <= set(worker.running())
         self.where[function] = place.node
         demand_, run = event.demand, self.open[event.run]
@@ -169,6 +188,14 @@ class AnyCourse(RuleBasedStateMachine):
         if run["max_concurrency"] is not None:
             running = [f for w in self.workers.values() for f in w.running() if self.costs[f][0] == event.run]
             assert len(running) <= run["max_concurrency"]
+
+    def seats_held(self) -> int:
+        return sum(worker.seats() for worker in self.workers.values())
+
+    @rule(seats=st.integers(0, 4))
+    def seats_are_registered(self, seats: int) -> None:
+        self.seats, self.seats_excused = seats * 1_000_000, True
+        self.tell(SharedRegistered(name=SEATS, total=self.seats))
 
     def fail(self, run: int) -> None:
         self.failed.add(run)
@@ -201,15 +228,20 @@ class AnyCourse(RuleBasedStateMachine):
         self.tell(changed(name, threads=threads, accepting=accepting, **capabilities))
 
     @rule(
-        name=st.sampled_from(NODES), key=st.integers(0, 2), cpu=st.integers(0, 3), threads=st.integers(0, 1)
+        name=st.sampled_from(NODES),
+        key=st.integers(0, 2),
+        cpu=st.integers(0, 3),
+        threads=st.integers(0, 1),
+        seats=st.integers(0, 1),
     )
-    def others_claim(self, name: str, key: int, cpu: int, threads: int) -> None:
-        cost = Cost.parse({"cpu": cpu})
+    def others_claim(self, name: str, key: int, cpu: int, threads: int, seats: int) -> None:
+        # What nobody shares, and the node does not have, would leave it overdrawn.
+        cost = Cost.parse({"cpu": cpu} if self.seats is None else {"cpu": cpu, "seats": seats})
         for worker in self.workers.values():
             worker.elsewhere.pop(key, None)
         if name in self.workers:
             self.workers[name].elsewhere[key] = (cost, threads)
-            self.workers[name].excused = True
+            self.workers[name].excused = self.seats_excused = True
         else:
             self.tell(ReturnedElsewhere(claim=key))
         self.tell(ClaimedElsewhere(claim=key, node=name, cost=cost, threads=threads))
@@ -378,6 +410,7 @@ class AnyCourse(RuleBasedStateMachine):
         assert self.engine.placed == len(self.where)
         for name, worker in self.workers.items():
             assert worker.excused or not worker.is_over(), name
+        assert self.seats_excused or self.seats_held() <= (self.seats or 0)
         for function in self.waiting:
             assert str(self.engine.explain(function, now=self.now))
         self.sound = True

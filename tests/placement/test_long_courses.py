@@ -35,7 +35,10 @@ class Wanderer:
             lambda: course.node_changes(
                 name=name, capabilities=self.capabilities(), threads=3, accepting=rng.random() < 0.8
             ),
-            lambda: course.others_claim(name=name, key=rng.randint(0, 2), cpu=rng.randint(0, 3), threads=1),
+            lambda: course.others_claim(
+                name=name, key=rng.randint(0, 2), cpu=rng.randint(0, 3), threads=1, seats=rng.randint(0, 1)
+            ),
+            lambda: course.seats_are_registered(seats=rng.randint(1, 4)),
             lambda: course.others_return(key=rng.randint(0, 2)),
         ])()  # fmt: skip
 

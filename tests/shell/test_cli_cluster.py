@@ -37,6 +37,20 @@ def test_nodes_as_a_table_and_as_json(on_cluster, busy):
     ]
 
 
+def test_what_all_nodes_share_is_said_and_listed(on_cluster):
+    said, _ = run("shared", "licences=8", "ports=1.5", *on_cluster)
+    listed = json.loads(run("shared", "--json", *on_cluster)[0])
+    try:
+        assert said.split() == ["NAME", "IN", "USE", "OF", "licences", "0", "8", "ports", "0", "1.5"]
+        assert listed[0] == {"name": "licences", "amount": 8, "used": 0}
+        assert run("nodes", *on_cluster)[0].endswith("shared by all nodes: licences 0/8, ports 0/1.5\n")
+        assert "shared by all nodes: licences 0/8" in run("top", "--once", *on_cluster)[0]
+        assert "no amount of a resource" in error_of("shared", "licences", *on_cluster, code=2)
+        assert "declares it" in error_of("shared", "cpu=8", *on_cluster, code=2)
+    finally:
+        run("shared", "licences=0", "ports=0", *on_cluster)
+
+
 def test_explain_each_state_of_a_function(on_cluster, busy):
     said = {name: run("explain", name, *on_cluster)[0] for name in ("holds", "('next', 2)", "after")}
 
@@ -92,7 +106,7 @@ def test_top_once(on_cluster, busy):
 def test_top_as_json_has_what_the_page_has(on_cluster, busy):
     said = json.loads(run("top", "--json", *on_cluster)[0])
 
-    assert {"time", "nodes", "runs", "waiting"} == set(said)
+    assert {"time", "nodes", "runs", "shared", "waiting"} == set(said)
     assert said["runs"][0]["dag_id"] == "busy"
 
 
@@ -116,7 +130,8 @@ def overview(nodes=2, waiting=3, runs=4):
         "token": "0", "dag_id": long, "status": "failed", "strategy": "own", "submitted": 0.0, "ended": 2.0,
         "functions": 4, "states": {"finished": 3, "failed": 1}, "failed": long, "error": long,
     }  # fmt: skip
-    return {"time": 3.0, "nodes": [node] * nodes, "waiting": [kind] * waiting, "runs": [run] * runs}
+    lists = {"nodes": [node] * nodes, "waiting": [kind] * waiting, "runs": [run] * runs}
+    return {"time": 3.0, **lists, "shared": [{"name": "licences", "amount": 8, "used": 3}]}
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
