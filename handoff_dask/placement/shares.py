@@ -190,7 +190,8 @@ class Shares:
                     del held[name]
         if self.rivals:
             self._changed(run)
-        if not client.runs and not client.held:
+        # What takes over from what has just ended may hold something after its client is forgotten.
+        if not client.runs and not client.held and self._clients.get(client.key) is client:
             del self._clients[client.key]
 
     @contextmanager
