@@ -14,7 +14,7 @@ from distributed.comm.core import CommClosedError
 from distributed.metrics import monotonic
 from distributed.protocol import pickle
 
-from handoff_dask.errors import SchedulerLostError, SessionEndedError
+from handoff_dask.errors import HandoffError, SchedulerLostError, SessionEndedError
 from handoff_dask.protocol.names import NAME
 
 P = ParamSpec("P")
@@ -88,7 +88,11 @@ class SchedulerLink:
         """
         if self.client.status == "closed" and not self.asynchronous:
             self.refuse_if_over()  # its loop is gone with it
-        return cast("T", self.client.sync(function, *args, **kwargs))
+        try:
+            return cast("T", self.client.sync(function, *args, **kwargs))
+        except (HandoffError, TimeoutError) as error:
+            # A frame of Dask's holds the error, which holds the frame: with them an execution would stay.
+            raise error.with_traceback(None)  # noqa: B904  # it is no other error
 
     def wait_for(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """As :meth:`sync`, for calls that wait until functions have run.
