@@ -6,10 +6,11 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from distributed import Client
+from distributed import Client, Future
 from distributed.protocol import pickle
 
 from handoff_dask.allocators import Strategy
@@ -332,14 +333,14 @@ class SessionCore:
             await self._telemetry.deliver_empty(dag.id, compiled.manifest.options.strategy_name)
             return execution
         await self._telemetry.sync()
-        await self._announce(compiled)
-        submission.carry_trace()
         try:
+            await self._announce(compiled)
+            submission.carry_trace()
             self.link.refuse_if_over()  # stopped meanwhile: nobody would cancel it
-            futures = send(self.client, compiled.graph, keys)
-        except Exception as error:  # whatever pickling the user's values raises
-            await self.link.ask("withdraw", token=compiled.manifest.token)
-            compiled.refuse_what_cannot_travel(error)
+            futures = self._send(compiled, keys)
+        except BaseException:  # cancelled, too: by Ctrl-C, say
+            with suppress(SchedulerLostError):
+                await asyncio.shield(self.link.ask("withdraw", token=compiled.manifest.token))
             raise
         held = dict(zip(ids, futures, strict=True))
         execution = kind(self.link, self._results.collect, dag, compiled, held)
@@ -361,9 +362,10 @@ class SessionCore:
         submission.carry_trace()
         try:
             self.link.refuse_if_over()
-            futures = send(self.client, compiled.graph, list(compiled.keys.values()))
-        except Exception:
-            await self.link.ask("withdraw", token=compiled.manifest.token)
+            futures = self._send(compiled, list(compiled.keys.values()))
+        except BaseException:
+            with suppress(SchedulerLostError):
+                await asyncio.shield(self.link.ask("withdraw", token=compiled.manifest.token))
             raise
         held = dict(zip(compiled.keys, futures, strict=True))
         execution = Execution(self.link, self._results.collect, submission.dag, compiled, held)
@@ -387,6 +389,28 @@ class SessionCore:
         if self.asynchronous or kind is AsyncPipeline:
             await core.wait_for_nodes(PROMPT_S)
         return kind(core)
+
+    def _send(self, compiled: Compiled, keys: list[str]) -> list[Future[Any]]:
+        try:
+            return send(self.client, compiled.graph, keys)
+        except Exception as error:  # whatever pickling the user's values raises
+            compiled.refuse_what_cannot_travel(error)
+            raise
+
+    def _submit_and_wait(self, submission: Submission, kind: type[E]) -> E:
+        """Send a DAG from a thread that waits; interrupted by Ctrl-C, cancel it: nobody has it."""
+        try:
+            return self.link.sync(self._submit, submission, kind)
+        except Exception:
+            raise
+        except BaseException:
+            self.link.sync(self._cancel_submitted, submission.compiled.manifest.token)
+            raise
+
+    async def _cancel_submitted(self, token: str) -> None:
+        execution = self._executions.running.get(token)
+        if execution is not None:
+            await execution.cancel_run()
 
     async def _announce(self, compiled: Compiled) -> None:
         """Send the manifest ahead of the graph; the scheduler refuses what no node could hold."""

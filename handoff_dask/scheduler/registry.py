@@ -206,6 +206,7 @@ class Registry:
 
     def withdrawn(self, token: str) -> bool:
         """The graph of a run will not come; whether it was still expected."""
+        self._runs.announcing.pop(token, None)
         expected = self._runs.announced.pop(token, None) is not None
         self._observers.run_withdrawn(token)
         return expected
@@ -215,7 +216,8 @@ class Registry:
         for run in list(self._runs.open()):
             if run.client == client:
                 self.end(run, CANCELLED)
-        for token in [t for t, a in self._runs.announced.items() if a.client == client]:
+        announced = [t for t, a in self._runs.announced.items() if a.client == client]
+        for token in [*announced, *(t for t, c in self._runs.announcing.items() if c == client)]:
             self.withdrawn(token)
 
     def clear(self) -> None:
