@@ -98,6 +98,7 @@ class SessionCore:
         self._starting: asyncio.Task[None] | None = None
         #: The link to the scheduler.
         self.link = SchedulerLink(client)
+        self.link.restore = self._restore
         self._executions = Executions()
         self._pipelines: weakref.WeakValueDictionary[str, PipelineCore] = weakref.WeakValueDictionary()
         self._messages = Messages(self.link, is_needed=self._is_listening, take=self._take, lost=self._lose)
@@ -204,7 +205,22 @@ class SessionCore:
             if starting.done() and not self._started:  # it may work another time
                 self._starting = None
 
+    async def _restore(self) -> None:
+        """A new scheduler has taken the place of the one that was started: start handoff there."""
+        if self._started:
+            logger.warning("another scheduler answers at %s; handoff is started there", self.link.address)
+        self._executions.lose(SchedulerLostError("another one has taken its place"))
+        self._messages.begin_anew()
+        self.link.refuse_if_over()
+        await self._install_plugins()
+        await self._telemetry.listen_again()
+
     async def _install(self) -> None:
+        await self._install_plugins()
+        self._started = True
+        await self._telemetry.sync(greet=True)
+
+    async def _install_plugins(self) -> None:
         await install(self.client)
         # Answered once the plugin is on every worker.
         await self.link.ask("ping")
@@ -214,8 +230,6 @@ class SessionCore:
                 await self.link.ask("register", node=name, capabilities=offered, merge=False)
         if self._tracker is not None:
             await self.link.ask("use_tracker", tracker=self._tracker)
-        self._started = True
-        await self._telemetry.sync(greet=True)
 
     async def _started_first(
         self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
