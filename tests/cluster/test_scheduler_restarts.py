@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from distributed import Client, Scheduler, Worker
 from distributed.utils_test import gen_test
@@ -27,8 +29,10 @@ async def test_the_session_goes_on_with_the_new_one(stage):
             assert (await session.execute([Function("f", [], int)])).results == {"f": 0}
             lost = await session.submit([stage.function("lost")])
             await stage.sees("lost")
+            closing = asyncio.ensure_future(first.close())
+            await until(lambda: client.status != "running")
             stage.cue("lost")
-            await first.close()
+            await closing
     try:
         async with scheduler(port) as second, Worker(address, nthreads=2, name="b"):
             await until(lambda: second.workers and client.status == "running")
