@@ -25,6 +25,7 @@ from handoff_dask.simulation.problem import ranks_of
 SYSTEMS = {
     "dask": "stock Dask: one submission, resources= on every task",
     "dask-ranked": "stock Dask, the longest remaining paths, worked out by the user, as priority=",
+    "placed": "the same graph and the same resources=, its tasks placed by handoff",
     "handoff": "handoff, expected durations given",
     "handoff-cold": "handoff, nothing known of durations",
     "handoff-warm": "handoff, nothing given, but the same DAG has run once before in the session",
@@ -59,7 +60,10 @@ class Course:
 def run(system: str, scenario: Scenario, *, strategy: str = "first_available", limit_s: float = 60) -> Course:
     """Run a scenario on a system."""
     with cluster(scenario.nodes) as client:
-        if system.startswith("dask"):
+        if system == "placed":
+            with handoff.Handoff(client, dask_tasks="place"):
+                status, began, took_s = _run_dask(client, scenario, limit_s, ranked=False)
+        elif system.startswith("dask"):
             status, began, took_s = _run_dask(client, scenario, limit_s, ranked=system == "dask-ranked")
         else:
             status, began, took_s = _run_handoff(client, scenario, limit_s, strategy, system)

@@ -20,6 +20,7 @@ from handoff_dask.allocators import SimpleAllocator, Strategy
 from handoff_dask.client.async_session import AsyncHandoff
 from handoff_dask.client.collection import make_collection
 from handoff_dask.client.compile import Compiled, compile  # noqa: A004
+from handoff_dask.client.dask_costs import cost
 from handoff_dask.client.default import link_of, session_for, start, stop
 from handoff_dask.client.execution import AsyncExecution, Execution
 from handoff_dask.client.execution_core import refuse_other_than_execution, results_of
@@ -95,6 +96,7 @@ __all__ = [
     "ValidationError",
     "await_completion",
     "compile",
+    "cost",
     "current",
     "discover_nodes",
     "execute",
@@ -469,17 +471,18 @@ def current() -> Current | None:
 
 def explain(
     execution_or_dag_id: Execution | ExecutionResult | Hashable,
-    id: FunctionId,  # noqa: A002
+    id: FunctionId | None = None,  # noqa: A002
 ) -> FunctionExplanation:
     """Why a function waits, or where it ran and why there.
 
     Parameters
     ----------
     execution_or_dag_id
-        An execution, its result, or the id of a DAG: the latest of its executions counts, whichever
-        client has submitted it.
+        An execution, its result, or the id of a DAG: the latest of its executions counts,
+        whichever client has submitted it.  Or the key of a task of Dask's own that handoff places, or
+        its future.
     id
-        The function.
+        The function; not for a task of Dask's own.
 
     Returns
     -------

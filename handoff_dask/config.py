@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import dask.config
 import yaml
@@ -11,7 +11,10 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from handoff_dask.errors import ValidationError
 
-__all__ = ["count", "get", "nbytes", "seconds"]
+__all__ = ["Placing", "count", "get", "nbytes", "placing", "placing_of", "seconds"]
+
+#: What becomes of Dask's own tasks that name resources.
+Placing: TypeAlias = Literal["count", "place"]
 
 _DEFAULTS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("handoff.yaml").read_text())
 dask.config.update_defaults(_DEFAULTS)
@@ -73,3 +76,29 @@ def count(name: str) -> int:
             f"handoff.{name} in Dask's config is {value!r}; give a whole number of at least 0"
         )
     return value
+
+
+def placing() -> Placing:
+    """What becomes of Dask's own tasks that name resources, where no session has said it.
+
+    Raises
+    ------
+    ValidationError
+        If the setting is neither ``"count"`` nor ``"place"``.
+    """
+    return placing_of(get("dask-tasks"), "handoff.dask-tasks in Dask's config")
+
+
+def placing_of(value: Any, what: str = "dask_tasks") -> Placing:
+    """Check what is to become of Dask's own tasks.
+
+    Raises
+    ------
+    ValidationError
+        If it is neither ``"count"`` nor ``"place"``.
+    """
+    if value == "place":
+        return "place"
+    if value == "count":
+        return "count"
+    raise ValidationError(f"{what} is {value!r}; give 'place' or 'count'")

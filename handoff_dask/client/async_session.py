@@ -380,7 +380,7 @@ class AsyncHandoff(SessionCore):
     async def explain(
         self,
         execution_or_dag_id: AsyncExecution | ExecutionResult | Hashable,
-        id: FunctionId,  # noqa: A002
+        id: FunctionId | None = None,  # noqa: A002
     ) -> FunctionExplanation:
         """Why a function waits, or where it ran and why there.
 
@@ -388,9 +388,10 @@ class AsyncHandoff(SessionCore):
         ----------
         execution_or_dag_id
             An execution, its result, or the id of a DAG: the latest of its executions counts,
-            whichever client has submitted it.
+            whichever client has submitted it.  Or the key of a task of Dask's own that handoff places, or
+            its future.
         id
-            The function.
+            The function; not for a task of Dask's own.
 
         Returns
         -------

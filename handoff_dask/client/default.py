@@ -14,6 +14,7 @@ from handoff_dask.client import options as checks
 from handoff_dask.client.execution_core import ExecutionCore
 from handoff_dask.client.scheduler_link import SchedulerLink, current_client
 from handoff_dask.client.session import Handoff
+from handoff_dask.config import Placing
 from handoff_dask.stores import ResultStore
 from handoff_dask.trackers import ResourceTracker
 
@@ -58,6 +59,7 @@ def start(
     resource_tracker: ResourceTracker | type[ResourceTracker] | None = None,
     result_store: ResultStore | type[ResultStore] | None = None,
     allocator: Strategy | None = None,
+    dask_tasks: Placing | None = None,
 ) -> Handoff:
     """Make the session that the module's functions use, and return it.
 
@@ -77,6 +79,11 @@ def start(
         A result store of the user's own.
     allocator
         The strategy of executions that name none.
+    dask_tasks
+        What becomes of Dask's own tasks that name resources, whoever submits them: with ``"place"``
+        handoff places them as it places functions, with ``"count"`` it counts what they hold.  If
+        ``None``, as the cluster does already: ``handoff.dask-tasks`` in the configuration of the
+        scheduler's process.
 
     Returns
     -------
@@ -94,7 +101,7 @@ def start(
         else:
             known = _defaults.made_of(nodes) if client is None else None
         if known is not None and any(
-            part is not None for part in (resource_tracker, result_store, allocator)
+            part is not None for part in (resource_tracker, result_store, allocator, dask_tasks)
         ):
             if known.is_embedded:  # its cluster goes with it: the next has one of its own
                 known.stop()
@@ -109,6 +116,7 @@ def start(
                 resource_tracker=resource_tracker,
                 result_store=result_store,
                 allocator=allocator,
+                dask_tasks=dask_tasks,
             )
             _defaults.sessions[known.client] = known
         _defaults.started = known

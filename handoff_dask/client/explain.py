@@ -37,6 +37,16 @@ async def explain_function(
     return explained(finding, position, (dag_id, ids))
 
 
+async def explain_task(ask: Ask, key: Hashable) -> FunctionExplanation | None:
+    """Explain a task of Dask's own that handoff places; None if there is no such task."""
+    found = await ask("find_task", key=key)
+    if found is None:
+        return None
+    introduction, position = found
+    run = KnownRun(introduction)
+    return await explain_function(ask, introduction.token, None, run.ids, run.ids[position])
+
+
 async def explain_latest(ask: Ask, dag_id: Hashable, function_id: Hashable) -> FunctionExplanation:
     """Explain a function of the latest run of a DAG, whichever client has submitted it.
 

@@ -46,6 +46,9 @@ class Handoff(SessionCore):
         process and the values it stores.
     allocator
         The strategy of executions that name none.
+    dask_tasks
+        What becomes of Dask's own tasks that name resources: ``"place"`` or ``"count"``; see
+        :func:`~handoff_dask.start`.
 
     Raises
     ------
@@ -193,9 +196,7 @@ class Handoff(SessionCore):
             timeout=timeout,
             progress=progress,
         )
-        if self.asynchronous:
-            return self.link.sync(self._submit, prepare(), Execution)
-        return self._submit_and_wait(prepare(), Execution)
+        return self.link.sync(self._submit, prepare(), Execution)
 
     def execute(
         self,
@@ -280,7 +281,7 @@ class Handoff(SessionCore):
         )
         if self.asynchronous:
             return self.link.sync(self._execute, prepare, Execution)
-        execution = self._submit_and_wait(prepare(), Execution)
+        execution = self.link.sync(self._submit, prepare(), Execution)
         try:
             return execution.result()
         except BaseException:
@@ -423,7 +424,7 @@ class Handoff(SessionCore):
     def explain(
         self,
         execution_or_dag_id: Execution | ExecutionResult | Hashable,
-        id: FunctionId,  # noqa: A002
+        id: FunctionId | None = None,  # noqa: A002
     ) -> FunctionExplanation:
         """Why a function waits, or where it ran and why there.
 
@@ -431,9 +432,10 @@ class Handoff(SessionCore):
         ----------
         execution_or_dag_id
             An execution, its result, or the id of a DAG: the latest of its executions counts,
-            whichever client has submitted it.
+            whichever client has submitted it.  Or the key of a task of Dask's own that handoff places, or
+            its future.
         id
-            The function.
+            The function; not for a task of Dask's own.
 
         Returns
         -------

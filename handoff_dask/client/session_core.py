@@ -6,7 +6,6 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,11 +16,12 @@ from handoff_dask.allocators import Strategy
 from handoff_dask.client import options as checks
 from handoff_dask.client.cluster_tracker import pack_tracker
 from handoff_dask.client.compile import Compiled
+from handoff_dask.client.dask_costs import keep_costs
 from handoff_dask.client.embedded import EmbeddedCluster
 from handoff_dask.client.execution import Execution
 from handoff_dask.client.execution_core import ExecutionCore
 from handoff_dask.client.executions import Executions
-from handoff_dask.client.explain import explain_latest
+from handoff_dask.client.explain import explain_latest, explain_task
 from handoff_dask.client.explanations import FunctionExplanation, from_record
 from handoff_dask.client.fetching import Fetcher
 from handoff_dask.client.input_checks import InputChecks, refuse_cancelled
@@ -40,6 +40,7 @@ from handoff_dask.client.stream_submission import StreamSubmission
 from handoff_dask.client.stream_telemetry import StreamTelemetry
 from handoff_dask.client.submission import Submission, prepare
 from handoff_dask.client.telemetry import TelemetryReceiver
+from handoff_dask.config import Placing, placing_of
 from handoff_dask.errors import AllocationError, SchedulerLostError, ValidationError
 from handoff_dask.graph.arguments import id_of
 from handoff_dask.graph.dag import DAG
@@ -77,7 +78,11 @@ class SessionCore:
         resource_tracker: ResourceTracker | type[ResourceTracker] | None = None,
         result_store: ResultStore | type[ResultStore] | None = None,
         allocator: Strategy | None = None,
+        dask_tasks: Placing | None = None,
     ) -> None:
+        self._dask_tasks = None if dask_tasks is None else placing_of(dask_tasks)
+        if self._dask_tasks == "place":
+            keep_costs()
         checks.refuse_other_than_client(client)
         self._embedded: EmbeddedCluster | None = None
         #: The nodes that were asked for as an embedded cluster.
@@ -98,7 +103,6 @@ class SessionCore:
         self._starting: asyncio.Task[None] | None = None
         #: The link to the scheduler.
         self.link = SchedulerLink(client)
-        self.link.restore = self._restore
         self._executions = Executions()
         self._pipelines: weakref.WeakValueDictionary[str, PipelineCore] = weakref.WeakValueDictionary()
         self._messages = Messages(self.link, is_needed=self._is_listening, take=self._take, lost=self._lose)
@@ -205,22 +209,7 @@ class SessionCore:
             if starting.done() and not self._started:  # it may work another time
                 self._starting = None
 
-    async def _restore(self) -> None:
-        """A new scheduler has taken the place of the one that was started: start handoff there."""
-        if self._started:
-            logger.warning("another scheduler answers at %s; handoff is started there", self.link.address)
-        self._executions.lose(SchedulerLostError("another one has taken its place"))
-        self._messages.begin_anew()
-        self.link.refuse_if_over()
-        await self._install_plugins()
-        await self._telemetry.listen_again()
-
     async def _install(self) -> None:
-        await self._install_plugins()
-        self._started = True
-        await self._telemetry.sync(greet=True)
-
-    async def _install_plugins(self) -> None:
         await install(self.client)
         # Answered once the plugin is on every worker.
         await self.link.ask("ping")
@@ -230,6 +219,10 @@ class SessionCore:
                 await self.link.ask("register", node=name, capabilities=offered, merge=False)
         if self._tracker is not None:
             await self.link.ask("use_tracker", tracker=self._tracker)
+        if self._dask_tasks is not None:
+            await self.link.ask("dask_tasks", mode=self._dask_tasks)
+        self._started = True
+        await self._telemetry.sync(greet=True)
 
     async def _started_first(
         self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
@@ -347,14 +340,14 @@ class SessionCore:
             await self._telemetry.deliver_empty(dag.id, compiled.manifest.options.strategy_name)
             return execution
         await self._telemetry.sync()
+        await self._announce(compiled)
+        submission.carry_trace()
         try:
-            await self._announce(compiled)
-            submission.carry_trace()
             self.link.refuse_if_over()  # stopped meanwhile: nobody would cancel it
-            futures = self._send(compiled, keys)
-        except BaseException:  # cancelled, too: by Ctrl-C, say
-            with suppress(SchedulerLostError):
-                await asyncio.shield(self.link.ask("withdraw", token=compiled.manifest.token))
+            futures = send(self.client, compiled.graph, keys)
+        except Exception as error:  # whatever pickling the user's values raises
+            await self.link.ask("withdraw", token=compiled.manifest.token)
+            compiled.refuse_what_cannot_travel(error)
             raise
         held = dict(zip(ids, futures, strict=True))
         execution = kind(self.link, self._results.collect, dag, compiled, held)
@@ -376,10 +369,9 @@ class SessionCore:
         submission.carry_trace()
         try:
             self.link.refuse_if_over()
-            futures = self._send(compiled, list(compiled.keys.values()))
-        except BaseException:
-            with suppress(SchedulerLostError):
-                await asyncio.shield(self.link.ask("withdraw", token=compiled.manifest.token))
+            futures = send(self.client, compiled.graph, list(compiled.keys.values()))
+        except Exception:
+            await self.link.ask("withdraw", token=compiled.manifest.token)
             raise
         held = dict(zip(compiled.keys, futures, strict=True))
         execution = Execution(self.link, self._results.collect, submission.dag, compiled, held)
@@ -403,28 +395,6 @@ class SessionCore:
         if self.asynchronous or kind is AsyncPipeline:
             await core.wait_for_nodes(PROMPT_S)
         return kind(core)
-
-    def _send(self, compiled: Compiled, keys: list[str]) -> list[Future[Any]]:
-        try:
-            return send(self.client, compiled.graph, keys)
-        except Exception as error:  # whatever pickling the user's values raises
-            compiled.refuse_what_cannot_travel(error)
-            raise
-
-    def _submit_and_wait(self, submission: Submission, kind: type[E]) -> E:
-        """Send a DAG from a thread that waits; interrupted by Ctrl-C, cancel it: nobody has it."""
-        try:
-            return self.link.sync(self._submit, submission, kind)
-        except Exception:
-            raise
-        except BaseException:
-            self.link.sync(self._cancel_submitted, submission.compiled.manifest.token)
-            raise
-
-    async def _cancel_submitted(self, token: str) -> None:
-        execution = self._executions.running.get(token)
-        if execution is not None:
-            await execution.cancel_run()
 
     async def _announce(self, compiled: Compiled) -> None:
         """Send the manifest ahead of the graph; the scheduler refuses what no node could hold."""
@@ -470,13 +440,17 @@ class SessionCore:
             await asyncio.shield(execution.cancel_run())
             raise
 
-    async def _explain(self, of: object, function_id: Hashable) -> FunctionExplanation:
+    async def _explain(self, of: Hashable, function_id: Hashable) -> FunctionExplanation:
         function_id = id_of(function_id)
         if isinstance(of, ExecutionResult):
             return from_record(of.record, function_id)
         known = of if isinstance(of, ExecutionCore) else self._executions.latest(of)
         if known is not None:
             return await known.explain_function(function_id)
+        if function_id is None:
+            task = await explain_task(self.link.ask, of.key if isinstance(of, Future) else of)
+            if task is not None:
+                return task
         return await explain_latest(self.link.ask, of, function_id)
 
     # ------------------------------------------------------------------ results and data

@@ -130,6 +130,8 @@ class RunOpened:
     max_concurrency: int | None = None
     #: Seconds that a ready function may wait for a node that could hold it to exist.
     allocation_timeout_s: float = 0.0
+    #: Whether it goes on when one of its functions is rejected.
+    goes_on: bool = False
     #: ``{group: what its node must be able to hold}``.
     groups: Mapping[GroupKey, Demand] = field(default_factory=dict)
     #: Asked before each placement, and may refuse it: ``permit(function, node)``.  What is granted

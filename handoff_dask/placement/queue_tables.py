@@ -78,6 +78,7 @@ class QueueTables:
         )
         run = Run(event.run, strategy, queue_group, event.allocation_timeout_s, party)
         run.next_rank = event.next_rank
+        run.goes_on = event.goes_on
         self._of_run[run] = _Queues()
         for key, demand in event.groups.items():
             request = self._request(demand.cost, demand.cost, queue_group.confinement)

@@ -61,6 +61,7 @@ class Run:
     __slots__ = (
         "assigned",
         "failed",
+        "goes_on",
         "groups",
         "key",
         "next_rank",
@@ -95,8 +96,9 @@ class Run:
         self.assigned: Mapping[FunctionKey, str] = {}
         #: What a user's ``allocate`` did wrong.
         self.problem: str | None = None
-        #: Set once a function of it was rejected: nothing more of it is placed.
+        #: Set once a function of it was rejected, unless it goes on: nothing more of it is placed.
         self.failed = False
+        self.goes_on = False
 
 
 def scored(strategy: Strategy) -> ScoredStrategy:

@@ -81,11 +81,14 @@ class Unplaceable:
 
 
 def reject(backlog: Backlog, scheduled: ScheduledFunction, problem: str | None = None) -> Reject:
-    """Give up a function, and with it its run: nothing more of it is placed."""
+    """Give up a function, and with it its run unless that goes on: nothing more of it is placed."""
     queue, run = scheduled.queue, scheduled.run
     obstacles = {name: why for name, why in obstacles_of(backlog, queue).items() if why is not None}
-    run.failed = True
-    backlog.drop_waiting(run)
+    if run.goes_on:
+        backlog.withdraw(scheduled)
+    else:
+        run.failed = True
+        backlog.drop_waiting(run)
     return Reject(function=scheduled.function, run=run.key, obstacles=obstacles, problem=problem)
 
 

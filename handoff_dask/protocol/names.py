@@ -61,3 +61,7 @@ def barrier_key(key: str) -> str:
 def is_barrier(key: object) -> bool:
     """Whether a key is that of a barrier."""
     return isinstance(key, str) and key.startswith(BARRIER)
+
+
+#: The layer annotation with what ``resources=`` cannot say of a cost: labels, the node, the duration.
+COST_ANNOTATION = "handoff-cost"

@@ -5,7 +5,7 @@ Functions are named by run and position; the client puts the ids in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from distributed.metrics import monotonic
@@ -49,7 +49,12 @@ class ExplainSource:
 
     def methods(self) -> dict[str, Callable[..., Any]]:
         """What clients may ask."""
-        return {"find_out": self.find_out, "latest_run": self.latest_run, "introduce": self.introduce}
+        return {
+            "find_out": self.find_out,
+            "find_task": self.find_task,
+            "latest_run": self.latest_run,
+            "introduce": self.introduce,
+        }
 
     def introduce(self, client: str, token: str) -> Introduction | None:
         """The ids and costs of a run that is remembered."""
@@ -61,6 +66,14 @@ class ExplainSource:
         runs = {run.token: run for run in [*self._ended(), *self._runs.by_token.values()]}
         found = [run for run in runs.values() if run.manifest.dag_token == dag]
         return max(found, key=lambda run: run.submitted).introduction() if found else None
+
+    def find_task(self, client: str, key: Hashable) -> tuple[Introduction, int] | None:
+        """A task of Dask's own that handoff places: its run, and its position there."""
+        functions: Mapping[Any, FunctionState] = self._runs.functions
+        function = functions.get(key)
+        if function is None or not function.run.is_of_tasks:
+            return None
+        return function.run.introduction(), function.position
 
     def find_out(self, client: str, token: str, position: int) -> Finding:
         """Where a function stands.
@@ -115,7 +128,7 @@ class ExplainSource:
         for argument in () if task is None else task.dependencies:
             if argument.state == "memory":
                 continue
-            other = self._runs.functions.get(str(argument.key))
+            other = self._runs.functions.get(argument.key)
             if other is None:
                 missing.append((Party("task", name=str(argument.key)), str(argument.state), None))
             else:
@@ -147,8 +160,9 @@ class ExplainSource:
         return found
 
     def _function(self, holder: Hashable) -> tuple[FunctionState | None, str]:
-        if isinstance(holder, str):
-            return self._runs.functions.get(holder), "function"
+        functions: Mapping[Any, FunctionState] = self._runs.functions
+        if holder in functions:
+            return functions[holder], "function"
         if isinstance(holder, tuple) and holder[0] == "lingering":
             lingering = self._threads.threads.get(holder[1])
             return (None if lingering is None else lingering.function), "thread"

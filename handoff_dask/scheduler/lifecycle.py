@@ -11,8 +11,7 @@ pending        ArgumentsReady     waiting                offer it to the engine;
 waiting        Placed             running, prefetched    send it to its node
 waiting        Withdrawn          pending                withdraw it from the engine
 waiting        GivenUp            failed                 withdraw it from the engine
-waiting        Rejected           failed                 fail its task; give its result up if its run
-                                                         is over
+waiting        Rejected           failed                 fail its task
 prefetched     TurnCame           running
 running,       NotTaken           waiting                hold it, return its claim, offer it again
 prefetched
@@ -296,13 +295,6 @@ class FailTask:
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class GiveResultUp:
-    """Let nobody wait for the task's result: it was lost, and is not computed again."""
-
-    error: BaseException
-
-
 Action: TypeAlias = (
     Offer
     | Refuse
@@ -315,7 +307,6 @@ Action: TypeAlias = (
     | KeepClaim
     | TakeBack
     | FailTask
-    | GiveResultUp
 )
 
 # ---------------------------------------------------------------------- the table
@@ -435,8 +426,7 @@ class Lifecycle:
 
     def _rejected(self, function: FunctionState, event: Rejected, now: float) -> list[Action]:
         function.state = Failed(function.attempt)
-        # A lost result, of a run that is over: what was made of it may be there, so it must not fail.
-        return [GiveResultUp(event.error) if function.run.over else FailTask(event.error)]
+        return [FailTask(event.error)]
 
     # ------------------------------------------------------------------ on its node
 

@@ -50,7 +50,8 @@ class SchedulerMetrics(Observer):
 
     def run_ended(self, run: RunState) -> None:
         """A run is over."""
-        self._ended[run.status] += 1
+        if not run.is_of_tasks:
+            self._ended[run.status] += 1
 
     # ------------------------------------------------------------------ telling
 

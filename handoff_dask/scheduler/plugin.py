@@ -33,6 +33,7 @@ from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import NodeEvent, Observers
 from handoff_dask.scheduler.page import install_page
 from handoff_dask.scheduler.pauses import Pauses
+from handoff_dask.scheduler.placed_tasks import PlacedTasks
 from handoff_dask.scheduler.prefetch_queues import PrefetchQueues
 from handoff_dask.scheduler.ranks import Ranks
 from handoff_dask.scheduler.recall import Recall
@@ -130,6 +131,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.queues, self._send, loop.call_later, self.ranks.takes_long, self.dispatcher.recalled
         )
         self.dask_tasks = DaskTasks(self.runs, self.nodes, scheduler.tasks, scheduler.workers, gather)
+        self.placed_tasks = PlacedTasks(scheduler, self.nodes, self.registry, self._adopted)
         self.mailboxes = Mailboxes()
         self.telemetry = Telemetry(
             self.runs, self.mailboxes, self.driver.engine.claimed_elsewhere, self.threads,
@@ -164,7 +166,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.pipelines.install(scheduler.stream_handlers)
         asked = (
             self.pipelines, self.trackers, self.values, self.views, self.explain, self.ranks, self.nested,
-            self.shared,
+            self.shared, self.placed_tasks,
         )  # fmt: skip
         for part in asked:
             self.requests.add(**part.methods())
@@ -247,6 +249,14 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
                 # Dask logs what a hook raises and goes on: the runs would wait for ever.
                 self.registry.graph_broken(marks, _defect(error))
                 raise
+        if self.placed_tasks.is_on:
+            self.placed_tasks.graph_arrived(annotations, client)
+
+    def _adopted(self, key: Any) -> None:
+        """A task of Dask's own is taken over that was parked already."""
+        function = self.runs.functions.get(key)
+        if function is not None:
+            self._tell(function, life.ArgumentsReady())
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """What a client had is cancelled with it."""
@@ -295,10 +305,11 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         if finish == "no-worker":
             return life.ArgumentsReady()
         if start == "no-worker" and finish != "processing":
+            if finish != "erred":
+                return life.Withdrawn()
             # What handoff itself has rejected has failed before its task does.
-            if not isinstance(function.state, Waiting):
-                return None
-            return life.GivenUp(self.tasks.failure(function.key)) if finish == "erred" else life.Withdrawn()
+            is_ours = not isinstance(function.state, Waiting)
+            return None if is_ours else life.GivenUp(self.tasks.failure(function.key))
         if start == "memory" and isinstance(function.state, Finished):
             return life.ResultLost()
         if finish == "waiting" and isinstance(function.state, (Finished, Failed, Cancelled)):

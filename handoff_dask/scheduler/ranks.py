@@ -58,6 +58,10 @@ class Ranks(Observer):
         functions = [run.functions[p] for p in sorted(run.functions)]
         for function in functions:
             function.expected_s = self.expected(function)
+        if run.ranks is not None:
+            for function in functions:
+                function.rank = run.ranks[function.position]
+            return
         known = [f.expected_s for f in functions if f.expected_s is not None]
         usual = sum(known) / len(known) if known else 1.0
         durations = [usual if f.expected_s is None else f.expected_s for f in functions]
@@ -173,7 +177,7 @@ class Ranks(Observer):
                 if function.expected_s is not None:
                     durations[function.key] = function.expected_s
         if durations:
-            self._gather([DurationsLearned(run=run.token, durations=durations)])
+            self._gather([DurationsLearned(run=run.engine_run, durations=durations)])
 
     def review(self) -> None:
         """Order anew the runs of which something new is known, if their turn has come."""
@@ -195,7 +199,10 @@ class Ranks(Observer):
         order: dict[Any, float] = {f.key: f.rank for f in waiting}
         durations: dict[Any, float] = {f.key: f.expected_s for f in waiting if f.expected_s is not None}
         self._gather(
-            [RunRanked(run=run.token, ranks=order), DurationsLearned(run=run.token, durations=durations)]
+            [
+                RunRanked(run=run.engine_run, ranks=order),
+                DurationsLearned(run=run.engine_run, durations=durations),
+            ]
         )
 
     # ------------------------------------------------------------------ the client's planner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
 
 from distributed.metrics import time
 from toolz import groupby, unique
@@ -17,7 +18,7 @@ from handoff_dask.scheduler import lifecycle as life
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import Observer
 from handoff_dask.scheduler.ranks import Ranks
-from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
+from handoff_dask.scheduler.runs import FunctionState, Runs, RunState, TaskRun
 from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.scheduler.user_strategies import load
 
@@ -62,7 +63,7 @@ class Registry:
         self._later = later
 
     @property
-    def functions(self) -> Mapping[str, FunctionState]:
+    def functions(self) -> Mapping[Any, FunctionState]:
         """Every function that is known now, by Dask key."""
         return self._runs.functions
 
@@ -95,19 +96,37 @@ class Registry:
             if run is not None:
                 self.refuse(run, 0, ({}, problem))
 
+    def tasks_arrived(self, run: TaskRun) -> None:
+        """Hold tasks of Dask's own that are to be placed."""
+        self._begin(run, load(run.manifest))
+        for position, key in enumerate(run.keys):
+            self._runs.functions[key] = run.functions[position] = FunctionState(run, key, position)
+            self._tasks.hold_too(key)
+        run.alive = len(run.keys)
+        run.missing = set(run.keys)
+        self._ranks.order(run)
+        self._observers.run_opened(run)
+
     def _open(self, manifest: Manifest, client: str, strategy: Strategy, *, watched: bool) -> None:
-        run = RunState(manifest, client, submitted=time(), watched=watched)
+        self._begin(RunState(manifest, client, submitted=time(), watched=watched), strategy)
+
+    def _begin(self, run: RunState, strategy: Strategy) -> None:
+        manifest = run.manifest
         self._runs.by_token[manifest.token] = run
+        self._runs.of_engine[run.engine_run] += 1
+        if self._runs.of_engine[run.engine_run] > 1:
+            return
         options = manifest.options
         opened = RunOpened(
-            run=run.token,
+            run=run.engine_run,
             strategy=strategy,
             nodes=self._nodes.by_names(options.nodes),
             max_concurrency=options.max_concurrency,
-            client=client,
+            client=run.client,
             priority=options.priority,
             share=options.share,
             allocation_timeout_s=options.allocation_timeout_s,
+            goes_on=run.goes_on,
             groups=manifest.groups,
             permit=self._permit_of(run),
             next_rank=self._ranks.next_rank,
@@ -155,7 +174,7 @@ class Registry:
 
     def refuse(self, run: RunState, position: int, refusal: tuple[dict[str, str], str | None]) -> None:
         """End a run of which a function cannot be placed."""
-        if not run.over and run.failed is None:
+        if not run.over and (run.failed is None or run.goes_on):
             run.refusal = refusal
             self._failed(run, position)
 
@@ -174,8 +193,8 @@ class Registry:
         """A run is over: nothing further of it starts, its client is told."""
         run.status = status
         run.ended = time()
-        if status != FINISHED:
-            self._gather([RunClosed(run=run.token)])
+        if status != FINISHED and not run.is_of_tasks:
+            self._gather([RunClosed(run=run.engine_run)])
             if run.watched:
                 # Not from within a transition: what is queued is cancelled in the next turn.
                 self._later(self._drop_rest, run)
@@ -191,6 +210,8 @@ class Registry:
         run = function.run
         self._runs.functions.pop(function.key, None)
         run.alive -= 1
+        if run.is_of_tasks:
+            run.missing.discard(function.key)
         if run.watched and not run.over and function.key in run.missing:
             # Somebody has cancelled its future: the run could not finish.
             self.end(run, CANCELLED)
@@ -201,12 +222,14 @@ class Registry:
 
     def _forget(self, run: RunState) -> None:
         if self._runs.by_token.pop(run.token, None) is not None:
-            self._gather([RunClosed(run=run.token)])
+            self._runs.of_engine[run.engine_run] -= 1
+            if not self._runs.of_engine[run.engine_run]:
+                del self._runs.of_engine[run.engine_run]
+                self._gather([RunClosed(run=run.engine_run)])
             self._observers.run_forgotten(run)
 
     def withdrawn(self, token: str) -> bool:
         """The graph of a run will not come; whether it was still expected."""
-        self._runs.announcing.pop(token, None)
         expected = self._runs.announced.pop(token, None) is not None
         self._observers.run_withdrawn(token)
         return expected
@@ -214,10 +237,10 @@ class Registry:
     def client_left(self, client: str) -> None:
         """What a client had is cancelled with it."""
         for run in list(self._runs.open()):
-            if run.client == client:
+            # Dask knows who else wants a task of its own, and forgets it when nobody does.
+            if run.client == client and not run.is_of_tasks:
                 self.end(run, CANCELLED)
-        announced = [t for t, a in self._runs.announced.items() if a.client == client]
-        for token in [*announced, *(t for t, c in self._runs.announcing.items() if c == client)]:
+        for token in [t for t, a in self._runs.announced.items() if a.client == client]:
             self.withdrawn(token)
 
     def clear(self) -> None:

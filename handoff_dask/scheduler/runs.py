@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+from distributed.metrics import time
 from distributed.protocol import pickle
 
 from handoff_dask.placement.estimates import Kind
@@ -79,9 +81,16 @@ class RunKind:
 class RunState:
     """One execution of a DAG."""
 
+    #: Whether it is no DAG, but tasks of Dask's own that handoff places.
+    is_of_tasks: ClassVar[bool] = False
+    #: Whether it goes on when one of its functions has failed.
+    goes_on: ClassVar[bool] = False
+
     def __init__(self, manifest: Manifest, client: str, *, submitted: float, watched: bool) -> None:
         self.manifest = manifest
         self.token = manifest.token
+        #: Its name for the engine.
+        self.engine_run = manifest.token
         #: The Dask client that submitted it.
         self.client = client
         #: Submitted through a session (which is told how it ends), not as a plain collection.
@@ -99,6 +108,8 @@ class RunState:
         self.failed: int | None = None
         #: The client's planner has ordered it.
         self.planned = False
+        #: A fixed order, by position; absent where it follows from the graph and the durations.
+        self.ranks: list[float] | None = None
         self._kinds: dict[tuple[str, int], RunKind] = {}
         self._kind_of: dict[int, RunKind] = {}
         self.exception: Any = None
@@ -216,6 +227,48 @@ class RunState:
         )
 
 
+class TaskRun(RunState):
+    """Tasks of one graph of Dask's that name resources.  Their ids are their keys.
+
+    Parameters
+    ----------
+    manifest
+        What each of them asks for.
+    keys
+        Their keys, by position.
+    ranks
+        Their place in Dask's own order, by position; larger goes earlier.
+    client
+        Who has submitted them.
+    engine_run
+        For the engine, tasks that a client has submitted one by one are one run: they share its room, and
+        Dask's priorities hold among all of them.
+    """
+
+    is_of_tasks = True
+    goes_on = True
+
+    def __init__(
+        self, manifest: Manifest, keys: list[Any], ranks: list[float], client: str, engine_run: str
+    ) -> None:
+        super().__init__(manifest, client, submitted=time(), watched=False)
+        self.engine_run = engine_run
+        self.keys = keys
+        self.ranks = ranks
+        # The order is Dask's: memory stays low in it.
+        self.planned = True
+
+    @property
+    def dag_id(self) -> Hashable:
+        """They are of no DAG."""
+        return None
+
+    def id_of(self, position: int) -> Hashable:
+        """The key of a task."""
+        key: Hashable = self.keys[position]
+        return key
+
+
 def _unpickle(data: bytes, default: Any) -> Any:
     try:
         return pickle.loads(data)
@@ -241,11 +294,11 @@ class Runs:
         #: Runs that Dask has not forgotten, by token.
         self.by_token: dict[str, RunState] = {}
         #: Their functions, by Dask key.
-        self.functions: dict[str, FunctionState] = {}
-        #: Runs whose client waits for an answer whether to send them: ``{token: client}``.
-        self.announcing: dict[str, str] = {}
+        self.functions: dict[Any, FunctionState] = {}
         #: Runs whose graph is on its way, by token.
         self.announced: dict[str, Announced] = {}
+        #: ``{name for the engine: how many runs are known that it stands for}``.
+        self.of_engine: Counter[str] = Counter()
 
     def open(self) -> Iterator[RunState]:
         """Runs that are not over."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dask.typing import Key
 from distributed.metrics import time
 from distributed.protocol import pickle
 
@@ -67,10 +68,16 @@ class Tasks:
         task.annotations = amounts
         task.retries = retries
 
+    def hold_too(self, key: Key) -> None:
+        """Hold a task of Dask's own: what is written at it, and its retries, stay."""
+        self.hold(self._tasks[key])
+
     @staticmethod
     def hold(task: TaskState) -> None:
         """Let no worker match a task.  The ledger decides, not Dask's own count on the worker."""
         task.worker_restrictions = HELD
+        task.host_restrictions = set()
+        task.loose_restrictions = False
         task.resource_restrictions = {}
 
     def restrict(self, task: TaskState, address: str, *, attempt: int) -> None:
@@ -99,23 +106,6 @@ class Tasks:
             key, "erred", exception=pickle.dumps(error), cause=key, stimulus_id=f"handoff-{why}-{time()}"
         )
         self._transitions(more, why)
-
-    def give_up(self, key: str, error: BaseException, client: str) -> None:
-        """Make a task that is held fail, its result having been lost after its run.
-
-        Where results that were made of it are there, Dask forbids that: if one of them is lost later,
-        it would wait for a task that has failed.  There the task, and all that waits for it, is let go of
-        as if the client had cancelled it.
-        """
-        waiting, look_at = {key}, [key]
-        for waited_for in look_at:
-            more = {str(waiter.key) for waiter in self._tasks[waited_for].waiters or ()} - waiting
-            waiting |= more
-            look_at.extend(more)
-        if any(after.state == "memory" for one in waiting for after in self._tasks[one].dependents):
-            self.drop(waiting, client, str(error))
-        if self.is_held(key):
-            self.fail(key, error, "reject")
 
     def drop(self, keys: Iterable[str], client: str, reason: str) -> None:
         """Let go of what a client wants, as if it had cancelled its futures."""
@@ -154,15 +144,15 @@ class Tasks:
 
     # ------------------------------------------------------------------ graph
 
-    def dependents(self, key: str) -> Iterator[str]:
+    def dependents(self, key: Key) -> Iterator[Key]:
         """Keys of the tasks that take a task's result, or run after it."""
         for dependent in self._tasks[key].dependents:
             if is_barrier(dependent.key):
-                yield from (str(after.key) for after in dependent.dependents)
+                yield from (after.key for after in dependent.dependents)
             else:
-                yield str(dependent.key)
+                yield dependent.key
 
-    def next_ready(self, key: str) -> list[str]:
+    def next_ready(self, key: Key) -> list[Key]:
         """Keys of the tasks that lack nothing but a task's result."""
         task = self._tasks.get(key)
-        return [] if task is None else [str(t.key) for t in task.dependents if len(t.waiting_on or ()) == 1]
+        return [] if task is None else [t.key for t in task.dependents if len(t.waiting_on or ()) == 1]

@@ -181,7 +181,7 @@ class Telemetry(Observer):
 
     def run_opened(self, run: RunState) -> None:
         """A DAG's functions are on the scheduler."""
-        if DAG_START in self._wanted:
+        if DAG_START in self._wanted and not run.is_of_tasks:
             self._note(RunNoted(DAG_START, run.token, run.status, len(run.functions), run.submitted))
 
     def run_ended(self, run: RunState) -> None:
@@ -189,7 +189,7 @@ class Telemetry(Observer):
         if run.status != FINISHED and run.watched:
             self._all_cancelled(run)
         event = DAG_STOP if run.status == FINISHED else DAG_EXCEPTION
-        if event in self._wanted:
+        if event in self._wanted and not run.is_of_tasks:
             lasted = (run.ended or time()) - run.submitted
             why = self._failure(run) if run.status == FAILED else None
             count = len(run.functions)

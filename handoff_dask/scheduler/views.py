@@ -68,6 +68,8 @@ class Views(Observer):
 
     def run_ended(self, run: RunState) -> None:
         """Keep the last runs, however soon Dask forgets them."""
+        if run.is_of_tasks:
+            return
         self._ended.append(Ended(run, dict(self._nodes.by_name)))
         total = sum(len(ended.run.functions) for ended in self._ended)
         while len(self._ended) > KEPT_RUNS or (total > KEPT_FUNCTIONS and len(self._ended) > 1):
