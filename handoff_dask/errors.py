@@ -176,6 +176,16 @@ class FunctionTimeoutError(HandoffError, TimeoutError):
         )
 
 
+def copy_of(error: BaseException) -> BaseException:
+    """An equal error that has not been raised yet: it holds no frames."""
+    kind = type(error)
+    copy = kind.__new__(kind, *error.args)
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__, copy.__suppress_context__ = error.__cause__, error.__suppress_context__
+    return copy
+
+
 #: The attribute by which an exception says in which inline function it was raised.
 _INLINE = "_handoff_inline"
 

@@ -11,27 +11,31 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.threaded import get as threaded_get
 from distributed import Future
 
+from handoff_dask.client import options
 from handoff_dask.client.compile import Compiled
 from handoff_dask.client.compile import compile as compile_dag
 from handoff_dask.client.default import known_session
 from handoff_dask.errors import ValidationError
 from handoff_dask.graph.dag import DAG
 from handoff_dask.graph.functions import FunctionId
+from handoff_dask.protocol.manifest import Options
 
-_collections: weakref.WeakKeyDictionary[DAG, tuple[int, Compiled]] = weakref.WeakKeyDictionary()
+_collections: weakref.WeakKeyDictionary[DAG, tuple[tuple[int, Options], Compiled]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _collection(dag: DAG) -> Compiled:
-    """Compiled once, so that graph and keys agree; again when functions were added."""
-    known = _collections.get(dag)
-    if known is None or known[0] != len(dag):
+    """Compiled once, so that graph and keys agree; again when functions were added, or settings changed."""
+    known, of = _collections.get(dag), (len(dag), options.configured())
+    if known is None or known[0] != of:
         missing = [f.id for f in dag.functions.values() if f.type == "input"]
         if missing:
             raise ValidationError(
                 f"input {missing[0]!r} has no value; use execute(dag, inputs={{{missing[0]!r}: …}}) instead"
             )
         # Where nobody reads the manifest, Dask would wait for ever for workers that have such resources.
-        known = _collections[dag] = (len(dag), compile_dag(dag, resources=False))
+        known = _collections[dag] = (of, compile_dag(dag, options=of[1], resources=False))
     return known[1]
 
 

@@ -21,11 +21,13 @@ from handoff_dask.client.explanations import FunctionExplanation, from_record
 from handoff_dask.client.input_checks import settled
 from handoff_dask.client.scheduler_link import SchedulerLink
 from handoff_dask.errors import (
+    AllocationError,
     ExecutionCancelledError,
     HandoffError,
     NotFoundError,
     SchedulerLostError,
     ValidationError,
+    copy_of,
 )
 from handoff_dask.graph.arguments import did_you_mean, id_of
 from handoff_dask.graph.dag import DAG
@@ -38,6 +40,9 @@ from handoff_dask.visualization.summary import Summary, id_text
 
 #: Seconds that the scheduler has to answer when an execution is printed.
 PATIENCE_S = 2.0
+
+#: Seconds that fetching a result may take which is there when it is asked for.
+LEAST_S = 1.0
 
 #: Fetches the results of a run: called with the DAG's id, the run's token and ``{id: future}``.
 Collect: TypeAlias = Callable[
@@ -233,19 +238,34 @@ class ExecutionCore:
         if future is None:
             hint = did_you_mean(function_id, self.futures, "a result")
             raise NotFoundError("result", function_id, f"DAG {self.dag_id!r} was not asked for it; {hint}")
+        # What is there now is fetched, however little time the caller gives.
+        limit_s = max(timeout, LEAST_S) if timeout is not None and future.status == "finished" else timeout
+        try:
+            return await asyncio.wait_for(self._fetch_one(function_id, future), limit_s)
+        except asyncio.TimeoutError:
+            raise TimeoutError(
+                f"{function_id!r} of DAG {self.dag_id!r} is not there within {timeout} s"
+            ) from None
+
+    async def _fetch_one(self, function_id: Hashable, future: Future[Any]) -> Any:
         ended = asyncio.ensure_future(self._ended.wait())
         there = asyncio.ensure_future(settled(future))
         try:
-            await asyncio.wait({ended, there}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, there}, return_when=asyncio.FIRST_COMPLETED)
             if future.status != "finished":
                 self._raise_error()
-            if not there.done() and not ended.done():
-                raise TimeoutError(f"{function_id!r} of DAG {self.dag_id!r} is not there within {timeout} s")
+            # One that was lost with its node is computed again.
+            await there
             if future.status != "finished" and self._outcome is None:
                 # The future failed; the message how the run ended is on its way.
                 await self._ended.wait()
                 self._raise_error()
-            result = await self._collect(self.dag_id, self.token, {function_id: future})
+            try:
+                result = await self._collect(self.dag_id, self.token, {function_id: future})
+            except AllocationError as error:  # of what it was made of: its run had ended well
+                raise NotFoundError(
+                    "result", function_id, f"it was lost with its node and cannot be computed again: {error}"
+                ) from error
             return result[function_id]
         finally:
             ended.cancel()
@@ -257,7 +277,8 @@ class ExecutionCore:
 
     def _raise_error(self) -> None:
         if self._error is not None:
-            raise self._error.with_traceback(None)  # each time anew
+            # Each time anew: what is raised holds the frames that it passed, and they hold this.
+            raise copy_of(self._error)
 
     async def cancel_run(self) -> None:
         """Start nothing further; see :meth:`Execution.cancel`."""

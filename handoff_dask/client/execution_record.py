@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
+from concurrent.futures import ThreadPoolExecutor
 from traceback import format_exception
 from typing import Any
 
@@ -87,11 +89,17 @@ def error_of(compiled: Compiled, outcome: Outcome, exception: Any, traceback: An
     function = compiled.expansion.functions[function_id]
     if outcome.refusal is not None:
         return AllocationError(function_id, function.cost, *outcome.refusal)
+    # In a thread of its own: the frames of a traceback hold those that loaded it, and they the execution.
+    with ThreadPoolExecutor(1) as apart:
+        cause = apart.submit(_load, exception, traceback, function_id).result()
+    return FunctionFailedError(function_id, outcome.nodes[position], outcome.attempts[position], cause)
+
+
+def _load(exception: Any, traceback: Any, function_id: Hashable) -> BaseException | None:
+    """What a function raised, with the traceback from where it ran."""
     try:
         _, cause, trace = clean_exception(exception, traceback)
     except Exception:  # whatever unpickling the user's traceback raises here
         logger.warning("the traceback of %r cannot be read here", function_id, exc_info=True)
         _, cause, trace = clean_exception(exception)
-    if cause is not None and trace is not None:
-        cause = cause.with_traceback(trace)
-    return FunctionFailedError(function_id, outcome.nodes[position], outcome.attempts[position], cause)
+    return cause if cause is None or trace is None else cause.with_traceback(trace)

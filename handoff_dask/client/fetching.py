@@ -47,10 +47,10 @@ class Fetcher:
             direct = await self.is_direct(None) or None
         try:
             return dict(await client.gather(dict(futures), direct=direct, asynchronous=True))
-        except CancelledError:
+        except CancelledError as error:
             if client.status != "running":  # what it held went with it
                 self._link.refuse_if_over()
-            raise
+            raise self._lost(futures, error) from error
         except (TypeError, AttributeError, ImportError, PickleError) as error:
             if len(futures) > 1:  # Dask does not say which value it is
                 for one, future in futures.items():
@@ -60,6 +60,20 @@ class Fetcher:
                 f"the result of function {one!r} of DAG {dag_id!r} cannot be fetched ({about}); "
                 "let it return what can be pickled, or leave it out of outputs"
             ) from error
+
+    @staticmethod
+    def _lost(futures: Mapping[Hashable, Future[Any]], error: CancelledError) -> Exception:
+        """What is said of results that nobody has any more."""
+        for one, future in futures.items():
+            if future.status == "cancelled":
+                state: Any = future._state
+                why = getattr(state.exception, "reason", None) or "it was released"
+                return NotFoundError(
+                    "result",
+                    one,
+                    f"it is not there any more and cannot be computed again ({why}); execute its DAG again",
+                )
+        return error
 
     async def fetch(
         self, key: str, dag_id: Hashable, value_id: Hashable, from_node: str | None = None

@@ -52,6 +52,10 @@ class Messages:
         if self._task is None:
             self._task = asyncio.ensure_future(self._receive())
 
+    def begin_anew(self) -> None:
+        """There is a new scheduler, from which nothing has come."""
+        self._received = self.handled = 0
+
     def stop(self) -> None:
         """Receive nothing more."""
         if self._task is not None:
@@ -60,7 +64,7 @@ class Messages:
     async def _receive(self) -> None:
         try:
             while self._is_needed():
-                for kind, content in await self._link.next_messages(self._received):
+                for kind, content in await self._link.next_messages(lambda: self._received):
                     self._received += 1
                     await self._take(kind, content)
                     self.handled += 1

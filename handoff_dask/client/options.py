@@ -91,6 +91,19 @@ def parse(
     )
 
 
+def configured() -> Options:
+    """The options of an execution for which the user names none: as Dask's configuration has them."""
+    return parse(
+        allocation_strategy=None,
+        allocator=None,
+        resources=None,
+        max_retries=None,
+        max_concurrency=None,
+        priority=0,
+        share=1.0,
+    )
+
+
 def _count(name: str, value: Any, *, least: int) -> int | None:
     if value is None:
         return None

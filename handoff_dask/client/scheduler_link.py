@@ -14,7 +14,7 @@ from distributed.comm.core import CommClosedError
 from distributed.metrics import monotonic
 from distributed.protocol import pickle
 
-from handoff_dask.errors import SchedulerLostError, SessionEndedError
+from handoff_dask.errors import HandoffError, SchedulerLostError, SessionEndedError
 from handoff_dask.protocol.names import NAME
 
 P = ParamSpec("P")
@@ -46,6 +46,9 @@ class SchedulerLink:
         self.name = f"{client.id}-{uuid.uuid4().hex}"
         #: Whether the session has been stopped.
         self.is_closed = False
+        #: Called when a scheduler answers that does not know handoff: a new one, in the place of another.
+        self.restore: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._restoring: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ state
 
@@ -88,7 +91,11 @@ class SchedulerLink:
         """
         if self.client.status == "closed" and not self.asynchronous:
             self.refuse_if_over()  # its loop is gone with it
-        return cast("T", self.client.sync(function, *args, **kwargs))
+        try:
+            return cast("T", self.client.sync(function, *args, **kwargs))
+        except (HandoffError, TimeoutError) as error:
+            # A frame of Dask's holds the error, which holds the frame: with them an execution would stay.
+            raise error.with_traceback(None)  # noqa: B904  # it is no other error
 
     def wait_for(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """As :meth:`sync`, for calls that wait until functions have run.
@@ -137,23 +144,36 @@ class SchedulerLink:
         SchedulerLostError
             If the scheduler cannot be reached.
         """
-        if self.client.scheduler is None:
-            self.refuse_if_over()
-        try:
-            answer = await self._call(method, arguments)
-        except (CommClosedError, OSError) as error:
-            raise SchedulerLostError(repr(error)) from error
+        answer = await self._answer(method, arguments)
+        if answer is None and self.restore is not None:
+            if self._restoring is None or self._restoring.done():
+                self._restoring = asyncio.ensure_future(self.restore())
+            if self._restoring is not asyncio.current_task():
+                await asyncio.shield(self._restoring)
+                answer = await self._answer(method, arguments)
+        if answer is None:
+            raise SchedulerLostError("it does not know handoff")
         if "error" in answer:
             raise pickle.loads(answer["error"])
         return answer["as_is"] if "as_is" in answer else pickle.loads(answer["value"])
 
-    async def next_messages(self, received: int) -> list[Any]:
+    async def _answer(self, method: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """What the plugin answers; ``None`` if the scheduler has no such plugin."""
+        if self.client.scheduler is None:
+            self.refuse_if_over()
+            raise SchedulerLostError("the client is not connected")
+        try:
+            return await self._call(method, arguments)
+        except (CommClosedError, OSError) as error:
+            raise SchedulerLostError(repr(error)) from error
+
+    async def next_messages(self, received: Callable[[], int]) -> list[Any]:
         """Wait for the next messages of the scheduler; a broken connection is opened again.
 
         Parameters
         ----------
         received
-            How many messages have come here so far; the scheduler drops these.
+            Says how many messages have come here so far; the scheduler drops these.
 
         Raises
         ------
@@ -162,10 +182,13 @@ class SchedulerLink:
         """
         while True:
             try:
-                answer = await self._call("watch", {"listener": self.name, "got": received})
+                answer = await self._call("watch", {"listener": self.name, "got": received()})
             except (CommClosedError, OSError) as error:
                 if not await self.is_reachable():
                     raise SchedulerLostError(repr(error)) from error
+                continue
+            if answer is None:  # a new scheduler, in the place of another
+                await self.ask("ping")
                 continue
             if answer["messages"] is None:
                 raise SchedulerLostError("it has taken this client for gone")
@@ -184,8 +207,8 @@ class SchedulerLink:
         finally:
             ping.cancel()
 
-    async def _call(self, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = await getattr(self.client.scheduler, NAME)(
+    async def _call(self, method: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        answer: dict[str, Any] | None = await getattr(self.client.scheduler, NAME)(
             method=method, client=self.client.id, arguments=cloudpickle.dumps(arguments)
         )
         return answer

@@ -196,7 +196,9 @@ class Handoff(SessionCore):
             timeout=timeout,
             progress=progress,
         )
-        return self.link.sync(self._submit, prepare(), Execution)
+        if self.asynchronous:
+            return self.link.sync(self._submit, prepare(), Execution)
+        return self._submit_and_wait(prepare(), Execution)
 
     def execute(
         self,
@@ -281,7 +283,7 @@ class Handoff(SessionCore):
         )
         if self.asynchronous:
             return self.link.sync(self._execute, prepare, Execution)
-        execution = self.link.sync(self._submit, prepare(), Execution)
+        execution = self._submit_and_wait(prepare(), Execution)
         try:
             return execution.result()
         except BaseException:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -103,6 +104,7 @@ class SessionCore:
         self._starting: asyncio.Task[None] | None = None
         #: The link to the scheduler.
         self.link = SchedulerLink(client)
+        self.link.restore = self._restore
         self._executions = Executions()
         self._pipelines: weakref.WeakValueDictionary[str, PipelineCore] = weakref.WeakValueDictionary()
         self._messages = Messages(self.link, is_needed=self._is_listening, take=self._take, lost=self._lose)
@@ -209,7 +211,22 @@ class SessionCore:
             if starting.done() and not self._started:  # it may work another time
                 self._starting = None
 
+    async def _restore(self) -> None:
+        """A new scheduler has taken the place of the one that was started: start handoff there."""
+        if self._started:
+            logger.warning("another scheduler answers at %s; handoff is started there", self.link.address)
+        self._executions.lose(SchedulerLostError("another one has taken its place"))
+        self._messages.begin_anew()
+        self.link.refuse_if_over()
+        await self._install_plugins()
+        await self._telemetry.listen_again()
+
     async def _install(self) -> None:
+        await self._install_plugins()
+        self._started = True
+        await self._telemetry.sync(greet=True)
+
+    async def _install_plugins(self) -> None:
         await install(self.client)
         # Answered once the plugin is on every worker.
         await self.link.ask("ping")
@@ -221,8 +238,6 @@ class SessionCore:
             await self.link.ask("use_tracker", tracker=self._tracker)
         if self._dask_tasks is not None:
             await self.link.ask("dask_tasks", mode=self._dask_tasks)
-        self._started = True
-        await self._telemetry.sync(greet=True)
 
     async def _started_first(
         self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
@@ -340,14 +355,14 @@ class SessionCore:
             await self._telemetry.deliver_empty(dag.id, compiled.manifest.options.strategy_name)
             return execution
         await self._telemetry.sync()
-        await self._announce(compiled)
-        submission.carry_trace()
         try:
+            await self._announce(compiled)
+            submission.carry_trace()
             self.link.refuse_if_over()  # stopped meanwhile: nobody would cancel it
-            futures = send(self.client, compiled.graph, keys)
-        except Exception as error:  # whatever pickling the user's values raises
-            await self.link.ask("withdraw", token=compiled.manifest.token)
-            compiled.refuse_what_cannot_travel(error)
+            futures = self._send(compiled, keys)
+        except BaseException:  # cancelled, too: by Ctrl-C, say
+            with suppress(SchedulerLostError):
+                await asyncio.shield(self.link.ask("withdraw", token=compiled.manifest.token))
             raise
         held = dict(zip(ids, futures, strict=True))
         execution = kind(self.link, self._results.collect, dag, compiled, held)
@@ -369,9 +384,10 @@ class SessionCore:
         submission.carry_trace()
         try:
             self.link.refuse_if_over()
-            futures = send(self.client, compiled.graph, list(compiled.keys.values()))
-        except Exception:
-            await self.link.ask("withdraw", token=compiled.manifest.token)
+            futures = self._send(compiled, list(compiled.keys.values()))
+        except BaseException:
+            with suppress(SchedulerLostError):
+                await asyncio.shield(self.link.ask("withdraw", token=compiled.manifest.token))
             raise
         held = dict(zip(compiled.keys, futures, strict=True))
         execution = Execution(self.link, self._results.collect, submission.dag, compiled, held)
@@ -395,6 +411,28 @@ class SessionCore:
         if self.asynchronous or kind is AsyncPipeline:
             await core.wait_for_nodes(PROMPT_S)
         return kind(core)
+
+    def _send(self, compiled: Compiled, keys: list[str]) -> list[Future[Any]]:
+        try:
+            return send(self.client, compiled.graph, keys)
+        except Exception as error:  # whatever pickling the user's values raises
+            compiled.refuse_what_cannot_travel(error)
+            raise
+
+    def _submit_and_wait(self, submission: Submission, kind: type[E]) -> E:
+        """Send a DAG from a thread that waits; interrupted by Ctrl-C, cancel it: nobody has it."""
+        try:
+            return self.link.sync(self._submit, submission, kind)
+        except Exception:
+            raise
+        except BaseException:
+            self.link.sync(self._cancel_submitted, submission.compiled.manifest.token)
+            raise
+
+    async def _cancel_submitted(self, token: str) -> None:
+        execution = self._executions.running.get(token)
+        if execution is not None:
+            await execution.cancel_run()
 
     async def _announce(self, compiled: Compiled) -> None:
         """Send the manifest ahead of the graph; the scheduler refuses what no node could hold."""

@@ -126,6 +126,11 @@ class TelemetryReceiver:
                 self._requested = wanted
                 self._messages.start()
 
+    async def listen_again(self) -> None:
+        """Tell a new scheduler which events are wanted, as far as the last one knew."""
+        if self._requested:
+            await self._link.ask("listen", listener=self._link.name, events=self._requested, greet=True)
+
     async def catch_up(self) -> None:
         """Wait until the handlers have been called for everything that the scheduler has sent so far."""
         if not telemetry.has_handlers() or self._address is None:

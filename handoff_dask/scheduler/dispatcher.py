@@ -101,6 +101,7 @@ class Dispatcher:
             life.KeepClaim: self._keep_claim,
             life.TakeBack: lambda function, action: self.take_back([function.key]),
             life.FailTask: lambda function, action: self._tasks.fail(function.key, action.error, "reject"),
+            life.GiveResultUp: self._give_result_up,
         }
 
     def tell(self, function: FunctionState, event: life.LifeEvent) -> None:
@@ -189,6 +190,9 @@ class Dispatcher:
             self._driver.gather([ReturnedElsewhere(claim=("seceded", function.key))])
         kept = self._threads.add(function, action.attempt)
         self._driver.gather([FunctionFinished(function=function.key), kept])
+
+    def _give_result_up(self, function: FunctionState, action: life.GiveResultUp) -> None:
+        self._tasks.give_up(function.key, action.error, function.run.client)
 
     def _refuse(self, function: FunctionState) -> None:
         """A function of a run that was given up is asked for, since its result is lost or to retry it."""

@@ -11,7 +11,8 @@ pending        ArgumentsReady     waiting                offer it to the engine;
 waiting        Placed             running, prefetched    send it to its node
 waiting        Withdrawn          pending                withdraw it from the engine
 waiting        GivenUp            failed                 withdraw it from the engine
-waiting        Rejected           failed                 fail its task
+waiting        Rejected           failed                 fail its task; give its result up if its run
+                                                         is over
 prefetched     TurnCame           running
 running,       NotTaken           waiting                hold it, return its claim, offer it again
 prefetched
@@ -295,6 +296,13 @@ class FailTask:
     error: BaseException
 
 
+@dataclass(frozen=True, slots=True)
+class GiveResultUp:
+    """Let nobody wait for the task's result: it was lost, and is not computed again."""
+
+    error: BaseException
+
+
 Action: TypeAlias = (
     Offer
     | Refuse
@@ -307,6 +315,7 @@ Action: TypeAlias = (
     | KeepClaim
     | TakeBack
     | FailTask
+    | GiveResultUp
 )
 
 # ---------------------------------------------------------------------- the table
@@ -426,7 +435,8 @@ class Lifecycle:
 
     def _rejected(self, function: FunctionState, event: Rejected, now: float) -> list[Action]:
         function.state = Failed(function.attempt)
-        return [FailTask(event.error)]
+        # A lost result, of a run that is over: what was made of it may be there, so it must not fail.
+        return [GiveResultUp(event.error) if function.run.over else FailTask(event.error)]
 
     # ------------------------------------------------------------------ on its node
 

@@ -22,7 +22,7 @@ from handoff_dask.scheduler.observer import Observer
 from handoff_dask.scheduler.pauses import Pause, Pauses
 from handoff_dask.scheduler.refusals import Refusal
 from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
-from handoff_dask.scheduler.states import Attempt, State, Waiting
+from handoff_dask.scheduler.states import Attempt, Finished, State, Waiting
 from handoff_dask.scheduler.tasks import Tasks
 
 #: Seconds between two looks for deadlocks, while some function waits for an execution of its own.
@@ -93,33 +93,31 @@ class NestedExecutions(Observer):
         HandoffError
             If that is so.
         """
-        if manifest.parent is not None and self._is_known(manifest.parent) and not self._parent_of(manifest):
+        if self._is_orphan(manifest):
             raise HandoffError(
                 "this DAG is not executed: the function that executes it is not wanted any more; "
                 "its own execution has ended, or it runs again elsewhere"
             )
 
-    def _is_known(self, parent: tuple[str, int]) -> bool:
-        """Whether the parent is a function of ours; a task of Dask's own is nobody's parent."""
-        return parent[0] in self._runs.functions
+    def _function_of(self, manifest: Manifest) -> FunctionState | None:
+        """The function that has submitted a run; a task of Dask's own is none."""
+        return None if manifest.parent is None else self._runs.functions.get(manifest.parent[0])
 
-    def _parent_of(self, manifest: Manifest) -> FunctionState | None:
-        if manifest.parent is None:
-            return None
-        key, run_id = manifest.parent
-        function = self._runs.functions.get(key)
-        is_there = function is not None and function.is_on_node and self._tasks.is_present(key, run_id)
-        return function if is_there else None
+    def _is_orphan(self, manifest: Manifest) -> bool:
+        """Whether a run was submitted by an attempt that has ended by now, and not well."""
+        function = self._function_of(manifest)
+        if function is None or manifest.parent is None:
+            return False
+        is_alive = function.is_on_node or isinstance(function.state, Finished)
+        return not (is_alive and self._tasks.is_present(*manifest.parent))
 
     def run_opened(self, run: RunState) -> None:
         """A run has begun: it belongs to the attempt that has submitted it."""
-        if run.manifest.parent is None:
-            return
-        parent = self._parent_of(run.manifest)
-        if parent is not None and parent.attempt is not None:
-            self._children.setdefault(parent.attempt, {})[run.token] = run
-        elif self._is_known(run.manifest.parent):
+        function = self._function_of(run.manifest)
+        if self._is_orphan(run.manifest):
             self._end(run, CANCELLED)
+        elif function is not None and function.is_on_node and function.attempt is not None:
+            self._children.setdefault(function.attempt, {})[run.token] = run
 
     def run_ended(self, run: RunState) -> None:
         """A run is over: it needs no parent any more."""

@@ -305,11 +305,10 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         if finish == "no-worker":
             return life.ArgumentsReady()
         if start == "no-worker" and finish != "processing":
-            if finish != "erred":
-                return life.Withdrawn()
             # What handoff itself has rejected has failed before its task does.
-            is_ours = not isinstance(function.state, Waiting)
-            return None if is_ours else life.GivenUp(self.tasks.failure(function.key))
+            if not isinstance(function.state, Waiting):
+                return None
+            return life.GivenUp(self.tasks.failure(function.key)) if finish == "erred" else life.Withdrawn()
         if start == "memory" and isinstance(function.state, Finished):
             return life.ResultLost()
         if finish == "waiting" and isinstance(function.state, (Finished, Failed, Cancelled)):

@@ -230,6 +230,7 @@ class Registry:
 
     def withdrawn(self, token: str) -> bool:
         """The graph of a run will not come; whether it was still expected."""
+        self._runs.announcing.pop(token, None)
         expected = self._runs.announced.pop(token, None) is not None
         self._observers.run_withdrawn(token)
         return expected
@@ -240,7 +241,8 @@ class Registry:
             # Dask knows who else wants a task of its own, and forgets it when nobody does.
             if run.client == client and not run.is_of_tasks:
                 self.end(run, CANCELLED)
-        for token in [t for t, a in self._runs.announced.items() if a.client == client]:
+        announced = [t for t, a in self._runs.announced.items() if a.client == client]
+        for token in [*announced, *(t for t, c in self._runs.announcing.items() if c == client)]:
             self.withdrawn(token)
 
     def clear(self) -> None:

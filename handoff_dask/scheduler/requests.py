@@ -108,7 +108,13 @@ class Requests(Observer):
 
     async def announce(self, client: str, manifest: Manifest) -> Refused | None:
         """Prepare for a run whose graph comes next; what cannot be placed, if anything."""
-        await self._nodes.all_reported()
+        self._runs.announcing[manifest.token] = client
+        try:
+            await self._nodes.all_reported()
+        finally:
+            is_wanted = self._runs.announcing.pop(manifest.token, None) is not None
+        if not is_wanted:
+            raise HandoffError("this DAG was withdrawn, or its client has left, before it was sent")
         self._check(manifest)
         options = manifest.options
         for offer in (options.nodes or {}).values():

@@ -295,6 +295,8 @@ class Runs:
         self.by_token: dict[str, RunState] = {}
         #: Their functions, by Dask key.
         self.functions: dict[Any, FunctionState] = {}
+        #: Runs whose client waits for an answer whether to send them: ``{token: client}``.
+        self.announcing: dict[str, str] = {}
         #: Runs whose graph is on its way, by token.
         self.announced: dict[str, Announced] = {}
         #: ``{name for the engine: how many runs are known that it stands for}``.

@@ -107,6 +107,23 @@ class Tasks:
         )
         self._transitions(more, why)
 
+    def give_up(self, key: str, error: BaseException, client: str) -> None:
+        """Make a task that is held fail, its result having been lost after its run.
+
+        Where results that were made of it are there, Dask forbids that: if one of them is lost later,
+        it would wait for a task that has failed.  There the task, and all that waits for it, is let go of
+        as if the client had cancelled it.
+        """
+        waiting, look_at = {key}, [key]
+        for waited_for in look_at:
+            more = {str(waiter.key) for waiter in self._tasks[waited_for].waiters or ()} - waiting
+            waiting |= more
+            look_at.extend(more)
+        if any(after.state == "memory" for one in waiting for after in self._tasks[one].dependents):
+            self.drop(waiting, client, str(error))
+        if self.is_held(key):
+            self.fail(key, error, "reject")
+
     def drop(self, keys: Iterable[str], client: str, reason: str) -> None:
         """Let go of what a client wants, as if it had cancelled its futures."""
         rest = [k for k in keys if k in self._tasks and self._tasks[k].state not in ("memory", "erred")]

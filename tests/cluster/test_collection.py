@@ -185,3 +185,23 @@ def test_costs_hold_on_the_cluster_that_start_has_made():
     finally:
         handoff.stop()
     assert set(dag(cpu=9).compute()) == {0, 1, 2, 3}
+
+
+@live(2, 2)
+async def test_settings_of_the_configuration_hold_for_collections(c, s, a, b):
+    dag = pipeline(gpu=1)
+    async with handoff.Handoff(c):
+        with dask.config.set(
+            {"handoff.allocation-timeout": 20, "handoff.allocation-strategy": "load_balanced"}
+        ):
+            computed = c.compute(dag)
+        runs = s.plugins["handoff"].runs
+        await until(lambda: runs.by_token)
+        (run,) = runs.by_token.values()
+        assert run.strategy_name == "load_balanced"
+        await handoff.Handoff(c).update_node_resources("0", {"gpu": 1})
+        assert await computed
+        # Without it, the same DAG is refused at once.
+        await handoff.Handoff(c).update_node_resources("0", {"gpu": 0})
+        with pytest.raises(handoff.AllocationError, match="gpu"):
+            await c.compute(dag)
