@@ -28,6 +28,7 @@ from handoff_dask.errors import FunctionFailedError, ValidationError
 from handoff_dask.graph.dag import DAG, as_dag, no_dag
 from handoff_dask.graph.expansion import Body, Expansion, expand, given_inputs
 from handoff_dask.graph.functions import Function, FunctionId
+from handoff_dask.graph.items import Spawn
 from handoff_dask.progress import Counts, Row, show
 from handoff_dask.record.current import Current, running
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord, Timing
@@ -218,8 +219,11 @@ class _Run:
         self.uses: dict[FunctionId, int] = dict.fromkeys(expansion.functions, 0)
         for body in expansion.bodies.values():
             for key in body.needs:
-                self.uses[key] += 1
+                # What makes the items of a map takes it for them too.
+                self.uses[key] += 1 + body.is_spawn
         self.kept = frozenset(expansion.outputs)
+        #: Items of maps whose results are wanted.
+        self.items: list[FunctionId] = []
         self.about: dict[str, Any] = {
             "dag_id": expansion.dag_id,
             "function_count": len(expansion.bodies),
@@ -264,10 +268,41 @@ class _Run:
         while ready:
             _, i = heapq.heappop(ready)
             self.run_body(bodies[i])
+            if bodies[i].is_spawn:
+                (of,) = users[i]
+                for item in self.spawn(bodies[i]):
+                    heapq.heappush(ready, (-item.function.priority, len(bodies)))
+                    bodies.append(item)
+                    users.append([of])
+                    missing.append(0)
+                    missing[of] += 1
+                bodies[of] = self.expansion.bodies[bodies[of].function.id]
             for user in users[i]:
                 missing[user] -= 1
                 if not missing[user]:
                     heapq.heappush(ready, (-bodies[user].function.priority, user))
+
+    def spawn(self, body: Body) -> list[Body]:
+        """Make the items of a map, once what has the rows has run."""
+        spawn = body.function.code
+        assert isinstance(spawn, Spawn)
+        rows = self.values[body.function.id].rows
+        self.values[body.function.id] = None
+        ids = self.expansion.add_items(spawn.of, rows)
+        items = [self.expansion.bodies[i] for i in ids]
+        known, self.records = self.records, {}
+        for key, function in self.expansion.functions.items():
+            self.records[key] = known.get(key) or _record_of(function)
+        self.records[spawn.of] = _record_of(self.expansion.functions[spawn.of])
+        self.uses.update(dict.fromkeys(ids, 1))
+        for item in items:
+            for key in item.needs:
+                self.uses[key] += 1
+        self.let_go(body)
+        if self.expansion.all_wanted:
+            self.items += ids
+            self.kept = self.kept.union(ids)
+        return items
 
     def run_body(self, body: Body) -> None:
         """Run one function until it succeeds or has no retries left."""
@@ -291,6 +326,10 @@ class _Run:
                 break
         if self.uses[function.id] or function.id in self.kept:
             self.values[function.id] = value
+        self.let_go(body)
+
+    def let_go(self, body: Body) -> None:
+        """Drop what a body was the last to use."""
         for key in body.needs:
             self.uses[key] -= 1
             if not self.uses[key] and key not in self.kept:
@@ -406,10 +445,12 @@ class _Run:
 
     def result(self) -> ExecutionResult:
         """What the run came to."""
-        finished = {key: self.records[key] for key in self.expansion.bodies}
+        finished = {
+            key: self.records[key] for key, body in self.expansion.bodies.items() if not body.is_spawn
+        }
         return ExecutionResult(
             dag_id=self.expansion.dag_id,
-            results={key: self.values[key] for key in self.expansion.outputs},
+            results={key: self.values[key] for key in dict.fromkeys((*self.expansion.outputs, *self.items))},
             allocations=dict.fromkeys(finished, LOCAL_NODE),
             timings={
                 key: Timing(record.start, record.stop, record.attempts)

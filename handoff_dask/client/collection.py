@@ -51,17 +51,19 @@ def layers_of(dag: DAG) -> tuple[str, ...]:
 
 def keys_of(dag: DAG) -> list[str]:
     """``__dask_keys__`` of a DAG."""
-    return list(_collection(dag).keys.values())
+    compiled = _collection(dag)
+    return [compiled.keys[i] for i in compiled.expansion.outputs]
 
 
 def postcompute_of(dag: DAG) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """``__dask_postcompute__`` of a DAG: the dict of results."""
-    return _as_results, (tuple(_collection(dag).keys),)
+    return _as_results, (_collection(dag).expansion.outputs,)
 
 
 def postpersist_of(dag: DAG) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """``__dask_postpersist__`` of a DAG: a :class:`PersistedDAG`."""
-    return _persisted, (dag, dict(_collection(dag).keys))
+    compiled = _collection(dag)
+    return _persisted, (dag, {i: compiled.keys[i] for i in compiled.expansion.outputs})
 
 
 def scheduler_of(dag: DAG) -> Callable[..., Any]:

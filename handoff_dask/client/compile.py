@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, cast
 
 import cloudpickle
@@ -22,6 +23,7 @@ from handoff_dask.errors import InvalidFunctionError
 from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.expansion import Body, Expansion, Transfer, expand, given_inputs
 from handoff_dask.graph.functions import Code, Function, FunctionId, name_of
+from handoff_dask.graph.items import Spawn
 from handoff_dask.placement.events import Demand
 from handoff_dask.protocol.calls import (
     After,
@@ -33,8 +35,9 @@ from handoff_dask.protocol.calls import (
     nothing,
     plain_code,
 )
-from handoff_dask.protocol.manifest import Manifest, Options, position_of, token_of
+from handoff_dask.protocol.manifest import Items, Manifest, Options, position_of, token_of
 from handoff_dask.protocol.names import ANNOTATION, barrier_key, is_barrier
+from handoff_dask.protocol.spawning import Spawner
 from handoff_dask.protocol.timed_call import Timed
 from handoff_dask.resources import Cost
 
@@ -65,6 +68,20 @@ class Compiled:
         place = {i: n for n, i in enumerate(self.keys)}
         bodies = self.expansion.bodies.values()
         return [tuple(place[a] for a in body.waits_for if a in place) for body in bodies]
+
+    def take_items(self, spawned: Sequence[tuple[int, int, int]]) -> dict[FunctionId, str]:
+        """Take in the items of maps that the scheduler knows; ``{id: key}`` of those that are new."""
+        new: dict[FunctionId, str] = {}
+        keys = cast("dict[FunctionId, str]", self.keys)
+        for first, count, of in spawned:
+            if first < len(keys):
+                continue
+            ids = list(keys)
+            name = next(items.name for items in self.manifest.items.values() if items.of == of)
+            added = self.expansion.add_items(ids[of], [()] * count)
+            new.update({i: f"{name}-{self.manifest.token}-{first + n}" for n, i in enumerate(added)})
+            keys.update(new)
+        return new
 
     def refuse_what_cannot_travel(self, error: Exception) -> None:
         """Name the first function that cannot be pickled, if there is one.
@@ -198,8 +215,16 @@ class _Compiler:
         self.input_keys: dict[FunctionId, Any] = {i: node.key for i, node in self.input_nodes.items()}
         self.input_keys.update({i: v.key for i, v in inputs.items() if isinstance(v, Future)})
         self._group_keys: dict[FunctionId, str] = {}
-        steps = (step for body in bodies.values() for step in (*body.inlined, body.function))
+        steps = chain(
+            (step for body in bodies.values() for step in (*body.inlined, body.function)), self._templates()
+        )
         self.shared = SharedValues((step for step in steps if step.code is not None), self.token)
+
+    def _templates(self) -> Iterator[Function]:
+        """What items of maps are made from: each twice, since there may be many items."""
+        for body in self.expansion.bodies.values():
+            if isinstance(body.function.code, Spawn):
+                yield from (body.function.code.template,) * 2
 
     def _input_nodes(self) -> dict[FunctionId, DataNode]:
         """Large inputs that several functions take, as nodes of the graph; others are embedded."""
@@ -254,6 +279,8 @@ class _Compiler:
         function, keys = body.function, self.keys
         if body.is_transfer:
             return Task(key, Moved(body.transfer), *self._refs(body.needs))
+        if body.is_spawn:
+            return self._spawn_task(body, key)
         if body.inlined or (self.expansion.inputs and not all(i in keys for i in body.needs)):
             return self._task_with_inlined(body, key)
         refs = [TaskRef(keys[i]) for i in function.argument_ids]
@@ -262,6 +289,50 @@ class _Compiler:
             return Task(key, self._packed(code) if self.packs else code, *refs)
         call, shared = self.shared.call_of(function)
         return Task(key, call if shared or code is None else code, *refs, *shared)
+
+    def _spawn_task(self, body: Body, key: str) -> Task:
+        """The task that makes the items of a map on a node: it brings along what each of them runs."""
+        spawner = self._spawner(body.function)
+        task = self._plain_task(Body(replace(body.function, code=spawner), body.needs, body.inlined), key)
+        shared = [
+            ref for ref in spawner.shared if isinstance(ref, TaskRef) and ref.key not in task.dependencies
+        ]
+        # What the items take must be there when they come.
+        return Task(key, After(task.func, len(shared)), *task.args, *shared) if shared else task
+
+    def _spawner(self, function: Function) -> Spawner:
+        assert isinstance(function.code, Spawn)
+        template = function.code.template
+        call, shared = self.shared.call_of(template)
+        if template.timeout is not None:
+            call = Timed(call, template.timeout)
+        if self.carrier is not None:
+            call = Carried(call, self.carrier)
+        count = len(function.args)
+        lists = [self.keys.get(i) for i in function.argument_ids[:count]]
+        return Spawner(call, self._item_name(template), lists, [*self._refs(template.argument_ids), *shared])
+
+    @staticmethod
+    def _item_name(template: Function) -> str:
+        return _key_name(name_of(template.code))
+
+    def _items(self, numbers: dict[Demand, int]) -> dict[int, Items]:
+        """What is known of the items of maps, by the position of what makes them."""
+        found = {}
+        for i, body in self.expansion.bodies.items():
+            if isinstance(body.function.code, Spawn):
+                template, of = body.function.code.template, self.positions[body.function.code.of]
+                retries = self.options.max_retries if template.max_retries is None else template.max_retries
+                found[self.positions[i]] = Items(
+                    of=of,
+                    name=self._item_name(template),
+                    demand=numbers.setdefault(self._demand(template), len(numbers)),
+                    retries=retries,
+                    priority=float(template.priority),
+                    duration_s=None if template.duration is None else float(template.duration),
+                    wanted=self.expansion.all_wanted,
+                )
+        return found
 
     def _barriers(self) -> dict[str, Task]:
         """What has no value and is there once a function has ended: those that run after it need no more."""
@@ -315,6 +386,7 @@ class _Compiler:
         functions = [body.function for body in self.expansion.bodies.values()]
         numbers: dict[Demand, int] = {}
         demand_of = self._demand_of(functions, numbers)
+        items = self._items(numbers)
         default = self.options.max_retries
         return Manifest(
             token=self.token,
@@ -331,6 +403,7 @@ class _Compiler:
             options=self.options,
             shown=pack_functions(self.expansion) if isinstance(self.options.strategy, bytes) else None,
             transfers=self._transfers(),
+            items=items,
         )
 
     def _demand_of(self, functions: list[Function], numbers: dict[Demand, int]) -> list[int]:

@@ -34,11 +34,18 @@ class Completed:
         raise_failure: Callable[[], Awaitable[object]],
     ) -> None:
         self._link = link
-        self._futures = futures
+        self._futures = dict(futures)
         self._get_result = get_result
         self._raise_failure = raise_failure
         self._ids = {f.key: i for i, f in futures.items()}
         self._completed: Any = None
+
+    def add(self, futures: Mapping[Hashable, Future[Any]]) -> None:
+        """More functions have come to the execution."""
+        self._futures.update(futures)
+        self._ids.update((f.key, i) for i, f in futures.items())
+        if self._completed is not None:
+            self._completed.update(futures.values())
 
     def __iter__(self) -> Completed:
         return self

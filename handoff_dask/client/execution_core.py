@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
+from weakref import WeakSet
 
 from dask.utils import format_bytes
 from distributed import Future
@@ -31,6 +32,7 @@ from handoff_dask.errors import (
 )
 from handoff_dask.graph.arguments import did_you_mean, id_of
 from handoff_dask.graph.dag import DAG
+from handoff_dask.protocol.futures import adopt
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.execution import ExecutionRecord, Timing
 from handoff_dask.record.result import ExecutionResult
@@ -96,6 +98,8 @@ class ExecutionCore:
         self._timed_out: TimeoutError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._companions: list[Companion] = []
+        #: Whoever takes results as they come.
+        self._followed: WeakSet[Completed] = WeakSet()
         #: Whether nobody has said which results are wanted.
         self.asks_for_all = False
 
@@ -203,7 +207,8 @@ class ExecutionCore:
         # The result must not hold this execution, and with it the memory of workers.
         dag, compiled, outcome = self._dag, self.compiled, self._outcome
         keys = compiled.keys
-        ran = [(i, n) for n, i in enumerate(keys) if outcome.stop[n] is not None]
+        bodies = compiled.expansion.bodies
+        ran = [(i, n) for n, i in enumerate(keys) if outcome.stop[n] is not None and not bodies[i].is_spawn]
         return ExecutionResult(
             dag_id=self.dag_id,
             results=results,
@@ -273,7 +278,9 @@ class ExecutionCore:
 
     def completed(self) -> Completed:
         """Pairs ``(id, value)`` as they come; see :meth:`Execution.as_completed`."""
-        return Completed(self._link, self.futures, self.fetch_result, self.fetch)
+        completed = Completed(self._link, self.futures, self.fetch_result, self.fetch)
+        self._followed.add(completed)
+        return completed
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -338,11 +345,23 @@ class ExecutionCore:
         if self._status == "pending":
             self._status = "running"
 
+    def has_grown(self, spawned: Sequence[tuple[int, int, int]]) -> None:
+        """The scheduler has got items of a map."""
+        new = self.compiled.take_items(spawned)
+        if new and self.compiled.expansion.all_wanted:
+            # The scheduler has noted already that this client wants them.
+            items: dict[Hashable, Future[Any]] = {i: Future(key) for i, key in new.items()}
+            adopt(items.values(), self._link.client)
+            self.futures.update(items)
+            for completed in self._followed:
+                completed.add(items)
+
     def has_ended(self, outcome: Outcome, exception: Any, traceback: Any) -> None:
         """The scheduler reports the end; of several ends the first counts."""
         if self.is_over:
             return
         self._outcome = outcome
+        self.has_grown(outcome.spawned)
         self._status = cast("ExecutionStatus", outcome.status)
         if outcome.status == "failed":
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from handoff_dask import config
@@ -48,6 +48,11 @@ class Executions:
         """The first function of a run has been placed."""
         if token in self.running:
             self.running[token].has_begun()
+
+    def has_grown(self, token: str, spawned: Sequence[tuple[int, int, int]]) -> None:
+        """A run has got items of a map."""
+        if token in self.running:
+            self.running[token].has_grown(spawned)
 
     def has_ended(self, outcome: Outcome, exception: Any, traceback: Any) -> None:
         """A run is over; the last ones stay readable."""

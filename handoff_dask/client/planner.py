@@ -129,6 +129,7 @@ class Planner:
             and isinstance(options.strategy, str)
             and options.nodes is None
             and options.max_concurrency is None
+            and not self._compiled.manifest.items
         )
 
     def start(self) -> None:

@@ -25,7 +25,7 @@ from handoff_dask.errors import (
     ValidationError,
 )
 from handoff_dask.graph.arguments import id_of
-from handoff_dask.protocol.manifest import token_of
+from handoff_dask.protocol.manifest import token_of, with_items
 from handoff_dask.stores import MemoryResultStore, ResultStore
 
 logger = logging.getLogger(__name__)
@@ -213,19 +213,23 @@ class Results:
         said that it is.
         """
         known: dict[str, Any] = await self._link.ask("find", dag=token_of(dag_id), value=token_of(value_id))
-        known["keys"] = keys = {} if known["run"] is None else await self._keys_of(dag_id, known["run"])
+        known["keys"] = keys = (
+            {} if known["run"] is None else await self._keys_of(dag_id, known["run"], value_id)
+        )
         if known.pop("outdated") and value_id in keys:
             known["key"] = None
         return known
 
-    async def _keys_of(self, dag_id: Hashable, token: str) -> Mapping[Hashable, str]:
+    async def _keys_of(
+        self, dag_id: Hashable, token: str, value_id: Hashable = None
+    ) -> Mapping[Hashable, str]:
         """``{id: key}`` of a run's functions."""
         execution = self._latest(dag_id)
         if execution is not None and execution.token == token:
             return execution.compiled.keys
-        if token not in self._keys:
-            ids, keys = await self._link.ask("functions_of", token=token)
-            self._keys[token] = dict(zip(pickle.loads(ids), keys, strict=True))
+        if token not in self._keys or value_id not in self._keys[token]:  # it may be an item of a map by now
+            ids, keys, spawned = await self._link.ask("functions_of", token=token)
+            self._keys[token] = dict(zip(with_items(pickle.loads(ids), spawned), keys, strict=True))
             while len(self._keys) > REMEMBERED:
                 self._keys.popitem(last=False)
         return self._keys[token]

@@ -284,6 +284,8 @@ class SessionCore:
             token, *rest = content
             if token in self._pipelines:
                 self._pipelines[token].stage_changed(*rest)
+        elif kind == "grew":
+            self._executions.has_grown(*content)
         elif kind == "events":
             await self._telemetry.take(content)
         elif kind == "ended":

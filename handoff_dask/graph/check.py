@@ -137,8 +137,10 @@ def check(
     offers = _parsed(nodes)
     expansion = expand(dag, outputs)
     hosts, unplaceable = _placed(expansion, offers)
-    costs = {body.function.needs for body in expansion.bodies.values()}
-    regular = [body.function for body in expansion.bodies.values() if not body.is_transfer]
+    costs = {body.placed.needs for body in expansion.bodies.values()}
+    regular = [
+        body.function for body in expansion.bodies.values() if not body.is_transfer and not body.is_spawn
+    ]
     known = [function for function in regular if function.duration is not None]
     bounds: list[Bound] = []
     if known:
@@ -259,14 +261,16 @@ def _placed(
     refused: dict[FunctionId, Unplaceable] = {}
     for key, body in expansion.bodies.items():
         root = expansion.roots.get(key)
-        cost = body.function.needs if root is None else groups[root]
-        pin = _known_pin(expansion.pin_of(key))
+        placed = body.placed
+        cost = placed.needs if root is None else groups[root]
+        own = placed.node if isinstance(placed.node, str) else None
+        pin = _known_pin(own if body.is_spawn else expansion.pin_of(key))
         if (cost, pin) not in able:
             able[cost, pin] = frozenset(
                 name for name, offer in offers.items() if pin in (None, name) and offer.could_hold(cost)
             )
         hosts[key] = able[cost, pin]
-        first = key if root is None else root
+        first = placed.id if root is None else root
         if not hosts[key] and first not in refused:
             refused[first] = _unplaceable(expansion, first, cost, offers, pin)
     return hosts, list(refused.values())

@@ -6,7 +6,7 @@ Pure: every way of executing (in this process, on a cluster) runs what :func:`ex
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from handoff_dask.errors import ValidationError, blame_inline
@@ -21,6 +21,7 @@ from handoff_dask.graph.functions import (
     name_of,
     resolve_code,
 )
+from handoff_dask.graph.items import Expand, Gather, Spawn, spawned
 from handoff_dask.graph.signatures import check_calls
 from handoff_dask.graph.structure import FunctionGraph, as_graph
 from handoff_dask.resources import NOTHING, Cost
@@ -147,6 +148,17 @@ class Body:
         """Whether it changes an argument on its way: it is then run by :meth:`transfer`."""
         return isinstance(self.function.code, Transfer)
 
+    @property
+    def placed(self) -> Function:
+        """The function whose cost and node count: for what makes the items of a map, the items."""
+        code = self.function.code
+        return code.template if isinstance(code, Spawn) else self.function
+
+    @property
+    def is_spawn(self) -> bool:
+        """Whether it makes the items of a map while the DAG runs: it has no result of its own."""
+        return isinstance(self.function.code, Spawn)
+
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
@@ -155,9 +167,9 @@ class Expansion:
     #: What names the DAG.
     dag_id: FunctionId
     #: ``{id: what runs}`` in topological order: neither inputs nor inline functions.
-    bodies: Mapping[FunctionId, Body]
+    bodies: dict[FunctionId, Body]
     #: All that is needed, inputs and inline functions too, in topological order.
-    functions: Mapping[FunctionId, Function]
+    functions: dict[FunctionId, Function]
     #: Ids of the inputs that are needed.
     inputs: tuple[FunctionId, ...]
     #: Ids of the results to give.
@@ -166,6 +178,38 @@ class Expansion:
     roots: Mapping[FunctionId, FunctionId]
     #: ``{root: the node it is pinned to}``, for roots with a pin.
     pins: Mapping[FunctionId, str]
+    #: Whether nobody has said which results are wanted: all are.
+    all_wanted: bool = True
+
+    def add_items(self, of: FunctionId, rows: Sequence[tuple[Any, ...]]) -> list[FunctionId]:
+        """Add the items of a map whose lists are known now; their ids.
+
+        Parameters
+        ----------
+        of
+            The function that takes the results of the items.
+        rows
+            What each of them is called with; empty tuples where that is known elsewhere only.
+        """
+        code = self.functions[of].code
+        assert isinstance(code, Gather)
+        items = {item.id: item for item in code.items(of, rows)}
+        before = self.functions[of].args
+        gather = replace(self.functions[of], args=[*before, *items], code=replace(code, count=len(items)))
+        # In topological order still: the items before what takes their results.
+        later = False
+        for key in [*self.functions]:
+            if key == of:
+                later = True
+                self.functions.update(items)
+                del self.functions[of]
+                self.functions[of] = gather
+            elif later:
+                self.functions[key] = self.functions.pop(key)
+        for item in items.values():
+            self.bodies[item.id] = Body(item, tuple(dict.fromkeys(item.argument_ids)))
+        self.bodies[of] = replace(self.bodies[of], function=gather, needs=(*self.bodies[of].needs, *items))
+        return [*items]
 
     def pin_of(self, function_id: FunctionId) -> str | None:
         """Name or address of the only node it may run on, its own or its root's."""
@@ -228,7 +272,10 @@ def expand(
     travelling = _transfers(dag)
     functions: dict[FunctionId, Function] = {}
     for key in dag.order() if wanted is None else dag.needed_by(wanted):
-        if key in travelling:
+        if isinstance(dag.functions[key].code, Expand) and not streamed:
+            changed = travelling.get(key, [dag.functions[key]])
+            functions.update((step.id, step) for step in [*changed[:-1], *spawned(changed[-1])])
+        elif key in travelling:
             functions.update((step.id, step) for step in travelling[key])
         else:
             functions[key] = dag.functions[key]
@@ -243,8 +290,9 @@ def expand(
         bodies=bodies,
         functions=functions,
         inputs=tuple([key for key, function in functions.items() if function.type == "input"]),
-        outputs=tuple(bodies) if wanted is None else wanted,
+        outputs=tuple([i for i, b in bodies.items() if not b.is_spawn]) if wanted is None else wanted,
         roots=roots,
+        all_wanted=wanted is None,
         pins={root: node for root in roots.values() if isinstance(node := dag.functions[root].node, str)},
     )
 

@@ -11,12 +11,13 @@ import functools
 import inspect
 import sys
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Literal
 
 from handoff_dask.errors import InvalidFunctionError
 from handoff_dask.graph.functions import Argument, Function, name_of, resolve_code
+from handoff_dask.graph.items import Expand
 
 __all__ = ["check_calls"]
 
@@ -162,6 +163,8 @@ or kwargs
         code = function.code
         if code is None:
             continue
+        if isinstance(code, Expand):
+            function, code = _item_of(function, code), code.template.code
         results = len(function.args) if function.argument_inclusion == "variadic" else 1
         counts = [results + len(function.extra_args)]
         if how != "executed" and (function.init is not None or function.is_batched):
@@ -179,6 +182,12 @@ or kwargs
                 break
         if problem is not None:
             raise InvalidFunctionError(function.id, _told(function, counts[-1], problem))
+
+
+def _item_of(function: Function, code: Expand) -> Function:
+    """What an item of a map is called with, whatever the lists hold."""
+    items = (None,) * len(function.args)
+    return replace(code.template, extra_args=items)
 
 
 def _told(function: Function, count: int, problem: tuple[str, str]) -> str:

@@ -14,6 +14,7 @@ from handoff_dask.graph.arguments import Argument, Reference, Structure, has_any
 from handoff_dask.graph.dag import DAG, current_dag
 from handoff_dask.graph.fields import TaskFields, refuse_unknown_fields
 from handoff_dask.graph.functions import Code, Function, FunctionId, Inclusion, name_of, resolve_code
+from handoff_dask.graph.items import expanded
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -136,6 +137,59 @@ class Task(Generic[P, R]):
             functions = list(_mapped(dag, base, self.code, self.fields, columns, constants))
             dag.add_mapped(functions)
             return [Reference(function.id, dag) for function in functions]  # type: ignore[misc]
+
+    def expand(self, *references: Any, **constants: Any) -> list[R]:
+        """A map over lists that are known only when their functions have ended.
+
+        Parameters
+        ----------
+        *references
+            Of functions that return lists, of equal lengths; the n-th item gets the n-th element of each.
+            A list that is known already will do too.
+        **constants
+            What every item gets by name; references stand for results in them.
+
+        Returns
+        -------
+        list
+            The reference of the list of results, in order.  Each item is a function of the execution like
+            any other, with the id ``(id, n)``; outside of ``with DAG(…)`` the results.
+
+        Raises
+        ------
+        ValidationError
+            If there is nothing to map over, or a reference of another DAG is among the arguments.
+
+        Examples
+        --------
+        >>> with DAG("sizes") as dag:
+        ...     sizes = task(len).expand(task(str.split)("some words here"))
+        >>> sizes
+        <Reference 'len' of DAG 'sizes'>
+        """
+        if not references:
+            raise ValidationError(f"{self!r}.expand needs something to map over; give one reference or more")
+        dag = current_dag()
+        if dag is None:
+            return self.map(*references, **constants)
+        key = self._free_id(dag)
+        lists = [one if type(one) is Reference else self._known(dag, one) for one in references]
+        template = _Lowered(dag, key, (), constants).function(self.code, self.fields)
+        arguments = _Lowered(dag, key, lists, {}).args
+        dag.add_function(expanded(key, self.code, [*arguments], template))
+        return Reference(key, dag)  # type: ignore[return-value]
+
+    def _known(self, dag: DAG, items: Any) -> Reference:
+        """A list that is known already, as the result of a function."""
+        value = list(items)
+        name = f"items of {name_of(self.code)}"
+        number = next(n for n in count(1) if f"{name} {n}" not in dag)
+        dag.add_function(Task(list, {"id": f"{name} {number}", "type": "inline"})._call(dag, value))
+        return Reference(f"{name} {number}", dag)
+
+    def _call(self, dag: DAG, *args: Any) -> Function:
+        """The function that makes a call with an id of its own."""
+        return _Lowered(dag, self.fields["id"], args, {}).function(self.code, self.fields)
 
     def _free_id(self, dag: DAG) -> FunctionId:
         """The id of the next call: what was given, or the code's name and a number that is not taken."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,23 @@ class Options:
     allocation_timeout_s: float = 0.0
     #: Seconds; moves of arguments that take less do not matter.
     transfer_floor_s: float = 0.01
+
+
+@dataclass(slots=True)
+class Items:
+    """What is known of the items of a map before there are any."""
+
+    #: Position of the function that takes their results.
+    of: int
+    #: Name of their code.
+    name: str
+    #: Number of their demand.
+    demand: int
+    retries: int
+    priority: float = 0.0
+    duration_s: float | None = None
+    #: Whether the client wants their results.
+    wanted: bool = False
 
 
 @dataclass(slots=True)
@@ -72,6 +89,24 @@ class Manifest:
     transfers: dict[int, Any] = field(default_factory=dict)
     #: Of a pipeline: ``(position of the stage, number of the worker)`` of each function.
     stages: list[tuple[int, int]] | None = None
+    #: Positions of the functions that make the items of maps, and what is known of these.
+    items: dict[int, Items] = field(default_factory=dict)
+    #: Items that are there: ``[(position of the first, how many, position of what takes their results), …]``.
+    spawned: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def spawn(self, position: int, count: int) -> list[str]:
+        """Add the items of a map, after all positions that are taken; their keys."""
+        items, first = self.items[position], len(self.names)
+        self.spawned.append((first, count, items.of))
+        self.names += [items.name] * count
+        self.demand_of += [items.demand] * count
+        self.retries += [items.retries] * count
+        added = range(first, first + count)
+        if items.priority:
+            self.priorities.update(dict.fromkeys(added, items.priority))
+        if items.duration_s is not None:
+            self.durations.update(dict.fromkeys(added, items.duration_s))
+        return [self.key(n) for n in added]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,6 +119,20 @@ class Manifest:
         """All keys, by position."""
         token = self.token
         return [f"{name}-{token}-{i}" for i, name in enumerate(self.names)]
+
+
+def with_items(ids: Sequence[Hashable], spawned: Iterable[tuple[int, int, int]]) -> list[Hashable]:
+    """The ids of a run's functions, by position: these, then those of the items of maps.
+
+    Examples
+    --------
+    >>> with_items(["a", "b"], [(2, 2, 1)])
+    ['a', 'b', ('b', 0), ('b', 1)]
+    """
+    found = [*ids]
+    for first, count, of in spawned:
+        found[first:] = [(found[of], n) for n in range(count)]
+    return found
 
 
 def token_of(identity: Hashable) -> str:

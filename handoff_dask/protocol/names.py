@@ -65,3 +65,8 @@ def is_barrier(key: object) -> bool:
 
 #: The layer annotation with what ``resources=`` cannot say of a cost: labels, the node, the duration.
 COST_ANNOTATION = "handoff-cost"
+
+
+def element_key(key: str, number: int) -> str:
+    """The key of a large element of a list that an item of a map takes."""
+    return f"element:{number}:{key}"

@@ -50,3 +50,5 @@ class Outcome:
     failed: int | None = None
     #: Why it could not be placed, if that is how it failed: ``({node: why not}, what else)``.
     refusal: tuple[dict[str, str], str | None] | None = None
+    #: Items of maps; see :attr:`~handoff_dask.protocol.manifest.Manifest.spawned`.
+    spawned: Sequence[tuple[int, int, int]] = ()

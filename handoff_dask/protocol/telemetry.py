@@ -14,6 +14,7 @@ from distributed.protocol import pickle
 from distributed.protocol.serialize import Serialize, Serialized, deserialize
 
 from handoff_dask.errors import AllocationError, FunctionFailedError
+from handoff_dask.protocol.manifest import with_items
 from handoff_dask.telemetry.events import Event
 
 DAG = ("handoff", "execution", "dag")
@@ -44,6 +45,8 @@ class Introduction:
     costs: Sequence[Mapping[str, Any]]
     amounts: Sequence[Mapping[str, int | float]]
     demand_of: Sequence[int]
+    #: Items of maps; see :attr:`~handoff_dask.protocol.manifest.Manifest.spawned`.
+    spawned: Sequence[tuple[int, int, int]] = ()
 
 
 class KnownRun:
@@ -54,7 +57,8 @@ class KnownRun:
     def __init__(
         self, introduction: Introduction, ids: tuple[Hashable, Sequence[Hashable]] | None = None
     ) -> None:
-        self.dag_id, self.ids = ids or _ids(introduction)
+        self.dag_id, known = ids or _ids(introduction)
+        self.ids = with_items(known, introduction.spawned) if introduction.spawned else known
         self.strategy = introduction.strategy
         self._costs, self._amounts = introduction.costs, introduction.amounts
         self._demand_of = introduction.demand_of

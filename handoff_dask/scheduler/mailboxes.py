@@ -105,6 +105,11 @@ class RunMessages(Observer):
         if run.watched:
             self._tell(run, "status", [run.token, run.status])
 
+    def run_grew(self, run: RunState) -> None:
+        """A run has got items of a map."""
+        if run.watched:
+            self._tell(run, "grew", [run.token, list(run.manifest.spawned)])
+
     def run_ended(self, run: RunState) -> None:
         """A run is over."""
         if run.watched:

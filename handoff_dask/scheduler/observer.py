@@ -32,6 +32,9 @@ class Observer:
     def run_opened(self, run: RunState) -> None:
         """The functions of a run are on the scheduler."""
 
+    def run_grew(self, run: RunState) -> None:
+        """A run is about to get more functions: the items of a map."""
+
     def run_began(self, run: RunState) -> None:
         """The first function of a run has been placed."""
 
@@ -98,6 +101,11 @@ class Observers(Observer):
         """Pass it on."""
         for observer in self._of["run_opened"]:
             observer.run_opened(run)
+
+    def run_grew(self, run: RunState) -> None:
+        """Pass it on."""
+        for observer in self._of["run_grew"]:
+            observer.run_grew(run)
 
     def run_began(self, run: RunState) -> None:
         """Pass it on."""

@@ -42,6 +42,7 @@ from handoff_dask.scheduler.requests import Requests
 from handoff_dask.scheduler.round_trip import RoundTrip
 from handoff_dask.scheduler.runs import FunctionState, Runs
 from handoff_dask.scheduler.shared_resources import SharedRegister
+from handoff_dask.scheduler.spawning import Spawning
 from handoff_dask.scheduler.states import Cancelled, Failed, Finished, Waiting
 from handoff_dask.scheduler.stored_values import StoredValues
 from handoff_dask.scheduler.streams import Pipelines
@@ -138,6 +139,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self._report_starts, loop,
         )  # fmt: skip
         self.pipelines = Pipelines(self.runs, self.tasks, self.mailboxes)
+        self.spawning = Spawning(self.runs, scheduler, self.ranks, self.observers, self.registry.refuse)
         self.values = StoredValues(self.runs, self.nodes, self.tasks, scheduler)
         self.shared = SharedRegister(self.runs, self.nodes, self.driver)
         self.views = Views(self.runs, self.nodes, self.tasks, self.driver)
@@ -166,7 +168,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.pipelines.install(scheduler.stream_handlers)
         asked = (
             self.pipelines, self.trackers, self.values, self.views, self.explain, self.ranks, self.nested,
-            self.shared, self.placed_tasks,
+            self.shared, self.placed_tasks, self.spawning,
         )  # fmt: skip
         for part in asked:
             self.requests.add(**part.methods())

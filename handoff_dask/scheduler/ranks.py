@@ -188,9 +188,10 @@ class Ranks(Observer):
             del self._stale[token]
             run = self._runs.by_token.get(token)
             if run is not None and not run.over:
-                self._order_again(run, ranks=not run.planned)
+                self.order_again(run, ranks=not run.planned)
 
-    def _order_again(self, run: RunState, *, ranks: bool) -> None:
+    def order_again(self, run: RunState, *, ranks: bool = True) -> None:
+        """Work durations out anew, and the ranks too unless the client's planner does that."""
         before = {} if ranks else {f: f.rank for f in run.functions.values()}
         self.order(run)
         for function, rank in before.items():

@@ -136,6 +136,8 @@ class Requests(Observer):
         first: dict[int, int] = {}
         for position, number in enumerate(manifest.demand_of):
             first.setdefault(number, position)
+        for items in manifest.items.values():
+            first.setdefault(items.demand, items.of)
         for number, position in first.items():
             demand = manifest.demands[number]
             envelope = manifest.groups.get(demand.group) if demand.group is not None else None

@@ -14,7 +14,7 @@ from distributed.protocol import pickle
 from handoff_dask.placement.estimates import Kind
 from handoff_dask.placement.events import Demand
 from handoff_dask.placement.strategies import Strategy
-from handoff_dask.protocol.manifest import Manifest
+from handoff_dask.protocol.manifest import Manifest, with_items
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.protocol.telemetry import Introduction
 from handoff_dask.record.status import PENDING
@@ -180,6 +180,8 @@ class RunState:
         if self._ids is None:
             keys = self.manifest.keys()
             self._ids = _unpickle(self.manifest.ids, keys)
+        if position >= len(self._ids):
+            self._ids = with_items(self._ids, self.manifest.spawned)
         return self._ids[position]
 
     def introduction(self) -> Introduction:
@@ -193,6 +195,7 @@ class RunState:
             costs=self._costs,
             amounts=self._amounts,
             demand_of=manifest.demand_of,
+            spawned=tuple(manifest.spawned),
         )
 
     def outcome(self, capabilities: dict[str, dict[str, Any]]) -> Outcome:
@@ -224,6 +227,7 @@ class RunState:
             ended=self.ended,
             failed=self.failed,
             refusal=self.refusal,
+            spawned=tuple(self.manifest.spawned),
         )
 
 

@@ -141,15 +141,15 @@ class StoredValues(Observer):
             "run": announced[-1] if announced else None if run is None else run.token,
         }
 
-    def functions_of(self, client: str, token: str) -> tuple[bytes, list[str]]:
-        """A run's ids, pickled, and keys."""
+    def functions_of(self, client: str, token: str) -> tuple[bytes, list[str], list[tuple[int, int, int]]]:
+        """A run's ids, pickled, and keys; and which of the keys are items of maps, which have no id there."""
         if token in self._runs.announced:
             manifest = self._runs.announced[token].manifest
         elif token in self._runs.by_token:
             manifest = self._runs.by_token[token].manifest
         else:
             raise NotFoundError("execution", token, "it has been forgotten")
-        return manifest.ids, manifest.keys()
+        return manifest.ids, manifest.keys(), manifest.spawned
 
     def where(self, client: str, key: str) -> dict[str, str]:
         """``{name: address}`` of the nodes that hold a key now; the one that made it comes first."""

@@ -443,6 +443,11 @@ class Telemetry(Observer):
             new, old = self._introductions(listener, notes), self._forgotten.pop(listener, [])
             self._mailboxes.tell_events(listener, pack(new, notes, old))
 
+    def run_grew(self, run: RunState) -> None:
+        """Whoever has been introduced to a run does not know its items."""
+        for known in self._introduced.values():
+            known.discard(run.token)
+
     def _introductions(self, listener: str, notes: Iterable[Note]) -> list[Introduction]:
         known = self._introduced.setdefault(listener, set())
         runs = {**self._leaving, **self._runs.by_token}

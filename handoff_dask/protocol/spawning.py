@@ -1,0 +1,147 @@
+"""The items of a map whose lists are known only on a node: what makes them there, and what each runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import cloudpickle
+from distributed import Worker, get_worker
+from distributed.protocol import pickle
+from distributed.utils import sync
+
+from handoff_dask.graph.items import Rows, rows_of
+from handoff_dask.protocol.manifest import run_of
+from handoff_dask.protocol.names import NAME
+
+#: An element of at most this many bytes travels within its item; a larger one from where its list is.
+SMALL_ELEMENT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A large element of a list, which goes to its item without the rest of the list."""
+
+    #: The key of the list.
+    key: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """What is sent to the scheduler for the items of a map."""
+
+    #: What each item runs, packed; see :class:`Item`.
+    call: bytes
+    name: str
+    #: For each item its packed values, and the large elements that it takes beside.
+    rows: Sequence[tuple[bytes, Sequence[Element]]]
+    #: Keys of what every item takes.
+    shared: Sequence[Any]
+
+
+class Item:
+    """What one item runs: the call is packed, since the scheduler need not be able to load it."""
+
+    __slots__ = ("call", "name")
+
+    def __init__(self, call: bytes, name: str) -> None:
+        self.call = call
+        self.name = name
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Item, (self.call, self.name)
+
+    def __call__(self, row: bytes, *taken: Any) -> Any:
+        """Call it with its values, the large ones among what it takes first."""
+        values: list[Any] = cloudpickle.loads(row)
+        rest = iter(taken)
+        values = [next(rest) if isinstance(value, Element) else value for value in values]
+        return cloudpickle.loads(self.call)(*values, *rest)
+
+
+def element(items: Any, index: int) -> Any:
+    """One element of a list."""
+    return items[index] if isinstance(items, (list, tuple)) else next(islice(iter(items), index, None))
+
+
+class Spawner:
+    """The code of the function that makes the items of a map, on a node.
+
+    Parameters
+    ----------
+    call
+        What an item runs: called with the item's values, then with what every item takes.
+    name
+        What Dask shows of an item.
+    lists
+        For each list its key; ``None`` where it has none of its own.
+    shared
+        What every item takes: keys, or values that stand for themselves.
+    """
+
+    def __init__(
+        self, call: Callable[..., Any], name: str, lists: Sequence[str | None], shared: Sequence[Any]
+    ) -> None:
+        self.call = call
+        self.name = name
+        self.lists = lists
+        self.shared = shared
+
+    @property
+    def __name__(self) -> str:
+        return f"expand_{self.name}"
+
+    def __call__(self, *given: Any) -> int | Rows:
+        """Make the items functions of the run; their number.  Where nobody can, the rows themselves."""
+        count = len(self.lists)
+        rows = rows_of(given[:count], self.name)
+        try:
+            worker = get_worker()
+            key = worker.get_current_task()
+        except (ValueError, KeyError):  # Dask runs the DAG in this process
+            return Rows(rows, given[count:])
+        token, position = run_of(key)
+        if token is None or not _ask(worker, "may_spawn", token=token):
+            return Rows(rows, given[count:])
+        spawned = Spawned(cloudpickle.dumps(self.call), self.name, [*self._packed(rows)], self.shared)
+        _ask(worker, "spawn", token=token, position=position, spawned=spawned)
+        return len(rows)
+
+    def _packed(self, rows: list[tuple[Any, ...]]) -> Iterable[tuple[bytes, list[Element]]]:
+        for index, row in enumerate(rows):
+            packed, large = cloudpickle.dumps([*row]), []
+            if len(packed) > SMALL_ELEMENT:
+                values = []
+                for key, value in zip(self.lists, row, strict=True):
+                    is_large = key is not None and len(cloudpickle.dumps(value)) > SMALL_ELEMENT
+                    values.append(Element(key or "", index) if is_large else value)
+                large = [value for value in values if isinstance(value, Element)]
+                packed = cloudpickle.dumps(values)
+            yield packed, large
+
+
+def _ask(worker: Worker, method: str, **arguments: Any) -> Any:
+    """Ask the scheduler's plugin; ``None`` where there is none.
+
+    Raises
+    ------
+    HandoffError
+        What the plugin refuses the request with.
+    """
+    handler = getattr(worker.scheduler, NAME)
+    try:
+        answer: Any = sync(
+            worker.loop, handler, method=method, client=worker.address, arguments=pickle.dumps(arguments)
+        )
+    except AttributeError:  # the scheduler has no such handler
+        return None
+    if "error" in answer:
+        raise pickle.loads(answer["error"])
+    return pickle.loads(answer["value"])
