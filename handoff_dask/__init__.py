@@ -57,7 +57,7 @@ from handoff_dask.stores import ResultStore
 from handoff_dask.streaming import OnNodeLoss
 from handoff_dask.trackers import ResourceTracker, SimpleResourceTracker
 from handoff_dask.visualization.displays import add_displays
-from handoff_dask.worker.context import attempt_on_worker
+from handoff_dask.worker.context import attempt_on_worker, devices_on_worker
 
 __all__ = [
     "DAG",
@@ -98,6 +98,7 @@ __all__ = [
     "compile",
     "cost",
     "current",
+    "devices",
     "discover_nodes",
     "execute",
     "execute_distributed",
@@ -467,6 +468,17 @@ def current() -> Current | None:
     ('local', None)
     """
     return attempt_here() or attempt_on_worker()
+
+
+def devices() -> dict[str, list[int]]:
+    """Indices of the devices that the function has which runs here: ``{"gpu": [1]}``.
+
+    A function that claims ``gpu`` has concrete devices of its node for its time.  No device is given
+    twice beyond its amount; two functions that claim half a device may share one.  Empty for a function
+    that claims none, and outside of functions.
+    """
+    here = attempt_here()
+    return devices_on_worker() if here is None else dict(here.devices)
 
 
 def explain(

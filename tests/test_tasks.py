@@ -332,7 +332,5 @@ def test_a_function_knows_its_attempt():
 
     dag = DAG("d").add_function("f", [], once_more, cost={"cpu": 2})
     found = handoff.execute_local(dag)["f"]
-    assert found == handoff.Current(
-        dag_id="d", function_id="f", attempt=2, node="local", cost={"cpu": 2}, devices=None
-    )
+    assert found == handoff.Current(dag_id="d", function_id="f", attempt=2, node="local", cost={"cpu": 2})
     assert handoff.current() is None

@@ -150,12 +150,14 @@ class Chooser:
     def _shortage(self, request: ResourceRequest) -> str:
         barred = short_of_threads = confined = False
         for node, _ in zip(request.eligible.values(), range(self._settings.cause_looks), strict=False):
+            if node.has_room(request.amounts) and request.devices and not node.devices.fit(request.devices):
+                continue
             if node.has_room(request.amounts):
                 if request.confinement is None or request.confinement.has_room(node, request.amounts):
                     barred = True
                 else:
                     confined = True
-            elif node.offer.get(THREAD, 1) < 1 and node.has_room(request.cost.amounts):
+            elif node.offer.get(THREAD, 1) < 1 and node.has_room(request.amounts[1:]):
                 short_of_threads = True
         if barred:
             return "reservation"

@@ -284,6 +284,8 @@ class Decider:
             self._timed.book(head, node)
         queue.queue_group.claims += 1
         queue.request.take(self._ledger, node)
+        if queue.request.devices:
+            head.devices = node.devices.take(head.function, queue.request.devices)
         self._backlog.shares.take(queue.party, queue.request.claims)
         self._backfill.settled(head, node)
         place = self._note(head, node, candidates, moved)
@@ -330,6 +332,7 @@ class Decider:
             prefetch_queue=slot,
             prefetched=prefetched,
             transfer_bytes=moved,
+            devices=head.devices,
             bound=bound,
         )
 

@@ -29,6 +29,8 @@ class Place:
     prefetched: bool = False
     #: Bytes of its arguments that have to move there: neither there nor on their way.
     transfer_bytes: int = 0
+    #: Indices of the node's devices that it gets, if its cost names any.
+    devices: tuple[int, ...] = ()
     #: ``(group, node)``: of the group that it binds, whoever bound it first; or else of its own
     #: group, if that has been given its node (this one) because of it.
     bound: tuple[GroupKey, str] | None = None

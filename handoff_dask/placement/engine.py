@@ -239,7 +239,7 @@ class PlacementEngine(EngineView):
     def _claimed_elsewhere(self, event: ClaimedElsewhere) -> None:
         node = self._ledger.nodes.get(event.node)
         if node is not None and node.present:
-            self._ledger.claim_elsewhere(event.claim, node, event.cost, event.threads)
+            self._ledger.claim_elsewhere(event.claim, node, event.cost, event.threads, event.devices)
             self._backfill.drop(node)
 
     def _returned_elsewhere(self, event: ReturnedElsewhere) -> None:
@@ -334,6 +334,7 @@ class PlacementEngine(EngineView):
         queue, queue_group = scheduled.queue, scheduled.queue.queue_group
         was_full = queue_group.full
         queue_group.claims -= 1
+        scheduled.node.devices.give_back(scheduled.function)
         if scheduled.timed_prefetch is None:
             queue.request.give_back(self._ledger, scheduled.node)
             self._backlog.shares.give_back(queue.party, queue.request.claims)

@@ -103,6 +103,8 @@ class ClaimedElsewhere:
     node: str
     cost: Cost = NOTHING
     threads: int = 0
+    #: Indices of the node's devices that it has already.
+    devices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ class Obstacle:
         if self.cause == "amount":
             return f"needs {self.resource} {needed}, has {has}" + self._about()
         if self.cause == "room":
-            return f"needs {self.resource} {needed}, {free} of {has} free"
+            return f"needs {self.resource} {needed}, {free} of {has} free" + self._about()
         if self.cause == "shared":
             return f"needs {self.resource} {needed}, {free} of the cluster's {has} free" + self._about()
         if self.cause == "thread":

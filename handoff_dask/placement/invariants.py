@@ -23,6 +23,7 @@ def check(backlog: Backlog) -> None:
     backlog.ledger.check(
         lambda node: [() if c is None else c.queue.amounts for c in _claims(backlog, node)],
         [() if claim is None else claim.queue.request.shared for claim in booked],
+        lambda node: {f for f in node.placed if backlog.placed[f].queue.request.devices},
     )
     _check_placed(backlog)
     _check_queues(backlog)

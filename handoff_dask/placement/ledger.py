@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from handoff_dask.placement.amounts import THREAD, Amounts, amounts_of
 from handoff_dask.placement.demand import ClaimKey, FunctionKey
+from handoff_dask.placement.devices import DEVICE, Devices
 from handoff_dask.placement.prefetch_queue import PrefetchQueue
 from handoff_dask.placement.shared import SharedAmounts, SharedResources
 from handoff_dask.resources import Capabilities, Cost
@@ -29,6 +30,7 @@ class Node:
         "accepting",
         "address",
         "capabilities",
+        "devices",
         "elsewhere",
         "followed",
         "free",
@@ -67,6 +69,8 @@ class Node:
         self.version = 0
         #: Functions that hold something here or have been prefetched, in the order of placement.
         self.placed: dict[FunctionKey, None] = {}
+        #: Which of its devices are held.
+        self.devices = Devices()
         #: What others hold here.
         self.elsewhere: dict[ClaimKey, Amounts] = {}
         #: Its prefetch queues by number, and the numbers of its timed prefetches.
@@ -96,6 +100,7 @@ class Node:
         self.free = {
             n: self.total.get(n, 0) - used.get(n, 0) for n in [*self.total, *(n for n in used if used[n])]
         }
+        self.devices.measure(capabilities.amounts.get(DEVICE, 0))
         self.price = capabilities.price
         self.shares = tuple((n, u) for n, u in self.total.items() if u > 0 and n != "price")
         labels = (n for n, v in capabilities.labels.items() if v)
@@ -229,6 +234,7 @@ class Ledger:
         node.followed.clear()
         node.waiting_here = 0
         node.free = dict(node.total)
+        node.devices.clear()
         node.present = False
         node.open()
         self.touch(node, gain=False)
@@ -270,13 +276,18 @@ class Ledger:
         self.gains.append(node)
         self.freed[node.name] = node
 
-    def claim_elsewhere(self, claim: ClaimKey, node: Node, cost: Cost, threads: int) -> None:
-        """Book what somebody else holds, whether or not there is room."""
+    def claim_elsewhere(
+        self, claim: ClaimKey, node: Node, cost: Cost, threads: int, devices: Sequence[int] = ()
+    ) -> None:
+        """Book what somebody else holds, whether or not there is room; of these devices, if it has any."""
         self.return_elsewhere(claim)
         amounts, shared = self.shared.split(amounts_of(cost, threads))
         if shared:
             self._shared_elsewhere[claim] = shared
             self.shared.take(shared)
+        units = dict(amounts).get(DEVICE, 0)
+        if units:
+            node.devices.take(("elsewhere", claim), units, devices)
         node.elsewhere[claim] = amounts
         self._claims[claim] = node
         self.take(node, amounts)
@@ -287,6 +298,7 @@ class Ledger:
         node = self._claims.pop(claim, None)
         if node is not None:
             self.shared.give_back(self._shared_elsewhere.pop(claim, ()))
+            node.devices.give_back(("elsewhere", claim))
             self.give_back(node, node.elsewhere.pop(claim))
 
     def touch(self, node: Node, *, gain: bool) -> None:
@@ -305,11 +317,16 @@ class Ledger:
         self.changes.clear()
         self.gains.clear()
 
-    def check(self, booked: Callable[[Node], Sequence[Amounts]], shared: Iterable[SharedAmounts]) -> None:
+    def check(
+        self,
+        booked: Callable[[Node], Sequence[Amounts]],
+        shared: Iterable[SharedAmounts],
+        holders: Callable[[Node], set[FunctionKey]],
+    ) -> None:
         """Assert that what is left of every node, and of shared resources, is what the claims leave.
 
         ``booked`` gives what is booked for the functions placed on a node, a claim each, and ``shared``
-        what these hold of shared resources.
+        what these hold of shared resources; ``holders`` gives those that hold devices of a node.
         """
         self.shared.check([*self._shared_elsewhere.values(), *shared])
         held = 0
@@ -324,5 +341,7 @@ class Ledger:
             usable = node.present and node.accepting and min(node.free.values()) >= 0
             assert node.offer is (node.free if usable else _NOTHING_TO_OFFER)
             assert node.present or not node.placed
+            others = {("elsewhere", c) for c, amounts in node.elsewhere.items() if dict(amounts).get(DEVICE)}
+            node.devices.check(others | holders(node))
         assert held == self.claims, (held, self.claims)
         assert all(claim in node.elsewhere for claim, node in self._claims.items())

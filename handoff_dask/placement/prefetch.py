@@ -44,6 +44,8 @@ class PrefetchQueues:
             duration_s is not None
             and duration_s <= self.round_trip_s
             and not scheduled.queue.queue_group.asks_user
+            # Nobody knows which devices will be free then.
+            and not scheduled.queue.request.devices
         )
 
     def touch(self, queue: Queue) -> None:

@@ -82,6 +82,7 @@ class TimedPrefetches:
         if (
             not self._lead_s
             or scheduled.prefetch_queue is not None
+            or scheduled.queue.request.devices
             or len(node.followed) >= len(self._numbers)
         ):
             return
@@ -196,7 +197,11 @@ class TimedPrefetches:
             is_its_turn = self._backlog.goes_before(queue.key, scheduled.order_key())
         asked, head = scheduled.queue.request.asked, queue.key[3]
         is_short = self._prefetch.is_short(head) and self._locality.is_near(head, node.name)
-        if is_short or any(units > asked.get(name, 0) for name, units in queue.amounts):
+        if (
+            is_short
+            or queue.request.devices
+            or any(units > asked.get(name, 0) for name, units in queue.amounts)
+        ):
             return None
         held = dict(scheduled.queue.request.shared)
         if any(units > held.get(resource, 0) for resource, units in queue.request.shared):

@@ -72,6 +72,7 @@ class ScheduledFunction:
         "certain",
         "data",
         "delayed_s",
+        "devices",
         "duration_s",
         "frees",
         "function",
@@ -114,6 +115,8 @@ class ScheduledFunction:
         self.told = False
         #: Whether it still waits; its place in the queue's heap outlives that.
         self.waits = True
+        #: Indices of its node's devices that it has.
+        self.devices: tuple[int, ...] = ()
         #: Where it was placed, and when.
         self.node: Node | None = None
         self.placed_at = 0.0

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 
 from handoff_dask.placement.amounts import THREAD
 from handoff_dask.placement.backlog import Backlog
+from handoff_dask.placement.devices import DEVICE
 from handoff_dask.placement.explanation import Obstacle
 from handoff_dask.placement.ledger import Node
 from handoff_dask.placement.queues import Queue, ScheduledFunction
@@ -86,7 +87,9 @@ def obstacle_now(backlog: Backlog, node: Node, queue: Queue, scheduled: Schedule
         return Obstacle(cause="returning")
     if not node.accepting:
         return Obstacle(cause="not accepting")
-    found = _taken(backlog, node, queue) or _forbidden(backlog, node, queue, scheduled)
+    found = (
+        _taken(backlog, node, queue) or _no_device(node, queue) or _forbidden(backlog, node, queue, scheduled)
+    )
     return _better_elsewhere(queue) if found is None else found
 
 
@@ -111,6 +114,21 @@ def _taken(backlog: Backlog, node: Node, queue: Queue) -> Obstacle | None:
                 cause=cause, resource=shown, needed=units, capability=total, free=free, holders=holders
             )
     return None
+
+
+def _no_device(node: Node, queue: Queue) -> Obstacle | None:
+    """Why a node with enough of its devices free cannot give any: the parts are of several devices."""
+    needed = queue.request.devices
+    if not needed or node.devices.fit(needed):
+        return None
+    return Obstacle(
+        cause="room",
+        resource=DEVICE,
+        needed=needed,
+        capability=node.total.get(DEVICE, 0),
+        free=node.free.get(DEVICE, 0),
+        detail="in parts of several devices",
+    )
 
 
 def _forbidden(backlog: Backlog, node: Node, queue: Queue, scheduled: ScheduledFunction) -> Obstacle | None:

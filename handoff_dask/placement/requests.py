@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from handoff_dask.placement.amounts import THREAD, Amounts, amounts_of
+from handoff_dask.placement.devices import DEVICE
 from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.shared import SharedResource, SharedResources, Waiting
 from handoff_dask.resources import Capabilities, Cost
@@ -83,6 +84,7 @@ class ResourceRequest:
         "claims",
         "confinement",
         "cost",
+        "devices",
         "eligible",
         "hold",
         "orders",
@@ -115,6 +117,8 @@ class ResourceRequest:
         self.amounts, self.shared = resources.split(self.claims)
         #: The first of these as a mapping.
         self.asked = dict(self.amounts)
+        #: Units of devices among these.
+        self.devices = self.asked.get(DEVICE, 0)
         held, _ = resources.split(self.hold.amounts)
         self._of_node = self.hold if len(held) == len(self.hold.amounts) else replace(self.hold, amounts=held)
 
@@ -137,6 +141,8 @@ class ResourceRequest:
         for name, units in self.amounts:
             if offer.get(name, 0) < units:
                 return False
+        if self.devices and not node.devices.fit(self.devices):
+            return False
         return self.confinement is None or self.confinement.has_room(node, self.amounts)
 
     def unasked(self, node: Node) -> int:

@@ -103,6 +103,8 @@ class NodeOrder:
                 name, version = node.name, node.version
                 if seen.get(name) == version or name not in eligible:
                     continue
+                if request.devices and not node.devices.fit(request.devices):
+                    continue
                 if confinement is None or confinement.has_room(node, amounts):
                     seen[name] = version
                     add((score(node, request), name, version, node))

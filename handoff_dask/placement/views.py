@@ -10,6 +10,7 @@ from handoff_dask.placement.amounts import THREAD, Amounts, amounts_of
 from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.deadlock import Deadlock, Parent, find_deadlocks
 from handoff_dask.placement.demand import ClaimKey, Demand, FunctionKey
+from handoff_dask.placement.devices import DEVICE
 from handoff_dask.placement.explanation import Explanation, Holding, NodeState, Obstacle
 from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.reasons import idle_obstacle, obstacle_now
@@ -185,7 +186,8 @@ class EngineView:
             for resource, units in shared
         ):
             return False
-        return bool(found.offer) and found.has_room(amounts)
+        units = dict(amounts).get(DEVICE, 0)
+        return bool(found.offer) and found.has_room(amounts) and (not units or found.devices.fit(units))
 
     def shared(self) -> Mapping[str, tuple[int, int]]:
         """``{shared resource: (units there are, units that are held)}``, by name."""

@@ -45,6 +45,8 @@ LANE_UNITS = 720_720
 
 #: The annotation that tells a task which attempt it is; absent from the first.
 ATTEMPT = "handoff-attempt"
+#: The annotation that tells a task which devices of its node it has: ``{"gpu": [indices]}``.
+DEVICES = "handoff-devices"
 
 #: The layer annotation by which the scheduler plugin knows our tasks.
 ANNOTATION = "handoff"

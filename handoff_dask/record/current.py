@@ -25,8 +25,8 @@ class Current:
     node: str
     #: What it costs: ``{resource name: amount or label}``.
     cost: Mapping[str, Any] = field(default_factory=dict)
-    #: ``{resource name: indices of the devices that it has}``; ``None`` where devices are not told apart.
-    devices: Mapping[str, Any] | None = None
+    #: Indices of the devices of its node that it has: ``{"gpu": [1]}``; empty where it claims none.
+    devices: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 _running: ContextVar[Current | None] = ContextVar("handoff-running", default=None)

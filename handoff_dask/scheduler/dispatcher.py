@@ -152,6 +152,7 @@ class Dispatcher:
         assert task is not None
         behind = isinstance(function.state, Prefetched)
         self._tasks.restrict(task, action.attempt.address, attempt=function.attempts + behind)
+        self._tasks.give_devices(task, action.attempt.devices)
 
     def _hold(self, function: FunctionState, action: life.Hold) -> None:
         task = self._tasks.get(function.key)
@@ -180,7 +181,11 @@ class Dispatcher:
     def _change_claim(self, function: FunctionState, action: life.ChangeClaim) -> None:
         cost, threads = action.attempt.holds(function.run.demand(function.position).cost)
         claim = ClaimedElsewhere(
-            claim=("seceded", function.key), node=action.attempt.node, cost=cost, threads=threads
+            claim=("seceded", function.key),
+            node=action.attempt.node,
+            cost=cost,
+            threads=threads,
+            devices=action.attempt.devices,
         )
         # What the function was placed with is returned the first time; later that is known no more.
         self._driver.gather([FunctionFinished(function=function.key), claim])
@@ -288,6 +293,7 @@ class Dispatcher:
             cause=decision.cause,
             prefetched=decision.prefetched,
             transfer_bytes=decision.transfer_bytes,
+            devices=decision.devices,
         )
         behind = False
         if decision.prefetch_queue is not None:

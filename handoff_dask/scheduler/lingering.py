@@ -72,4 +72,10 @@ class LingeringThreads:
 
 def _claim_of(number: int, function: FunctionState, attempt: Attempt) -> ClaimedElsewhere:
     cost, threads = attempt.holds(function.run.demand(function.position).cost)
-    return ClaimedElsewhere(claim=("lingering", number), node=attempt.node, cost=cost, threads=threads)
+    return ClaimedElsewhere(
+        claim=("lingering", number),
+        node=attempt.node,
+        cost=cost,
+        threads=threads,
+        devices=attempt.devices,
+    )

@@ -33,6 +33,8 @@ class Attempt:
     #: How many nodes had room then, and what the function had waited for.
     candidates: int = 0
     cause: str = ""
+    #: Indices of the node's devices that it has.
+    devices: tuple[int, ...] = ()
     #: Whether it was sent before there was room, behind another function whose claim it takes over.
     prefetched: bool = False
     #: The prefetch queue through which its worker admits it.

@@ -14,7 +14,8 @@ from dask.typing import Key
 from distributed.metrics import time
 from distributed.protocol import pickle
 
-from handoff_dask.protocol.names import ATTEMPT, is_barrier
+from handoff_dask.placement.devices import DEVICE
+from handoff_dask.protocol.names import ATTEMPT, DEVICES, is_barrier
 from handoff_dask.scheduler.lifecycle import Failure
 
 if TYPE_CHECKING:
@@ -88,6 +89,13 @@ class Tasks:
         if only is None:
             only = self._only[address] = {address}
         task.worker_restrictions = only
+
+    @staticmethod
+    def give_devices(task: TaskState, indices: tuple[int, ...]) -> None:
+        """Tell a task which devices of its node it has."""
+        annotations = task.annotations or {}
+        if indices or DEVICES in annotations:
+            task.annotations = {**annotations, DEVICES: {DEVICE: list(indices)} if indices else {}}
 
     def send(self, keys: Iterable[str]) -> None:
         """Have Dask send tasks that have been restricted to a worker, in this order."""

@@ -10,7 +10,7 @@ from distributed.protocol import pickle
 from distributed.utils import sync
 
 from handoff_dask.protocol.manifest import run_of
-from handoff_dask.protocol.names import ATTEMPT, NAME
+from handoff_dask.protocol.names import ATTEMPT, DEVICES, NAME
 from handoff_dask.protocol.telemetry import KnownRun
 from handoff_dask.record.current import Current
 
@@ -43,7 +43,23 @@ def attempt_on_worker() -> Current | None:
         attempt=annotations.get(ATTEMPT, 1),
         node=str(worker.name),
         cost=run.cost(position),
+        devices=_devices(annotations),
     )
+
+
+def devices_on_worker() -> dict[str, list[int]]:
+    """Indices of the devices that the function has which runs in this thread; nothing outside of one."""
+    try:
+        worker = get_worker()
+        task = worker.state.tasks.get(worker.get_current_task())
+    except (ValueError, KeyError):
+        return {}
+    annotations = {} if task is None else task.annotations or {}
+    return _devices(annotations)
+
+
+def _devices(annotations: dict[str, Any]) -> dict[str, list[int]]:
+    return {name: list(indices) for name, indices in annotations.get(DEVICES, {}).items()}
 
 
 @lru_cache(maxsize=REMEMBERED)

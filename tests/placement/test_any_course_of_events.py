@@ -43,6 +43,7 @@ COSTS: list[dict[str, Any]] = [
     {"memory": 7},
     {"gpu": 1, "cpu": 1},
     {"cpu": 1, "zone": "eu"},
+    {"gpu": 0.5},
     {"seats": 1},
     {"cpu": 1, "seats": 2},
 ]
@@ -50,7 +51,7 @@ COSTS: list[dict[str, Any]] = [
 SEATS = "seats"
 CAPABILITIES = st.fixed_dictionaries(
     {"cpu": st.integers(0, 6), "memory": st.integers(0, 10)},
-    optional={"gpu": st.integers(0, 1), "zone": st.sampled_from(["eu", "us"]), "price": st.integers(0, 3)},
+    optional={"gpu": st.integers(0, 2), "zone": st.sampled_from(["eu", "us"]), "price": st.integers(0, 3)},
 )
 SETTINGS = EngineSettings(
     round_trip_s=0.02, prefetch_limit=3, aging_floor_s=2.0, timed_prefetch_lead_s=0.5, timed_prefetches=2
@@ -73,12 +74,22 @@ class Worker:
         #: In the order in which they were sent.
         self.sent: dict[Hashable, tuple[Cost, tuple[int, int] | None]] = {}
         self.elsewhere: dict[Hashable, tuple[Cost, int]] = {}
+        #: Which devices each function has; each that asks for any asks for one at most.
+        self.devices: dict[Hashable, tuple[int, ...]] = {}
         #: Set when it was overdrawn by something that is not a placement.
         self.excused = False
 
     def measure(self, capabilities: Capabilities, threads: int) -> None:
         self.has = {"threads": threads, **capabilities.amounts}
         self.excused = True
+
+    def gives(self, function: Hashable, devices: tuple[int, ...]) -> None:
+        """Give devices to a function; nobody who runs has too much of one."""
+        self.devices[function] = devices
+        units = {function: dict(cost.amounts).get("gpu", 0) for function, (cost, _) in self.sent.items()}
+        assert len(devices) == (units[function] > 0)
+        held = [units[f] for f in self.sent if devices and self.devices[f] == devices]
+        assert sum(held) <= 1_000_000
 
     def running(self) -> list[Hashable]:
         """Those that are not held back: each takes its share of its lane while it is admitted."""
@@ -166,6 +177,7 @@ class AnyCourse(RuleBasedStateMachine):
         assert not worker.is_over()
         asks_seats = dict(event.demand.cost.amounts).get(SEATS, 0)
         worker.sent[function] = (event.demand.cost, place.prefetch_queue)
+        worker.gives(function, place.devices)
         if function in worker.running():
             assert not worker.is_over(), (place, worker.used(), worker.has)
             worker.excused = False

@@ -22,7 +22,7 @@ class Wanderer:
 
     def capabilities(self):
         rng = self.rng
-        more = {"gpu": 1, "zone": rng.choice(["eu", "us"]), "price": rng.randint(0, 3)}
+        more = {"gpu": rng.randint(1, 2), "zone": rng.choice(["eu", "us"]), "price": rng.randint(0, 3)}
         some = {name: value for name, value in more.items() if rng.random() < 0.5}
         return {"cpu": rng.randint(2, 6), "memory": rng.randint(4, 10), **some}
 
