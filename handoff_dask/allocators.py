@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -13,6 +14,7 @@ from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.requests import ResourceRequest
 from handoff_dask.placement.strategies import BUILT_IN, NodeSnapshot
+from handoff_dask.placement.to_come import ToCome
 from handoff_dask.resources import NOTHING, Capabilities, Cost
 
 __all__ = ["Allocator", "Selector", "SimpleAllocator", "Strategy", "StrategyName"]
@@ -135,16 +137,23 @@ class _Allocation:
         #: ``{root: the node its group has}``.
         self.homes: dict[FunctionId, Node] = {}
         self.requests: dict[tuple[Cost, Cost], ResourceRequest] = {}
+        #: What those still to come ask for: a node that has it is spared by those that do not.
+        self.to_come = ToCome(self.ledger)
+        self.to_come.review(())
+        self.to_come.opened(None, Counter(f.needs for f in dag.functions.values() if f.type == "regular"))
 
     def run(self) -> dict[FunctionId, str]:
         given: dict[FunctionId, str] = {}
         for function in self.dag.functions.values():
             if function.type == "regular":
                 root = self.roots.get(function.id, function.id)
+                request = self.request(function, root)
+                self.to_come.waits(None, request, function.needs)
                 node = self.homes.get(root) or self.choose(function, root)
                 if root in self.roots:
                     self.homes[root] = node
-                self.ledger.take(node, self.request(function, root).amounts)
+                self.to_come.waits_no_more(request)
+                self.ledger.take(node, request.amounts)
                 given[function.id] = node.name
         return given
 
@@ -152,7 +161,7 @@ class _Allocation:
         """What it takes from its node, and what the node must be able to hold."""
         key = (function.needs, self.group_costs.get(root, function.needs))
         if key not in self.requests:
-            self.requests[key] = ResourceRequest(*key)
+            self.requests[key] = ResourceRequest(*key, to_come=self.to_come)
         return self.requests[key]
 
     def choose(self, function: Function, root: FunctionId) -> Node:

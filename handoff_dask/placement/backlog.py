@@ -125,6 +125,7 @@ class Backlog:
         scheduled.preferred_node = event.preferred_node
         self.expect(scheduled, event.duration_s)
         self.waiting[event.function] = scheduled
+        self.tables.to_come.waits(run.key, queue.request, event.demand.cost)
         run.party.waiting += 1
         if run.party.waiting == 1 and self.shares.rivals:
             self.shares.begins_to_wait(run.party)
@@ -150,7 +151,7 @@ class Backlog:
     def withdraw(self, scheduled: ScheduledFunction) -> None:
         """Let a function wait no longer."""
         del self.waiting[scheduled.function]
-        self.waits_no_more(scheduled.run.party)
+        self.waits_no_more(scheduled.queue)
         if scheduled.data:
             self.network.release(scheduled.data)
         queue = scheduled.queue
@@ -160,8 +161,10 @@ class Backlog:
         elif not queue.count:
             self.rest(queue)
 
-    def waits_no_more(self, party: RunParty) -> None:
-        """Note that one function less of a run waits."""
+    def waits_no_more(self, queue: Queue) -> None:
+        """Note that one function less of a queue waits."""
+        self.tables.to_come.waits_no_more(queue.request)
+        party = queue.party
         party.waiting -= 1
         if not party.waiting and self.shares.rivals:
             self.shares.waits_no_more(party)

@@ -314,7 +314,7 @@ class Decider:
         if head.prefetch_queue is not None or head.timed_prefetch is not None:
             slot = head.prefetch_slot()
         del backlog.waiting[function]
-        backlog.waits_no_more(queue.party)
+        backlog.waits_no_more(queue)
         queue.placed += 1
         queue.served = now
         head.node, head.placed_at = node, now

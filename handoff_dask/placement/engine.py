@@ -130,6 +130,7 @@ class PlacementEngine(EngineView):
             self._give_up(decisions)
         if self._backlog.shares.rivals:
             self._backlog.shares.review()
+        self._backlog.tables.to_come.review(self._backlog.tables.requests.values())
         self._backfill.review(now)
         if self._backlog.tables.near:
             self._locality.review(now)

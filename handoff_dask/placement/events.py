@@ -136,6 +136,8 @@ class RunOpened:
     goes_on: bool = False
     #: ``{group: what its node must be able to hold}``.
     groups: Mapping[GroupKey, Demand] = field(default_factory=dict)
+    #: ``{cost: how many of its functions have it}``, of all that it will ask for, as far as that is known.
+    costs: Mapping[Cost, int] = field(default_factory=dict)
     #: Asked before each placement, and may refuse it: ``permit(function, node)``.  What is granted
     #: is placed.
     permit: Callable[[FunctionKey, str], bool] | None = None

@@ -103,8 +103,7 @@ class Node:
         self.devices.measure(capabilities.amounts.get(DEVICE, 0))
         self.price = capabilities.price
         self.shares = tuple((n, u) for n, u in self.total.items() if u > 0 and n != "price")
-        labels = (n for n, v in capabilities.labels.items() if v)
-        self.scarce = frozenset([*(n for n, _ in self.shares if n != THREAD), *labels])
+        self.scarce = scarce_in(capabilities)
         self.open()
 
     def open(self) -> None:
@@ -115,6 +114,12 @@ class Node:
     def is_overdrawn(self) -> bool:
         """Whether more of something is held than the node has."""
         return any(units < 0 for units in self.free.values())
+
+
+def scarce_in(capabilities: Capabilities) -> frozenset[str]:
+    """Names of what can be used up, and of labels."""
+    amounts = (name for name, units in capabilities.amounts.items() if units > 0 and name != "price")
+    return frozenset([*amounts, *(name for name, value in capabilities.labels.items() if value)])
 
 
 class ChangeLog:

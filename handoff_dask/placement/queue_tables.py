@@ -15,6 +15,7 @@ from handoff_dask.placement.runs import QueueGroup, Run, scored
 from handoff_dask.placement.shared import SharedResource
 from handoff_dask.placement.shares import RunParty
 from handoff_dask.placement.strategies import SelectStrategy
+from handoff_dask.placement.to_come import ToCome
 from handoff_dask.resources import NOTHING, Cost
 
 #: So many queues a run may have in which nothing waits before some are looked for that can be dropped.
@@ -57,6 +58,8 @@ class QueueTables:
         self.requests: dict[tuple[Cost, Cost, Confinement | None], ResourceRequest] = {}
         #: The request of a function that costs nothing, which every node could hold.
         self.anything = ResourceRequest(NOTHING)
+        #: What functions still to come ask for.
+        self.to_come = ToCome(ledger)
         self.anything.eligible = ledger.nodes
         self._uses: dict[ResourceRequest, _Uses] = {}
         self._of_run: dict[Run, _Queues] = {}
@@ -79,6 +82,7 @@ class QueueTables:
         run = Run(event.run, strategy, queue_group, event.allocation_timeout_s, party)
         run.next_rank = event.next_rank
         run.goes_on = event.goes_on
+        self.to_come.opened(event.run, event.costs)
         self._of_run[run] = _Queues()
         for key, demand in event.groups.items():
             request = self._request(demand.cost, demand.cost, queue_group.confinement)
@@ -89,6 +93,7 @@ class QueueTables:
 
     def close(self, run: Run) -> list[Queue]:
         """Forget a run; its queues, to be taken off every list."""
+        self.to_come.closed(run.key)
         queues = list(self._of_run.pop(run))
         for queue in queues:
             self._forget(queue)
@@ -214,7 +219,7 @@ class QueueTables:
     def _request(self, cost: Cost, hold: Cost, confinement: Confinement | None) -> ResourceRequest:
         request = self.requests.get((cost, hold, confinement))
         if request is None:
-            request = ResourceRequest(cost, hold, confinement, self._ledger.shared)
+            request = ResourceRequest(cost, hold, confinement, self._ledger.shared, self.to_come)
             self.requests[cost, hold, confinement] = request
             self._uses[request] = _Uses()
             for node in self._ledger.nodes.values():

@@ -27,6 +27,14 @@ class Order(Protocol):
         """The best node with room, leaving out the barred ones."""
 
 
+class Sparing(Protocol):
+    """What functions still to come ask for (see :mod:`handoff_dask.placement.to_come`)."""
+
+    #: Names; the version changes with them.
+    names: frozenset[str]
+    version: int
+
+
 class Confinement:
     """The nodes that a run may use, and how much of each."""
 
@@ -79,6 +87,8 @@ class ResourceRequest:
 
     __slots__ = (
         "_of_node",
+        "_spared",
+        "_to_come",
         "amounts",
         "asked",
         "claims",
@@ -89,6 +99,7 @@ class ResourceRequest:
         "hold",
         "orders",
         "shared",
+        "waiting",
         "wanted",
     )
 
@@ -98,6 +109,7 @@ class ResourceRequest:
         hold: Cost | None = None,
         confinement: Confinement | None = None,
         resources: SharedResources | None = None,
+        to_come: Sparing | None = None,
     ) -> None:
         self.cost = cost
         self.hold = cost if hold is None else hold
@@ -105,6 +117,12 @@ class ResourceRequest:
         self.split(SharedResources() if resources is None else resources)
         #: Names of everything that is asked for, labels included.
         self.wanted = frozenset([*self.asked, *(n for n, _ in cost.labels)])
+        #: How many functions wait that ask for it.
+        self.waiting = 0
+        #: What others ask for that are still to come; and the part of it that is not asked for here,
+        #: with the version of the first.
+        self._to_come = to_come
+        self._spared: tuple[int, frozenset[str]] = (-1, frozenset())
         #: Nodes that could hold it when idle, by name, those being restarted included.
         self.eligible: dict[str, Node] = {}
         #: ``{strategy: its order of the nodes with room}``.
@@ -148,6 +166,21 @@ class ResourceRequest:
     def unasked(self, node: Node) -> int:
         """How many kinds of things the node has that are not asked for."""
         return len(node.scarce - self.wanted)
+
+    def spares(self, node: Node) -> bool:
+        """Whether the node has something that functions still to come ask for, and this one does not."""
+        if self._to_come is None or not self._to_come.names:
+            return False
+        version, names = self._spared
+        if version != self._to_come.version:
+            names = self._to_come.names - self.wanted
+            self._spared = (self._to_come.version, names)
+        return bool(names) and not names.isdisjoint(node.scarce)
+
+    @property
+    def sparing_version(self) -> int:
+        """Changes whenever other nodes may have to be spared."""
+        return 0 if self._to_come is None else self._to_come.version
 
     def review(self, node: Node, gone: bool = False) -> bool:
         """Look again at whether a node could hold it; True if it no longer can but could."""

@@ -24,7 +24,7 @@ class NodeOrder:
     since the last one.
     """
 
-    __slots__ = ("_heap", "_log", "_place", "_request", "_score", "_seen")
+    __slots__ = ("_heap", "_log", "_place", "_request", "_score", "_seen", "_spares", "_spares_version")
 
     def __init__(self, request: ResourceRequest, strategy: ScoredStrategy, ledger: Ledger) -> None:
         self._request = request
@@ -34,6 +34,9 @@ class NodeOrder:
         #: ``{node: the version it was last entered with}``: never two entries of one version.
         self._seen: dict[str, int] = {}
         self._place = -1
+        #: Whether scores depend on what functions still to come ask for, and the version they were made for.
+        self._spares = strategy.spares_nodes
+        self._spares_version = 0
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -77,12 +80,15 @@ class NodeOrder:
 
     def _catch_up(self) -> None:
         place, self._place = self._place, self._log.end
-        if place == self._place:
+        is_outdated = self._spares and self._spares_version != self._request.sparing_version
+        if is_outdated:
+            self._spares_version = self._request.sparing_version
+        elif place == self._place:
             return
         eligible = self._request.eligible
         # A log that is longer than the list of nodes is not worth reading.
         changed = self._log.since(place) if place >= self._place - 2 * len(eligible) else None
-        if changed is None or len(self._heap) > 2 * len(eligible) + 64:
+        if is_outdated or changed is None or len(self._heap) > 2 * len(eligible) + 64:
             self._heap, self._seen = [], {}
             self._enter(eligible.values(), self._heap.append)
             heapify(self._heap)

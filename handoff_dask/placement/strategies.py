@@ -38,6 +38,8 @@ class ScoredStrategy(Strategy, ABC):
     is_by_load: ClassVar[bool] = False
     #: Whether bringing the arguments there counts.
     heeds_transfer: ClassVar[bool] = False
+    #: Whether a node's score depends on what functions still to come ask for.
+    spares_nodes: ClassVar[bool] = False
     #: Whether names alone decide between equal nodes; else the one that has the arguments wins.
     is_by_name: ClassVar[bool] = False
 
@@ -48,14 +50,18 @@ class ScoredStrategy(Strategy, ABC):
 
 @dataclass(frozen=True)
 class FirstAvailable(ScoredStrategy):
-    """The first node in name order, names compared as strings."""
+    """The first node in name order, names compared as strings.
 
+    A node that has what functions still to come ask for, and this one does not, comes after the others.
+    """
+
+    spares_nodes: ClassVar[bool] = True
     is_by_name: ClassVar[bool] = True
     name: str = "first_available"
 
     def score(self, node: Node, request: ResourceRequest) -> Score:
-        """All the same: the name decides."""
-        return 0
+        """Whether the node is spared; of equal nodes the name decides."""
+        return request.spares(node)
 
 
 @dataclass(frozen=True)

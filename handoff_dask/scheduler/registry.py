@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
@@ -128,6 +129,7 @@ class Registry:
             allocation_timeout_s=options.allocation_timeout_s,
             goes_on=run.goes_on,
             groups=manifest.groups,
+            costs=Counter(manifest.demands[number].cost for number in manifest.demand_of),
             permit=self._permit_of(run),
             next_rank=self._ranks.next_rank,
         )

@@ -88,6 +88,10 @@ class CompactRun:
         self.number = 0
         self.arrivals = 0
         self.choose = self._best if self.rooms.score is not None else self._first
+        #: How many functions are still to come that ask for what only some nodes have; and for each kind the
+        #: nodes that it spares for their sake.
+        self.to_come = [sum(kind in kinds for kind in problem.kind) for _, kinds in self.rooms.spared]
+        self.sparing: list[frozenset[int]] = self._spared()
         self.reserve_from_s = reserve_from_s
         self.reserved: _Reserved | None = None
         #: A node that is reserved no longer, for which all have to be looked at again.
@@ -224,6 +228,23 @@ class CompactRun:
             self._started_beside(n, kind, key, where, stop_s)
         if self.rooms.group[kind] is not None:
             self._bind(kind, where)
+        if self.to_come:
+            self._started(kind)
+
+    def _started(self, kind: int) -> None:
+        """One function less is to come: nodes may have to be spared no longer."""
+        for number, (_, kinds) in enumerate(self.rooms.spared):
+            if kind in kinds:
+                self.to_come[number] -= 1
+                if not self.to_come[number]:
+                    self.sparing = self._spared()
+
+    def _spared(self) -> list[frozenset[int]]:
+        asked = [pair for pair, left in zip(self.rooms.spared, self.to_come, strict=True) if left]
+        return [
+            frozenset[int]().union(*(nodes for nodes, kinds in asked if kind not in kinds))
+            for kind in range(len(self.rooms.cost))
+        ]
 
     def _bind(self, kind: int, where: int) -> None:
         """The rest of a collocation group goes where the first of it has gone."""
@@ -235,16 +256,20 @@ class CompactRun:
     # Which node
 
     def _first(self, n: int, kind: int, nodes: Sequence[int], barred: int) -> int:
-        """The first node in name order that has room."""
+        """The first node in name order that has room, one that is spared only if there is no other."""
         taken, free, guard, able = self.rooms.cost[kind], self.free, self.rooms.guard, self.able[kind]
+        sparing, spared = self.sparing[kind], -1
         for where in nodes:
             if (
                 (free[where] - taken) & guard == guard
                 and where != barred
                 and (nodes is able or where in able)
             ):
-                return where
-        return -1
+                if where not in sparing:
+                    return where
+                if spared < 0:
+                    spared = where
+        return spared
 
     def _best(self, n: int, kind: int, nodes: Sequence[int], barred: int) -> int:
         """The node with room that the strategy likes best, and of several the one with most arguments."""

@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 
 from handoff_dask.placement.amounts import THREAD, amounts_of
-from handoff_dask.placement.ledger import Ledger
+from handoff_dask.placement.ledger import Ledger, scarce_in
 from handoff_dask.placement.requests import ResourceRequest
 from handoff_dask.placement.strategies import Score, ScoredStrategy
+from handoff_dask.placement.to_come import names_in
 from handoff_dask.resources import Cost
 from handoff_dask.simulation.problem import Problem, SimulatedFunction
 
@@ -39,6 +40,9 @@ class Rooms:
         #: The collocation group of each kind.
         self.group = [function.group for function in firsts]
         strategy = problem.strategy
+        #: ``[(the nodes that have something, the kinds that ask for it)]``, of what only some nodes have:
+        #: these are spared by other kinds as long as functions are still to come that ask for it.
+        self.spared = self._scarce([f.cost for f in firsts]) if strategy.spares_nodes else []
         self.is_by_name = strategy.is_by_name
         #: ``score(kind, node, what is free there)``; None if names alone decide.
         self.score = None if self.is_by_name else self._scoring(strategy, [f.cost for f in firsts])
@@ -96,6 +100,18 @@ class Rooms:
             if node.threads > 0
             and all(pin in (None, node.name) for pin in pins)
             and all(node.capabilities.could_hold(cost) for cost in costs)
+        ]
+
+    def _scarce(self, costs: Sequence[Cost]) -> list[tuple[frozenset[int], frozenset[int]]]:
+        has = [scarce_in(node.capabilities) for node in self._nodes]
+        uneven = frozenset[str]().union(*has).difference(frozenset.intersection(*has)) if has else ()
+        asked = [names_in(cost) for cost in costs]
+        return [
+            (
+                frozenset(where for where, names in enumerate(has) if name in names),
+                frozenset(kind for kind, names in enumerate(asked) if name in names),
+            )
+            for name in sorted(uneven)
         ]
 
     def _scoring(self, strategy: ScoredStrategy, costs: Sequence[Cost]) -> Callable[[int, int, int], Score]:

@@ -387,7 +387,12 @@ def simulate(
     ]
     if network is not None:
         start.append(_measured(network, nodes))
-    start.append(RunOpened(run=_RUN, strategy=strategy, groups=groups or {}, next_rank=simulation.next_rank))
+    costs = Counter(function.cost for function in functions)
+    start.append(
+        RunOpened(
+            run=_RUN, strategy=strategy, groups=groups or {}, costs=costs, next_rank=simulation.next_rank
+        )
+    )
     for function in functions:
         if not function.args:
             if function.release_s > 0:
