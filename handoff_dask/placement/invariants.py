@@ -94,6 +94,8 @@ def _check_queues(backlog: Backlog) -> None:
             keys = [queue.key for queue in line.of_run(run.party)]
             assert keys == sorted(keys, key=lambda key: key[:3] if key else ())
     assert all(backlog.at.values())
+    asked = Counter(w.queue.request for w in backlog.waiting.values())
+    assert all(request.waiting == asked[request] for request in backlog.tables.requests.values())
 
 
 def _check_blocked(backlog: Backlog, queue: Queue) -> None:
