@@ -130,9 +130,11 @@ class PlacementEngine(EngineView):
             self._give_up(decisions)
         if self._backlog.shares.rivals:
             self._backlog.shares.review()
-        self._backlog.tables.to_come.review(self._backlog.tables.requests.values())
+        tables = self._backlog.tables
+        if tables.to_come.found_for != self._ledger.shape:
+            tables.to_come.review(tables.requests.values())
         self._backfill.review(now)
-        if self._backlog.tables.near:
+        if tables.near:
             self._locality.review(now)
         self._decider.decide(decisions)
         for scheduled in self._arrived:

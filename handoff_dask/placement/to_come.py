@@ -32,9 +32,9 @@ class ToCome:
         #: What is asked for by functions to come, and not on every node; the version changes with it.
         self.names: frozenset[str] = frozenset()
         self.version = 0
-        #: Names of what some nodes have and others have not, and for which nodes that was found.
+        #: Names of what some nodes have and others have not, and for which shape of the ledger that is so.
         self._uneven: frozenset[str] = frozenset()
-        self._found_for = -1
+        self.found_for = -1
         #: ``{run: {cost: how many of its functions have yet to become ready}}``.
         self._left: dict[RunKey, dict[Cost, int]] = {}
         #: ``{name: by how many of these costs, and requests of which functions wait, it is asked for}``.
@@ -55,10 +55,9 @@ class ToCome:
     def waits(self, run: RunKey, request: Asking, cost: Cost) -> None:
         """A function waits for room."""
         request.waiting += 1
-        if request.waiting == 1:
+        if request.waiting == 1 and self._uneven:
             self._count(request.wanted, 1)
-        left = self._left.get(run)
-        if left is not None and cost in left:
+        if run in self._left and cost in (left := self._left[run]):
             left[cost] -= 1
             if not left[cost]:
                 del left[cost]
@@ -67,14 +66,12 @@ class ToCome:
     def waits_no_more(self, request: Asking) -> None:
         """A function has been placed, or is not wanted."""
         request.waiting -= 1
-        if not request.waiting:
+        if not request.waiting and self._uneven:
             self._count(request.wanted, -1)
 
     def review(self, requests: Iterable[Asking]) -> None:
-        """Count anew if nodes have come, gone or changed."""
-        if self._found_for == self._ledger.shape:
-            return
-        self._found_for = self._ledger.shape
+        """Count anew: nodes have come, gone or changed."""
+        self.found_for = self._ledger.shape
         has = [node.scarce for node in self._ledger.nodes.values()]
         uneven = frozenset[str]().union(*has).difference(frozenset.intersection(*has)) if has else frozenset()
         if uneven != self._uneven:
