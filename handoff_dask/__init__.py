@@ -125,6 +125,7 @@ __all__ = [
     "submit",
     "task",
     "telemetry",
+    "unregister_node",
     "update_node_resources",
     "visualization",
 ]
@@ -554,6 +555,22 @@ def update_node_resources(node: str, capabilities: Mapping[str, Any]) -> None:
         If the capabilities are wrong.
     """
     return session_for().update_node_resources(node, capabilities)
+
+
+def unregister_node(node: str) -> None:
+    """Take back what was registered for a node: it has again what its worker offers.
+
+    Parameters
+    ----------
+    node
+        Name or address of a node.
+
+    Raises
+    ------
+    NotFoundError
+        If nothing is registered for a node of this name or address.
+    """
+    return session_for().unregister_node(node)
 
 
 def register_local_node(capabilities: Mapping[str, Any]) -> None:

@@ -69,8 +69,8 @@ class AsyncHandoff(SessionCore):
             await self.link.run(self._stop)
         else:
             self._close()
-        if self._embedded is not None:
-            await asyncio.to_thread(self._embedded.close)
+        if self._embedded is not None or self._connected is not None:
+            await asyncio.to_thread(self._close_own)
 
     async def __aenter__(self: S) -> S:
         return await self.start()
@@ -438,6 +438,16 @@ class AsyncHandoff(SessionCore):
         """
         Capabilities.parse(capabilities)
         await self.link.run(self._nodes.register, node, capabilities, merge=True)
+
+    async def unregister_node(self, node: str) -> None:
+        """Take back what was registered for a node: it has again what its worker offers.
+
+        Raises
+        ------
+        NotFoundError
+            If nothing is registered for a node of this name or address.
+        """
+        await self.link.run(self._nodes.unregister, node)
 
     async def register_local_node(self, capabilities: Mapping[str, Any]) -> None:
         """Set what this worker has; outside of a worker, what the embedded cluster's first node has.

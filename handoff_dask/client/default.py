@@ -12,7 +12,7 @@ from distributed import Client
 from handoff_dask.allocators import Strategy
 from handoff_dask.client import options as checks
 from handoff_dask.client.execution_core import ExecutionCore
-from handoff_dask.client.scheduler_link import SchedulerLink, current_client
+from handoff_dask.client.scheduler_link import SchedulerLink, client_made_current, current_client
 from handoff_dask.client.session import Handoff
 from handoff_dask.config import Placing
 from handoff_dask.stores import ResultStore
@@ -34,6 +34,9 @@ class _Defaults:
     def current(self, client: Client | None) -> Handoff | None:
         """A session that exists already and is usable."""
         checks.refuse_other_than_client(client)
+        if client is None:
+            # Made current by hand: as everywhere in Dask, that counts.
+            client = client_made_current()
         if client is None:
             if self.started is not None and self.started.is_usable:
                 return self.started
@@ -68,8 +71,9 @@ def start(
     Parameters
     ----------
     client
-        A Dask client.  If ``None``, the client that is current in Dask; if there is none either, an
-        embedded cluster is started on this machine.
+        A Dask client.  If ``None``, the client that is current in Dask, or the cluster that ``Client()``
+        would find (``DASK_SCHEDULER_ADDRESS``); if there is neither, an embedded cluster is started on
+        this machine.
     nodes
         ``{name: capabilities}`` of the embedded cluster; if ``None``, one node that has this
         machine's cores and memory.

@@ -37,6 +37,11 @@ class Nodes:
         parsed = Capabilities.parse(capabilities)
         await self._ask("register", node=str(node), capabilities=parsed, merge=merge)
 
+    async def unregister(self, node: object) -> None:
+        """Take back what was registered for a node."""
+        await self._start()
+        await self._ask("unregister", node=str(node))
+
     async def register_shared(self, name: str, units: int) -> None:
         """Say how much the whole cluster has of a resource."""
         await self._start()

@@ -253,6 +253,15 @@ def released_thread() -> Iterator[bool]:
             rejoin()
 
 
+def client_made_current() -> Client | None:
+    """The client that ``with client.as_current()`` has made current here, if there is one."""
+    try:
+        client: Client = Client.current(allow_global=False)
+    except ValueError:
+        return None
+    return client
+
+
 def current_client() -> Client | None:
     """The client that is current in Dask; inside a task, its worker's client."""
     client: Client

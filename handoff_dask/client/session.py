@@ -97,8 +97,7 @@ class Handoff(SessionCore):
             self.link.sync(self._stop)
         else:
             self._close()
-        if self._embedded is not None:
-            self._embedded.close()
+        self._close_own()
         return None
 
     def __enter__(self: S) -> S:
@@ -484,6 +483,16 @@ class Handoff(SessionCore):
         """
         Capabilities.parse(capabilities)
         return self.link.sync(self._nodes.register, node, capabilities, merge=True)
+
+    def unregister_node(self, node: str) -> None:
+        """Take back what was registered for a node: it has again what its worker offers.
+
+        Raises
+        ------
+        NotFoundError
+            If nothing is registered for a node of this name or address.
+        """
+        return self.link.sync(self._nodes.unregister, node)
 
     def register_local_node(self, capabilities: Mapping[str, Any]) -> None:
         """Set what this worker has; outside of a worker, what the embedded cluster's first node has.

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+import dask
 from distributed import Client, Future
 from distributed.protocol import pickle
 
@@ -86,6 +87,8 @@ class SessionCore:
             keep_costs()
         checks.refuse_other_than_client(client)
         self._embedded: EmbeddedCluster | None = None
+        #: The client of a cluster that Dask's configuration names.
+        self._connected: Client | None = None
         #: The nodes that were asked for as an embedded cluster.
         self.nodes = nodes
         if allocator is not None:
@@ -121,6 +124,9 @@ class SessionCore:
         client = current_client() if nodes is None else None
         if client is not None:
             return client
+        if nodes is None and dask.config.get("scheduler-address", default=None) is not None:
+            self._connected = Client(set_as_default=False)
+            return self._connected
         self._embedded = EmbeddedCluster(nodes)
         return self._embedded.client
 
@@ -264,6 +270,13 @@ class SessionCore:
         except SchedulerLostError:
             logger.info("the scheduler is gone; there is nothing to cancel")
         self._messages.stop()
+
+    def _close_own(self) -> None:
+        """Close what the session has started or connected to by itself."""
+        if self._embedded is not None:
+            self._embedded.close()
+        if self._connected is not None:
+            self._connected.close()
 
     def _close(self) -> None:
         """End what belongs to this process, once the client's loop is gone."""

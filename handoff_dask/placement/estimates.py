@@ -14,6 +14,8 @@ SHORT_S = 0.05
 #: Functions of a kind take about the same time if so many have been seen, and the longest of late took no
 #: more than so many times their mean.
 STEADY_FROM, STEADY = 8, 1.2
+#: A function whose duration differs from the mean of its kind by no more than this factor is like the others.
+NOISE = 1.15
 #: Functions remembered one by one; the oldest half goes when there are more.
 _REMEMBERED = 100_000
 
@@ -94,9 +96,12 @@ class Estimates:
     def expected(self, code: str, cost: Cost, function_id: Hashable) -> float | None:
         """How long a function is expected to take, in seconds; None if nothing like it has run."""
         remembered = self._functions.get((code, function_id))
-        if remembered is not None:
-            return remembered
         kind = self._kinds.get((code, cost))
+        if remembered is not None:
+            # The order of functions that take the same time must not change from run to run.
+            if kind is not None and kind.mean_s / NOISE <= remembered <= kind.mean_s * NOISE:
+                return kind.mean_s
+            return remembered
         if kind is not None:
             # What is sometimes short must not pass for short: others would wait behind it.
             return kind.longest_s if kind.mean_s < SHORT_S else kind.mean_s

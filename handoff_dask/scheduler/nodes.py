@@ -153,6 +153,23 @@ class Nodes:
         self.registered[node.name] = capabilities
         return [self.changed(node)]
 
+    def unregister(self, name: str) -> list[NodeChanged]:
+        """A user takes back what was said of a node, whether it is there or not.
+
+        Raises
+        ------
+        NotFoundError
+            If nothing was said of a node of this name or address.
+        """
+        if self.registered.pop(name, None) is not None:
+            return [self.changed(self.by_name[name])] if name in self.by_name else []
+        node = self.find(name)
+        if self.registered.pop(node.name, None) is None:
+            raise NotFoundError(
+                "node", name, "nothing is registered for it; discover_nodes() lists the nodes"
+            )
+        return [self.changed(node)]
+
     def refuse_shared(self, capabilities: Capabilities) -> None:
         """Refuse what names a resource that the whole cluster shares.
 

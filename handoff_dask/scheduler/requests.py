@@ -73,6 +73,7 @@ class Requests(Observer):
             "withdraw": self.withdraw,
             "discover": self.discover,
             "register": self.register,
+            "unregister": self.unregister,
             "available": self.available,
             "name_of": self.name_of,
             "address_of": self.address_of,
@@ -207,6 +208,12 @@ class Requests(Observer):
         """A user says what a node has."""
         await self._nodes.all_reported()
         self._nodes_changed([*self._nodes.register(node, capabilities, merge=merge)])
+        self._driver.flush()
+
+    async def unregister(self, client: str, node: str) -> None:
+        """A user takes back what was said of a node."""
+        await self._nodes.all_reported()
+        self._nodes_changed([*self._nodes.unregister(node)])
         self._driver.flush()
 
     async def available(self, client: str, node: str, cost: Cost) -> bool:

@@ -289,3 +289,16 @@ async def test_names_are_text_and_in_order(c, s, w0, w1, w2):
         assert list(await session.discover_nodes()) == ["0", "1", "10", "2"]
         result = await session.execute([Function(n, [], int, node=n) for n in (2, 10)])
         assert result.allocations == {2: "2", 10: "10"}
+
+
+@live(2)
+async def test_what_was_registered_can_be_taken_back(c, s, *workers):
+    """A node has again what its worker offers, whether it was named or there when it was taken back."""
+    async with handoff.Handoff(c) as session:
+        before = await session.discover_nodes()
+        await session.register_node("0", {"cpu": 7, "gpu": 1})
+        assert (await session.discover_nodes())["0"]["gpu"] == 1
+        await session.unregister_node(workers[0].address)
+        assert await session.discover_nodes() == before
+        with pytest.raises(handoff.NotFoundError, match="nothing is registered"):
+            await session.unregister_node("0")
