@@ -7,7 +7,7 @@ Amounts are integers in millionths of what the user wrote (``cpu: 0.1`` is 100_0
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
 from fractions import Fraction
@@ -240,8 +240,16 @@ class Capabilities:
         amounts = {n: u for n, u in self.amounts.items() if n not in left_out}
         return Capabilities(amounts, {n: v for n, v in self.labels.items() if n not in left_out})
 
-    def confined(self, other: Capabilities) -> Capabilities:
-        """The smaller of the two, by name; a name that ``other`` leaves out stays as it is here."""
+    def confined(self, other: Capabilities, declared: Collection[str] = ()) -> Capabilities:
+        """The smaller of the two, by name; a name that ``other`` leaves out stays as it is here.
+
+        Of names in ``declared``, of which nothing is said here, it is what ``other`` says.
+        """
+        if declared:
+            more = {n: u for n, u in other.amounts.items() if n in declared}
+            labels_too = {n: v for n, v in other.labels.items() if n in declared}
+            bare = Capabilities({**self.amounts, **more}, {**self.labels, **labels_too})
+            return bare.confined(other)
         amounts = {n: min(u, other.amounts.get(n, u)) for n, u in self.amounts.items()}
         labels = dict(self.labels)
         for name, value in other.labels.items():
@@ -273,6 +281,12 @@ class Capabilities:
     def price(self) -> float:
         """Price per second: the ``price`` capability, 0 if absent."""
         return self.amounts.get("price", 0) / UNITS
+
+
+def undeclared(named: Iterable[Capabilities], offered: Iterable[Capabilities]) -> frozenset[str]:
+    """Names in the first capabilities of which none of the others says anything."""
+    known = {name for has in offered for name in (*has.amounts, *has.labels)}
+    return frozenset(n for names in named for n in (*names.amounts, *names.labels) if n not in known)
 
 
 @lru_cache(maxsize=4096, typed=True)

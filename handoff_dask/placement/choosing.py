@@ -153,7 +153,7 @@ class Chooser:
             if node.has_room(request.amounts) and request.devices and not node.devices.fit(request.devices):
                 continue
             if node.has_room(request.amounts):
-                if request.confinement is None or request.confinement.has_room(node, request.amounts):
+                if request.confinement is None or request.confinement.has_room(node, request.confined):
                     barred = True
                 else:
                     confined = True

@@ -257,7 +257,7 @@ class PrefetchQueues:
         slots = min(node.free[name] // units for name, units in request.amounts)
         slots = min([slots, *(resource.free // units for resource, units in request.shared)])
         if request.confinement is not None:
-            slots = min(slots, request.confinement.count(node, request.amounts))
+            slots = min(slots, request.confinement.count(node, request.confined))
         if queue_group.limit is not None:
             slots = min(slots, queue_group.limit - queue_group.claims)
         return min(slots, queue.count + 1)

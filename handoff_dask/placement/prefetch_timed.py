@@ -222,7 +222,7 @@ class TimedPrefetches:
             free[name] += units
         queue_group.claims -= 1
         if request.confinement is not None:
-            request.confinement.give_back(node, request.amounts)
+            request.confinement.give_back(node, request.confined)
         with self._backlog.shares.as_if_returned(scheduled.queue.party, request.claims):
             yield
         for resource, units in request.shared:
@@ -231,7 +231,7 @@ class TimedPrefetches:
             free[name] -= units
         queue_group.claims += 1
         if request.confinement is not None:
-            request.confinement.take(node, request.amounts)
+            request.confinement.take(node, request.confined)
 
     def _first_fit(self, node: Node) -> Queue | None:
         """The queue whose head would be placed on the node next, if none that asks goes before."""

@@ -75,7 +75,7 @@ class QueueTables:
         """Make a run, with its queue group and collocation groups."""
         strategy = event.strategy
         select = strategy if isinstance(strategy, SelectStrategy) else None
-        confinement = None if event.nodes is None else Confinement(event.nodes)
+        confinement = None if event.nodes is None else Confinement(event.nodes, self._ledger)
         queue_group = QueueGroup(
             scored(strategy), select, confinement, event.max_concurrency, permit=event.permit
         )

@@ -133,7 +133,7 @@ def _no_device(node: Node, queue: Queue) -> Obstacle | None:
 
 def _forbidden(backlog: Backlog, node: Node, queue: Queue, scheduled: ScheduledFunction) -> Obstacle | None:
     confinement, queue_group = queue.request.confinement, queue.queue_group
-    if confinement is not None and not confinement.has_room(node, queue.request.amounts):
+    if confinement is not None and not confinement.has_room(node, queue.request.confined):
         return Obstacle(cause="confined", detail="this execution holds as much there as it may")
     resource = queue.request.short_of(queue)
     if resource is not None:

@@ -14,7 +14,7 @@ from handoff_dask.placement.amounts import THREAD, Amounts, amounts_of
 from handoff_dask.placement.devices import DEVICE
 from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.shared import SharedResource, SharedResources, Waiting
-from handoff_dask.resources import Capabilities, Cost
+from handoff_dask.resources import Capabilities, Cost, undeclared
 
 
 class Order(Protocol):
@@ -38,11 +38,17 @@ class Sparing(Protocol):
 class Confinement:
     """The nodes that a run may use, and how much of each."""
 
-    def __init__(self, nodes: Mapping[str, Capabilities]) -> None:
+    def __init__(self, nodes: Mapping[str, Capabilities], ledger: Ledger | None = None) -> None:
         #: ``{name or address: the most it may use there}``.
         self.nodes = dict(nodes)
+        #: Names that none of these nodes itself says anything of: the run alone knows and counts them.
+        self.declared: frozenset[str] = frozenset() if ledger is None else self._declared(ledger)
         #: ``{node name: {resource: units the run holds there}}``; empty once it holds nothing.
         self.used: dict[str, dict[str, int]] = {}
+
+    def _declared(self, ledger: Ledger) -> frozenset[str]:
+        known = [n.capabilities for n in ledger.nodes.values() if self.limit(n) is not None]
+        return undeclared(self.nodes.values(), known)
 
     def limit(self, node: Node) -> Capabilities | None:
         """What the run may use of a node; None if it must not go there."""
@@ -52,7 +58,7 @@ class Confinement:
     def capabilities(self, node: Node) -> Capabilities | None:
         """What the node is to this run."""
         limit = self.limit(node)
-        return None if limit is None else node.capabilities.confined(limit)
+        return None if limit is None else node.capabilities.confined(limit, self.declared)
 
     def has_room(self, node: Node, amounts: Amounts) -> bool:
         """Whether the run may take that much more there."""
@@ -92,6 +98,7 @@ class ResourceRequest:
         "amounts",
         "asked",
         "claims",
+        "confined",
         "confinement",
         "cost",
         "devices",
@@ -130,10 +137,13 @@ class ResourceRequest:
 
     def split(self, resources: SharedResources) -> None:
         """Tell what is asked of a node from what is asked of shared resources."""
-        #: What one function takes: of its node, and of shared resources.
+        #: What one function takes: of its node, and of shared resources.  Of a node, its run counts all
+        #: (``confined``), and the ledger what the node itself offers (``amounts``).
         self.claims = amounts_of(self.cost)
-        self.amounts, self.shared = resources.split(self.claims)
-        #: The first of these as a mapping.
+        self.confined, self.shared = resources.split(self.claims)
+        declared = frozenset() if self.confinement is None else self.confinement.declared
+        self.amounts = tuple(pair for pair in self.confined if pair[0] not in declared)
+        #: What the ledger counts, as a mapping.
         self.asked = dict(self.amounts)
         #: Units of devices among these.
         self.devices = self.asked.get(DEVICE, 0)
@@ -161,7 +171,7 @@ class ResourceRequest:
                 return False
         if self.devices and not node.devices.fit(self.devices):
             return False
-        return self.confinement is None or self.confinement.has_room(node, self.amounts)
+        return self.confinement is None or self.confinement.has_room(node, self.confined)
 
     def unasked(self, node: Node) -> int:
         """How many kinds of things the node has that are not asked for."""
@@ -201,12 +211,12 @@ class ResourceRequest:
         if booked is None:
             ledger.shared.take(self.shared)
         if self.confinement is not None:
-            self.confinement.take(node, self.amounts)
+            self.confinement.take(node, self.confined)
 
     def give_back(self, ledger: Ledger, node: Node, booked: Amounts | None = None) -> None:
         """Return one function's claim, of which only a part may have been booked as yet."""
         if self.confinement is not None:
-            self.confinement.give_back(node, self.amounts)
+            self.confinement.give_back(node, self.confined)
         ledger.give_back(node, self.amounts if booked is None else booked)
         if booked is None:
             ledger.shared.give_back(self.shared)

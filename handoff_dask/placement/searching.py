@@ -111,7 +111,7 @@ class NodeOrder:
                     continue
                 if request.devices and not node.devices.fit(request.devices):
                     continue
-                if confinement is None or confinement.has_room(node, amounts):
+                if confinement is None or confinement.has_room(node, request.confined):
                     seen[name] = version
                     add((score(node, request), name, version, node))
 

@@ -69,7 +69,7 @@ def idle_obstacles(
     ledger: Ledger, demand: Demand, nodes: Mapping[str, Capabilities] | None
 ) -> dict[str, Obstacle]:
     """Why each node that could not hold a demand when idle could not."""
-    confinement = None if nodes is None else Confinement(nodes)
+    confinement = None if nodes is None else Confinement(nodes, ledger)
     found = {}
     for node in sorted(ledger.nodes.values(), key=lambda n: n.name):
         why = idle_obstacle(node, demand.cost, demand.pin, None, confinement, ledger.shared)

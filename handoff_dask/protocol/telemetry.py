@@ -92,6 +92,15 @@ class Allocated(NamedTuple):
     cause: str
     transfer_bytes: int
 
+    def _reason(self, strategy: str) -> str:
+        """Why this node, and what was waited for."""
+        why = (
+            "the only node with room"
+            if self.candidates == 1
+            else f"{strategy} of {self.candidates} nodes with room"
+        )
+        return f"{why}; waited for {self.cause}" if self.cause else f"{why}; did not wait"
+
     def told(self, run: KnownRun) -> Told:
         """The event."""
         metadata = {
@@ -99,7 +108,7 @@ class Allocated(NamedTuple):
             "function_id": run.ids[self.position],
             "node": self.node,
             "strategy": run.strategy,
-            "reason": self.cause,
+            "reason": self._reason(run.strategy),
         }
         measurements = {
             "wait_time": self.waited_s,

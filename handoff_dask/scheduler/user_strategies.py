@@ -25,7 +25,7 @@ from handoff_dask.placement.strategies import (
 from handoff_dask.placement.user_strategies import StrategyFailed
 from handoff_dask.protocol.manifest import Manifest, position_of
 from handoff_dask.protocol.strategies import Elsewhere
-from handoff_dask.resources import Capabilities
+from handoff_dask.resources import Capabilities, undeclared
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +98,9 @@ class _Asked:
         limits = self._manifest.options.nodes
         if limits is None:
             return {name: dict(offer) for name, offer in capabilities.items()}
-        return {
-            name: Capabilities.parse(offer).confined(limits[name]).to_dict()
-            for name, offer in capabilities.items()
-            if name in limits
-        }
+        offers = {name: Capabilities.parse(offer) for name, offer in capabilities.items() if name in limits}
+        declared = undeclared(limits.values(), offers.values())
+        return {name: offer.confined(limits[name], declared).to_dict() for name, offer in offers.items()}
 
     @property
     def _name(self) -> str:

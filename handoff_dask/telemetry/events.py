@@ -105,7 +105,7 @@ def _table() -> dict[Event, EventDescription]:
                 "function_id": "id of the function",
                 "node": "name of the node",
                 "strategy": "name of the strategy",
-                "reason": "what it waited for: room, thread, pin, …; empty if it did not wait",
+                "reason": "why this node, and what was waited for: room, thread, pin, …; never empty",
             },
         ),
         (*resources, "claim"): row("a function takes its cost from a node", _AMOUNTS, _CLAIM),

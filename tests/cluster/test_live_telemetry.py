@@ -58,7 +58,8 @@ async def test_the_story_of_a_dag(c, s, a):
     assert begun.measurements == {"system_time": result.record.submitted}
     assert ended.measurements["duration"] == pytest.approx(result.makespan_s, abs=1e-6)
     mine = {"dag_id": "d", "function_id": "f", "node": "0"}
-    assert allocated.metadata == {**mine, "strategy": "load_balanced", "reason": ""}
+    reason = "the only node with room; did not wait"
+    assert allocated.metadata == {**mine, "strategy": "load_balanced", "reason": reason}
     assert allocated.measurements["candidates"] == 1
     assert claimed.metadata == released.metadata == mine
     assert claimed.measurements == {"amounts": {"cpu": 1.5}, "available": {**offer, "cpu": 2.5}}

@@ -419,3 +419,24 @@ def test_work_per_event_does_not_grow_with_the_functions_that_wait(make_engine):
     few, many = calls(100), calls(5_000)
     assert many < 1.2 * few
     assert few < 100 * 100
+
+
+def test_what_an_execution_alone_says_of_its_nodes(make_engine):
+    """The nodes say nothing of it themselves: the run alone counts it, on each node as far as it said."""
+    nodes = {
+        "a": Capabilities.parse({"gpu_memory": 0, "has_cuda": False}),
+        "b": Capabilities.parse({"gpu_memory": 4000, "has_cuda": True, "cpu": 1}),
+    }
+    engine = make_engine(joined("a", cpu=2), joined("b", cpu=2), joined("c", cpu=2), opened(nodes=nodes))
+    trains = {"gpu_memory": 3000, "has_cuda": True}
+
+    assert placed(engine.handle_all([ready("f", **trains), ready("g", **trains)], now=1)) == {"f": "b"}
+    assert engine.available("b") == {"cpu": 2}
+    # What the node does say something of is as small as the two make it.
+    assert placed(engine.handle_all([ready("h", cpu=1), ready("i", cpu=2)], now=1)) == {"h": "a"}
+    assert placed(engine.handle(finished("f"), now=2)) == {"g": "b"}
+    assert engine.could_hold(demand(**trains), nodes)
+    assert not engine.could_hold(demand(gpu_memory=5000), nodes)
+    # To others it does not exist.
+    engine.handle(opened("other"), now=3)
+    assert rejected(engine.handle(ready("j", run="other", gpu_memory=1), now=3)).keys() == {"j"}
