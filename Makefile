@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 export HYPOTHESIS_PROFILE := repeat
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit packaging browser bench dask-suite clean
+.PHONY: help demo test lint format unit packaging browser bench dask-suite docs release clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -62,6 +62,18 @@ bench: $(VENV)/.test ## Compare with stock Dask, side by side (minutes)
 dask-suite: $(VENV)/.test ## Run distributed's own tests beside handoff: CHECKOUT=folder, TESTS='tests/test_client.py ...'
 	@[ -n "$(CHECKOUT)" ] || { echo "Name a checkout of dask/distributed: make dask-suite CHECKOUT=folder" >&2; exit 1; }
 	$(BIN)/python tests/dask_suite/compare.py $(CHECKOUT) $(TESTS)
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV) ..."
+	@$(PIP) install -e ".[docs]"
+	@touch $@
+
+docs: $(VENV)/.docs ## Build the pages of docs/ as a site, into build/site/; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs build/site
+
+release: $(VENV)/.test ## Prepare a release: VERSION=1.2.0
+	@$(PIP) install -e ".[release]"
+	$(BIN)/python .ci/release.py $(VERSION)
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist examples/out bench-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -376,3 +376,16 @@ def test_no_two_test_files_have_one_name():
     names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
 
     assert sorted(names) == sorted(set(names))
+
+
+def test_every_page_is_in_the_contents_of_the_site():
+    """And every public name in the reference."""
+    docs = ROOT / "docs"
+    for index in (docs / "index.md", docs / "decisions" / "index.md"):
+        listed = set(re.findall(r"^([\w/-]+)$", index.read_text("utf-8"), re.MULTILINE))
+        pages = {path.stem for path in index.parent.glob("*.md")} - {"index"}
+        assert pages - listed == set(), f"add these pages to {index.relative_to(ROOT)}"
+    reference = (docs / "api.md").read_text("utf-8")
+    named = set(re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", reference, re.MULTILINE))
+    public = set(handoff_dask.__all__) - {"telemetry", "visualization"}
+    assert named == public, "add these names to docs/api.md, or take them out"
