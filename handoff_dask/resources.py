@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_FLOOR, Decimal
 from fractions import Fraction
 from functools import lru_cache
@@ -152,6 +152,19 @@ class Cost:
     def without(self, name: str) -> Cost:
         """The cost but for one amount."""
         return Cost(tuple(pair for pair in self.amounts if pair[0] != name), self.labels)
+
+    def plus(self, other: Cost) -> Cost:
+        """What a node needs to hold both of two at the same time: the sums of amounts, all labels.
+
+        Examples
+        --------
+        >>> Cost.parse({"cpu": 1}).plus(Cost.parse({"cpu": 2, "ssd": True})).to_dict()
+        {'cpu': 3, 'ssd': True}
+        """
+        amounts = dict(self.amounts)
+        for name, units in other.amounts:
+            amounts[name] = amounts.get(name, 0) + units
+        return replace(self.union(other), amounts=tuple(sorted(amounts.items())))
 
     def union(self, other: Cost) -> Cost:
         """What a node needs to hold either of two: the larger amounts, all labels.

@@ -11,6 +11,7 @@ from handoff_dask.graph.arguments import did_you_mean
 from handoff_dask.protocol.explain import Finding, Hindrance, Party
 from handoff_dask.protocol.telemetry import KnownRun
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
+from handoff_dask.record.pipeline import PipelineFigures, bottleneck
 from handoff_dask.resources import amount_of
 from handoff_dask.visualization.texts import plain
 
@@ -81,6 +82,45 @@ class ArgumentState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageState:
+    """How a stage of a pipeline stands, and which stage limits the pipeline."""
+
+    workers: int
+    nodes: tuple[str, ...]
+    #: Items that it has settled since its workers were placed, and that wait in it.
+    items: int
+    waiting: int
+    #: Share of the last second in which its code ran.
+    busy: float
+    #: Items inside the pipeline, and how many there may be.
+    inside: int
+    max_in_flight: int
+    #: The function whose stage limits the pipeline; ``None`` if no stage does.
+    bottleneck: Hashable
+    #: Why it is that one.
+    why: str
+
+    def lines(self, function_id: Hashable) -> list[str]:
+        """The same in words."""
+        count = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        state = (
+            f"  as a stage: {count}, {self.items} items done, {self.waiting} waiting, "
+            f"busy {100 * self.busy:.0f} % of the time"
+        )
+        if self.bottleneck is None:
+            return [state, f"  {self.why}"]
+        whose = "it is" if self.bottleneck == function_id else f"{self.bottleneck!r} is"
+        return [state, f"  {whose} the bottleneck of the pipeline: {self.why}"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as dicts, lists, numbers and texts."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        values["nodes"] = list(self.nodes)
+        values["bottleneck"] = None if self.bottleneck is None else _text(self.bottleneck)
+        return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionExplanation:
     """Where a function of an execution stands, and why.
 
@@ -112,6 +152,8 @@ class FunctionExplanation:
     nodes: Mapping[str, NodeReason | None] = field(default_factory=dict)
     #: Why it failed, or was cancelled.
     problem: str | None = None
+    #: How its stage stands, if it is one of a pipeline.
+    stage: StageState | None = None
 
     def __str__(self) -> str:
         name = f"{self.function_id!r} of DAG {self.dag_id!r}"
@@ -124,6 +166,8 @@ class FunctionExplanation:
         verb = {"running": "runs", "finished": "ran", "failed": "failed", "cancelled": "was cancelled"}
         head = f"{name} {verb[self.status]}{where}"
         why = [self._chosen()] if self.node is not None else []
+        if self.stage is not None:
+            return "\n".join(["; ".join([head, *why]), *self.stage.lines(self.function_id)])
         return "; ".join([head, *why, *([self.problem] if self.problem else [])])
 
     def _waited(self) -> str:
@@ -148,6 +192,7 @@ class FunctionExplanation:
     def to_dict(self) -> dict[str, Any]:
         """All of it as dicts, lists, numbers and texts; ids that are no texts as their ``repr``."""
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        values["stage"] = None if self.stage is None else self.stage.to_dict()
         values["arguments"] = [_plain(argument) for argument in self.arguments]
         values["nodes"] = {node: None if r is None else _plain(r) for node, r in self.nodes.items()}
         for name in ("dag_id", "function_id"):
@@ -205,6 +250,25 @@ def explained(
         ),
         nodes={node: None if h is None else _reason(h, runs) for node, h in finding.nodes.items()},
         problem=_problem(finding, known),
+        stage=None if finding.pipeline is None else _stage(finding.pipeline, position, known),
+    )
+
+
+def _stage(figures: PipelineFigures, position: int, run: KnownRun) -> StageState | None:
+    place, why = bottleneck(figures)
+    stage = next((stage for stage in figures.stages if stage.first == position), None)
+    if stage is None:  # of its workers, the first stands for the stage
+        return None
+    return StageState(
+        workers=stage.workers,
+        nodes=stage.nodes,
+        items=stage.items,
+        waiting=stage.waiting,
+        busy=stage.busy,
+        inside=figures.inside,
+        max_in_flight=figures.max_in_flight,
+        bottleneck=None if place is None else run.ids[figures.stages[place].first],
+        why=why,
     )
 
 

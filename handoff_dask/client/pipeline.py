@@ -7,9 +7,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Hashable, Iterable, It
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from handoff_dask.client.execution_core import ExecutionCore
+from handoff_dask.client.explanations import FunctionExplanation
 from handoff_dask.client.options import timeout_s
 from handoff_dask.client.pipeline_core import PipelineCore
 from handoff_dask.client.scheduler_link import released_thread
+from handoff_dask.errors import PipelineEndedError
 from handoff_dask.streaming import PipelineStatus
 
 A = TypeVar("A", bound="AsyncPipeline")
@@ -19,7 +22,7 @@ S = TypeVar("S", bound="Pipeline")
 PLACED_S = 10.0
 
 
-class _Pipeline:
+class AnyPipeline:
     """What both classes have."""
 
     def __init__(self, core: PipelineCore) -> None:
@@ -32,6 +35,11 @@ class _Pipeline:
             f"<{type(self).__name__} of DAG {self.dag_id!r}: {self.status}, {stages} stages, "
             f"{inside} of {most} items inside, {out} out>"
         )
+
+    @property
+    def execution(self) -> ExecutionCore:
+        """The run of its stages."""
+        return self._core.execution
 
     @property
     def dag_id(self) -> Hashable:
@@ -80,7 +88,7 @@ class _Pipeline:
         return taken[1] if self._core.ordered else taken
 
 
-class Pipeline(_Pipeline):
+class Pipeline(AnyPipeline):
     """A DAG that stays warm: items go in, results come out.
 
     Made by :func:`~handoff_dask.stream`; a context manager, and an iterator over results, with
@@ -145,6 +153,22 @@ class Pipeline(_Pipeline):
             raise StopAsyncIteration
         return self._result(taken)
 
+    def explain(self, id: Hashable) -> FunctionExplanation:  # noqa: A002
+        """Where a stage is and why there, how it stands, and which stage is the bottleneck.
+
+        Parameters
+        ----------
+        id
+            The function.
+
+        Raises
+        ------
+        NotFoundError
+            If no stage has this id.
+        """
+        self._core.stage_of(id)
+        return self._core.link.sync(self._core.execution.explain_function, id)
+
     def map(self, values: Iterable[Any]) -> Iterator[Any]:
         """Push values as there is room, and yield results.
 
@@ -192,7 +216,7 @@ class Pipeline(_Pipeline):
         await self._core.link.run(self._core.stop)
 
 
-class AsyncPipeline(_Pipeline):
+class AsyncPipeline(AnyPipeline):
     """A DAG that stays warm, for asynchronous use; methods that wait are coroutines.
 
     Made by :meth:`AsyncHandoff.stream`; an asynchronous context manager and iterator.  See
@@ -223,6 +247,17 @@ class AsyncPipeline(_Pipeline):
         if taken is None:
             raise StopAsyncIteration
         return self._result(taken)
+
+    async def explain(self, id: Hashable) -> FunctionExplanation:  # noqa: A002
+        """Where a stage is and why there, how it stands, and which stage is the bottleneck.
+
+        Raises
+        ------
+        NotFoundError
+            If no stage has this id.
+        """
+        self._core.stage_of(id)
+        return await self._core.link.run(self._core.execution.explain_function, id)
 
     def map(self, values: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
         """Push values as there is room, and yield results.
@@ -274,6 +309,9 @@ def _map(core: PipelineCore, pipeline: Pipeline, values: Iterable[Any]) -> Itera
                 yield pipeline._result(taken)
     except StopIteration:  # it was stopped
         return
+    except PipelineEndedError:
+        if core.status != "stopped":
+            raise
 
 
 def _take(core: PipelineCore) -> tuple[int, Any]:
@@ -294,7 +332,7 @@ def _draining(core: PipelineCore) -> Iterator[None]:
 
 
 async def _map_async(
-    core: PipelineCore, pipeline: _Pipeline, values: Iterable[Any] | AsyncIterable[Any]
+    core: PipelineCore, pipeline: AnyPipeline, values: Iterable[Any] | AsyncIterable[Any]
 ) -> AsyncIterator[Any]:
     own: set[int] = set()
     pushed = asyncio.Event()
@@ -311,6 +349,9 @@ async def _map_async(
             else:
                 for value in values:
                     await push(value)
+        except PipelineEndedError:
+            if core.status != "stopped":
+                raise
         finally:
             core.drain(1)
             pushed.set()

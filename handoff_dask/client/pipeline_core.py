@@ -93,6 +93,11 @@ class PipelineCore(StreamFlow):
         """The name of the pipeline on the scheduler."""
         return self._execution.token
 
+    @property
+    def execution(self) -> ExecutionCore:
+        """The run whose functions are the workers of the stages."""
+        return self._execution
+
     # ------------------------------------------------------------------ from any thread: how it stands
 
     @property

@@ -30,7 +30,7 @@ from handoff_dask.client.input_checks import InputChecks, refuse_cancelled
 from handoff_dask.client.install import install
 from handoff_dask.client.messages import Messages
 from handoff_dask.client.nodes import Nodes
-from handoff_dask.client.pipeline import AsyncPipeline, Pipeline
+from handoff_dask.client.pipeline import AnyPipeline, AsyncPipeline, Pipeline
 from handoff_dask.client.pipeline_core import PipelineCore
 from handoff_dask.client.planner import Planner
 from handoff_dask.client.progress import progress_updates
@@ -497,7 +497,7 @@ class SessionCore:
         function_id = id_of(function_id)
         if isinstance(of, ExecutionResult):
             return from_record(of.record, function_id)
-        known = of if isinstance(of, ExecutionCore) else self._executions.latest(of)
+        known = of if isinstance(of, ExecutionCore) else self._latest(of)
         if known is not None:
             return await known.explain_function(function_id)
         if function_id is None:
@@ -505,6 +505,15 @@ class SessionCore:
             if task is not None:
                 return task
         return await explain_latest(self.link.ask, of, function_id)
+
+    def _latest(self, of: Any) -> ExecutionCore | None:
+        """The execution of a pipeline, or the latest of a DAG's id; an open pipeline counts as that."""
+        if isinstance(of, AnyPipeline):
+            return of.execution
+        for core in list(self._pipelines.values()):
+            if core.dag_id == of and core.status in ("running", "closed"):
+                return core.execution
+        return self._executions.latest(of)
 
     # ------------------------------------------------------------------ results and data
 

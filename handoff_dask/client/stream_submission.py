@@ -6,6 +6,7 @@ import numbers
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, get_args
 
 from handoff_dask.allocators import Strategy
@@ -113,18 +114,10 @@ def prepare_stream(
     # Stages that share a node are there at the same time, not one after the other.
     for key, group in manifest.groups.items():
         members = [manifest.demands[n] for n in manifest.demand_of if manifest.demands[n].group == key]
-        manifest.groups[key] = replace(group, cost=_sum(member.cost for member in members))
+        manifest.groups[key] = replace(
+            group, cost=reduce(Cost.plus, [member.cost for member in members], NOTHING)
+        )
     return StreamSubmission(graph, submission, of, name, int(most), ordered, on_node_loss)
-
-
-def _sum(costs: Iterable[Cost]) -> Cost:
-    amounts: dict[str, int] = {}
-    labels = NOTHING
-    for cost in costs:
-        labels = labels.union(cost)
-        for name, units in cost.amounts:
-            amounts[name] = amounts.get(name, 0) + units
-    return replace(labels, amounts=tuple(sorted(amounts.items())))
 
 
 def _setup(

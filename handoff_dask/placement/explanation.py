@@ -24,7 +24,7 @@ CAUSES: Mapping[str, str] = {
     "max_concurrency": "the execution already runs as many functions as it may",
     "strategy": "the execution's strategy does not want the node now",
     "data": "its arguments are elsewhere, and waiting for room there takes less than moving them",
-    "tracker": "the session's resource tracker refuses the node now",
+    "tracker": "the session's resource tracker refuses the node now, or other stages need its room",
     "no nodes": "no node there is could ever hold it",
 }
 

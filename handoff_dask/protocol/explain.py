@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from handoff_dask.placement.explanation import Obstacle
 from handoff_dask.protocol.telemetry import Introduction
+from handoff_dask.record.pipeline import PipelineFigures
 
 
 class Party(NamedTuple):
@@ -49,5 +50,7 @@ class Finding:
     problem: str | None = None
     #: Position of the function because of which it was cancelled.
     because: int | None = None
+    #: How its pipeline stands, if the run is one.
+    pipeline: PipelineFigures | None = None
     #: Of all runs that are spoken of.
     introductions: list[Introduction] = field(default_factory=list)

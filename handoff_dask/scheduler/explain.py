@@ -14,6 +14,7 @@ from handoff_dask.errors import NotFoundError
 from handoff_dask.placement.explanation import Obstacle
 from handoff_dask.protocol.explain import Finding, Hindrance, Party
 from handoff_dask.protocol.telemetry import Introduction
+from handoff_dask.record.pipeline import PipelineFigures
 from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, WAITING
 from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.lingering import LingeringThreads
@@ -31,6 +32,8 @@ class ExplainSource:
         What is known of runs; Dask's tasks; of the engine; threads that go on without their function.
     ended
         The last runs that are over, the latest last.
+    figures
+        How a run stands that is a pipeline.
     """
 
     def __init__(
@@ -40,12 +43,14 @@ class ExplainSource:
         driver: EngineDriver,
         threads: LingeringThreads,
         ended: Callable[[], list[RunState]],
+        figures: Callable[[RunState], PipelineFigures | None],
     ) -> None:
         self._runs = runs
         self._tasks = tasks
         self._driver = driver
         self._threads = threads
         self._ended = ended
+        self._figures = figures
 
     def methods(self) -> dict[str, Callable[..., Any]]:
         """What clients may ask."""
@@ -105,7 +110,7 @@ class ExplainSource:
     def _about(self, run: RunState, function: FunctionState) -> Finding:
         waits = function.status in (PENDING, WAITING)
         status = CANCELLED if waits and run.status in (FAILED, CANCELLED) else function.status
-        finding = Finding(token=run.token, status=status)
+        finding = Finding(token=run.token, status=status, pipeline=self._figures(run))
         runs = {run.token: run}
         if status == PENDING:
             finding.arguments = self._missing(function)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -102,6 +103,9 @@ class MetricsSource(Protocol):
     def runs_by_status(self) -> Mapping[str, int]:
         """Runs that are open now and runs that have ended since the start: ``{status: how many}``."""
 
+    def pipelines(self) -> list[dict[str, Any]]:
+        """Pipelines that are open, as the page shows them."""
+
 
 class MetricsPage:
     """Puts a source's numbers into one Prometheus registry.
@@ -182,6 +186,7 @@ def _metrics(source: MetricsSource) -> Iterator[Metric]:
     yield _by_label("runs", "Executions of DAGs that are not over", "status", open_)
     yield _counted("runs_ended", "Executions of DAGs that are over", "status", ended)
     yield _counted("decisions", "Decisions of the placement engine", "decision", source.decisions())
+    yield from _pipelines(source.pipelines())
     times = source.decision_times()
     yield HistogramMetricFamily(
         _name("decision_duration_seconds"),
@@ -189,6 +194,33 @@ def _metrics(source: MetricsSource) -> Iterator[Metric]:
         buckets=times.cumulative(),
         sum_value=times.sum_s,
     )
+
+
+def _pipelines(pipelines: list[dict[str, Any]]) -> Iterator[Metric]:
+    """Pipelines of one DAG id are added up; busy shares are those of the busiest."""
+    inside: Counter[tuple[str, ...]] = Counter()
+    items: Counter[tuple[str, ...]] = Counter()
+    waiting: Counter[tuple[str, ...]] = Counter()
+    busy: dict[tuple[str, ...], float] = {}
+    for pipeline in pipelines:
+        dag = pipeline["dag_id"]
+        inside[dag,] += pipeline["inside"]
+        for stage in pipeline["stages"]:
+            labels: tuple[str, ...] = (dag, stage["function_id"])
+            items[labels] += stage["items"]
+            waiting[labels] += stage["waiting"]
+            busy[labels] = max(busy.get(labels, 0.0), stage["busy"])
+    by_stage = ["dag", "stage"]
+    for name, text, names, values in (
+        ("stream_in_flight", "Items inside pipelines", ["dag"], inside),
+        ("stream_stage_items", "Items that stages of open pipelines have settled", by_stage, items),
+        ("stream_stage_waiting", "Items that wait in stages", by_stage, waiting),
+        ("stream_stage_busy", "Share of the time in which the code of stages runs", by_stage, busy),
+    ):
+        gauge = GaugeMetricFamily(_name(name), text, labels=names)
+        for key, value in values.items():
+            gauge.add_metric(list(key), value)
+        yield gauge
 
 
 def _by_label(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:

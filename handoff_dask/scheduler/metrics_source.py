@@ -30,12 +30,21 @@ class SchedulerMetrics(Observer):
         What is known of runs and workers.
     engine
         Gives the placement engine.
+    pipelines
+        Gives what the page shows of pipelines.
     """
 
-    def __init__(self, runs: Runs, nodes: Nodes, engine: Callable[[], PlacementEngine]) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        nodes: Nodes,
+        engine: Callable[[], PlacementEngine],
+        pipelines: Callable[[], list[dict[str, Any]]],
+    ) -> None:
         self._runs = runs
         self._nodes = nodes
         self._engine = engine
+        self._pipelines = pipelines
         self._decisions: Counter[type[Decision]] = Counter()
         self._times = Durations()
         self._ended: Counter[str] = Counter()
@@ -86,6 +95,10 @@ class SchedulerMetrics(Observer):
     def decision_times(self) -> Durations:
         """How long the engine took, each time that it was asked."""
         return self._times
+
+    def pipelines(self) -> list[dict[str, Any]]:
+        """Pipelines that are open."""
+        return self._pipelines()
 
     def runs_by_status(self) -> Mapping[str, int]:
         """Runs that are open now and runs that have ended since the start."""

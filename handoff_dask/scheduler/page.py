@@ -74,7 +74,7 @@ class Pages(web.Application):
                 (rf".*/{NAME}", OverviewPage),
                 (rf".*/{NAME}/", ToOverview),
                 (rf".*/{NAME}/runs/([0-9a-f]+)", ReportPage),
-                (rf".*/{NAME}/api/(nodes|shared|runs|waiting)", ListJSON),
+                (rf".*/{NAME}/api/(nodes|shared|runs|waiting|pipelines)", ListJSON),
                 (rf".*/{NAME}/api/runs/([0-9a-f]+)", RunJSON),
             ]
         )

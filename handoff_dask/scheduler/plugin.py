@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
@@ -33,6 +33,7 @@ from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import NodeEvent, Observers
 from handoff_dask.scheduler.page import install_page
 from handoff_dask.scheduler.pauses import Pauses
+from handoff_dask.scheduler.pipeline_room import PipelineRoom, both
 from handoff_dask.scheduler.placed_tasks import PlacedTasks
 from handoff_dask.scheduler.prefetch_queues import PrefetchQueues
 from handoff_dask.scheduler.ranks import Ranks
@@ -40,7 +41,7 @@ from handoff_dask.scheduler.recall import Recall
 from handoff_dask.scheduler.registry import Registry
 from handoff_dask.scheduler.requests import Requests
 from handoff_dask.scheduler.round_trip import RoundTrip
-from handoff_dask.scheduler.runs import FunctionState, Runs
+from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
 from handoff_dask.scheduler.shared_resources import SharedRegister
 from handoff_dask.scheduler.spawning import Spawning
 from handoff_dask.scheduler.states import Cancelled, Failed, Finished, Waiting
@@ -98,7 +99,9 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.runs = Runs()
         self.nodes = Nodes(scheduler.workers)
         self.tasks = Tasks(scheduler)
-        self.metrics = SchedulerMetrics(self.runs, self.nodes, lambda: self.driver.engine)
+        self.metrics = SchedulerMetrics(
+            self.runs, self.nodes, lambda: self.driver.engine, self._open_pipelines
+        )
         self.driver = EngineDriver(loop, self.runs.functions, self.metrics.decided)
         gather = self.driver.gather
         self.observers = Observers()
@@ -107,13 +110,14 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.threads = LingeringThreads(self._send)
         self.transfers = Transfers(self.runs.by_token.values)
         self.trackers = UserTrackers(self.runs, self.nodes, self.driver, loop.call_later)
+        self.pipeline_room = PipelineRoom(self.runs, self.nodes, gather, self._refuse, later, self._shared)
         self.registry = Registry(
             self.runs,
             self.nodes,
             self.tasks,
             gather,
             self.ranks,
-            self.trackers.permit_of,
+            both(self.pipeline_room.permit_of, self.trackers.permit_of),
             self.observers,
             later,
         )
@@ -138,20 +142,32 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.runs, self.mailboxes, self.driver.engine.claimed_elsewhere, self.threads,
             self._report_starts, loop,
         )  # fmt: skip
-        self.pipelines = Pipelines(self.runs, self.tasks, self.mailboxes)
+        self.pipelines = Pipelines(self.runs, self.tasks, self.mailboxes, self.pipeline_room)
         self.spawning = Spawning(self.runs, scheduler, self.ranks, self.observers, self.registry.refuse)
         self.values = StoredValues(self.runs, self.nodes, self.tasks, scheduler)
         self.shared = SharedRegister(self.runs, self.nodes, self.driver)
-        self.views = Views(self.runs, self.nodes, self.tasks, self.driver)
-        self.explain = ExplainSource(self.runs, self.tasks, self.driver, self.threads, self.views.ended)
+        self.views = Views(self.runs, self.nodes, self.tasks, self.driver, self.pipelines)
+        self.explain = ExplainSource(
+            self.runs, self.tasks, self.driver, self.threads, self.views.ended, self.pipelines.figures
+        )
         self.requests = Requests(
             self.runs, self.nodes, self.driver, self.registry, self.mailboxes, self.telemetry,
             self.nodes_changed, self._is_installed, self.nested.refuse_without_parent,
+            self.pipeline_room.misfit,
         )  # fmt: skip
         self.worker_messages = WorkerMessages(
             self.runs, self.nodes, self.tasks, self.driver, self.dispatcher, self.dask_tasks, self.telemetry,
             self.recall, self.nodes_changed, scheduler.handle_task_erred,
         )  # fmt: skip
+
+    def _shared(self) -> Mapping[str, tuple[int, int]]:
+        return self.driver.engine.shared()
+
+    def _open_pipelines(self) -> list[dict[str, Any]]:
+        return self.pipelines.overview()
+
+    def _refuse(self, run: RunState, position: int, refusal: tuple[dict[str, str], str | None]) -> None:
+        self.registry.refuse(run, position, refusal)
 
     def _listen(self, scheduler: Scheduler) -> None:
         """Wire the parts together, and to the messages of clients and workers."""
@@ -159,8 +175,8 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         watching = (
             self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.recall,
             RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
-            self.metrics, self.pipelines, self.transfers, self.dask_tasks, self.data, self.pauses,
-            self.nested, RoundTrip(self.driver.gather),
+            self.metrics, self.pipelines, self.pipeline_room, self.transfers, self.dask_tasks, self.data,
+            self.pauses, self.nested, RoundTrip(self.driver.gather),
             NoWorkersTimeout(self.runs, scheduler.unrunnable, scheduler.no_workers_timeout),
         )  # fmt: skip
         for observer in watching:

@@ -42,6 +42,8 @@ class Requests(Observer):
         Awaited by ``ping``: until the plugin is installed on the workers.
     check
         Raises if a run is not wanted.
+    misfit
+        Finds a stage of a pipeline that has no room beside the others.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Requests(Observer):
         nodes_changed: Callable[[list[Any]], None],
         ready: Callable[[], Any],
         check: Callable[[Manifest], None],
+        misfit: Callable[[Manifest], tuple[int, str] | None],
     ) -> None:
         self._runs = runs
         self._nodes = nodes
@@ -65,6 +68,7 @@ class Requests(Observer):
         self._nodes_changed: Callable[[list[NodeEvent]], None] = nodes_changed
         self._ready = ready
         self._check = check
+        self._misfit = misfit
         self._methods: dict[str, Callable[..., Any]] = {
             "ping": self.ping,
             "announce": self.announce,
@@ -147,7 +151,8 @@ class Requests(Observer):
                 obstacles = engine.obstacles(asked, confined)
                 offers = self._nodes.offers(shared=True)
                 return position, *refusal_of(demand, envelope, obstacles, offers, confined=confined)
-        return None
+        misfit = None if manifest.stages is None else self._misfit(manifest)
+        return None if misfit is None else (misfit[0], {}, misfit[1])
 
     def cancel(self, client: str, token: str) -> bool:
         """Cancel a run; whether there was anything to cancel."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from distributed.metrics import time
 
 from handoff_dask.protocol.names import STAGE_READY, STAGE_STATS
-from handoff_dask.scheduler.lifecycle import Dropped, LifeEvent, NotTaken, Placed
+from handoff_dask.record.pipeline import PipelineFigures, StageFigures, bottleneck
+from handoff_dask.scheduler.lifecycle import Dropped, Ended, FailedForGood, LifeEvent, NotTaken, Placed
 from handoff_dask.scheduler.mailboxes import Mailboxes
 from handoff_dask.scheduler.observer import Observer
+from handoff_dask.scheduler.pipeline_room import PipelineRoom
 from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
 from handoff_dask.scheduler.states import State
 from handoff_dask.scheduler.tasks import Tasks
+from handoff_dask.visualization.summary import id_text
 
 #: What a session is told of a worker of a stage.
 PLACED, READY, LOST = "placed", "ready", "lost"
@@ -56,14 +59,17 @@ class Pipelines(Observer):
         What is known of runs; Dask's tasks.
     mailboxes
         Of the sessions.
+    room
+        Who of the pipelines' stages may go where.
     """
 
-    watches = (Placed, Dropped, NotTaken)
+    watches = (Placed, Dropped, NotTaken, Ended, FailedForGood)
 
-    def __init__(self, runs: Runs, tasks: Tasks, mailboxes: Mailboxes) -> None:
+    def __init__(self, runs: Runs, tasks: Tasks, mailboxes: Mailboxes, room: PipelineRoom) -> None:
         self._runs = runs
         self._tasks = tasks
         self._mailboxes = mailboxes
+        self._room = room
         self.open: dict[str, PipelineState] = {}
 
     def methods(self) -> dict[str, Callable[..., Any]]:
@@ -80,17 +86,22 @@ class Pipelines(Observer):
         """A pipeline's stages are going to be placed."""
         if run.manifest.stages is not None:
             self.open[run.token] = PipelineState(run)
+            self._room.opened(run)
 
     def run_ended(self, run: RunState) -> None:
         """A pipeline is over."""
-        self.open.pop(run.token, None)
+        if self.open.pop(run.token, None) is not None:
+            self._room.closed(run)
 
     def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
         """A stage's worker has been given a node, or has lost it."""
         if function.run.token in self.open:
             if isinstance(event, Placed):
+                self._room.took(function, event.attempt.node)
                 self._tell(function, PLACED)
-            else:
+                return
+            self._room.left(function)
+            if not isinstance(event, (Ended, FailedForGood)):
                 self.open[function.run.token].counts.pop(function.position, None)
                 self._tell(function, LOST)
 
@@ -139,7 +150,54 @@ class Pipelines(Observer):
             for function in pipeline.run.functions.values():
                 self._tasks.forgive(function.key)
 
-    def by_stage(self, run: RunState) -> Mapping[int, StageCounts]:
-        """How the workers of a pipeline's stages stand, by position."""
+    def figures(self, run: RunState) -> PipelineFigures | None:
+        """How a pipeline stands; ``None`` if the run is none, or is over."""
         pipeline = self.open.get(run.token)
-        return {} if pipeline is None else pipeline.counts
+        if pipeline is None:
+            return None
+        places: dict[int, list[int]] = {}
+        for position, (stage, _) in enumerate(run.manifest.stages or ()):
+            places.setdefault(stage, []).append(position)
+        stages = tuple([self._stage(pipeline, places[stage]) for stage in sorted(places)])
+        return PipelineFigures(stages, pipeline.inside, pipeline.max_in_flight, pipeline.out)
+
+    def _stage(self, pipeline: PipelineState, positions: list[int]) -> StageFigures:
+        counts = [pipeline.counts[p] for p in positions if p in pipeline.counts]
+        functions = [pipeline.run.functions[p] for p in positions if p in pipeline.run.functions]
+        first = min(positions, key=lambda p: (pipeline.run.manifest.stages or [])[p][1])
+        return StageFigures(
+            first,
+            len(positions),
+            tuple([str(f.fact("node")) for f in functions if f.is_on_node]),
+            sum(c.items for c in counts),
+            sum(c.waiting for c in counts),
+            sum(c.busy for c in counts) / len(positions),
+        )
+
+    def overview(self) -> list[dict[str, Any]]:
+        """All pipelines that are open, ready for JSON."""
+        return [self._seen(pipeline.run) for pipeline in self.open.values()]
+
+    def _seen(self, run: RunState) -> dict[str, Any]:
+        figures = self.figures(run)
+        assert figures is not None
+        place, why = bottleneck(figures)
+        names = [id_text(run.id_of(stage.first)) for stage in figures.stages]
+        return {
+            "token": run.token,
+            "dag_id": id_text(run.dag_id),
+            "submitted": run.submitted,
+            "inside": figures.inside,
+            "max_in_flight": figures.max_in_flight,
+            "out": figures.out,
+            "bottleneck": None if place is None else names[place],
+            "why": why,
+            "stages": [
+                {
+                    "function_id": name,
+                    **{f: getattr(stage, f) for f in ("workers", "items", "waiting", "busy")},
+                    "nodes": list(stage.nodes),
+                }
+                for name, stage in zip(names, figures.stages, strict=True)
+            ],
+        }

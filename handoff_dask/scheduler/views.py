@@ -24,6 +24,7 @@ from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.nodes import Nodes, WorkerInfo
 from handoff_dask.scheduler.observer import Observer
 from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
+from handoff_dask.scheduler.streams import Pipelines
 from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.visualization.texts import id_texts, plain
 
@@ -51,15 +52,18 @@ class Views(Observer):
 
     Parameters
     ----------
-    runs, nodes, tasks, driver
-        What is known of runs and workers; Dask's tasks; of the engine.
+    runs, nodes, tasks, driver, pipelines
+        What is known of runs and workers; Dask's tasks; of the engine; of pipelines.
     """
 
-    def __init__(self, runs: Runs, nodes: Nodes, tasks: Tasks, driver: EngineDriver) -> None:
+    def __init__(
+        self, runs: Runs, nodes: Nodes, tasks: Tasks, driver: EngineDriver, pipelines: Pipelines
+    ) -> None:
         self._runs = runs
         self._nodes = nodes
         self._tasks = tasks
         self._driver = driver
+        self._pipelines = pipelines
         self._ended: deque[Ended] = deque()
 
     def methods(self) -> dict[str, Callable[..., Any]]:
@@ -193,6 +197,7 @@ class Views(Observer):
             "shared": self.shared(),
             "runs": self.runs(),
             "waiting": self.waiting(),
+            "pipelines": self._pipelines.overview(),
         }
 
     def shared(self) -> list[dict[str, Any]]:

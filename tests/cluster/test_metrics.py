@@ -52,6 +52,10 @@ class Numbers:
     def runs_by_status(self):
         return {"running": 1, "finished": 5, "failed": 2}
 
+    def pipelines(self):
+        stages = [{"function_id": "a", "items": 9, "waiting": 2, "busy": 0.5}]
+        return [{"dag_id": "texts", "inside": n, "stages": stages} for n in (3, 4)]
+
 
 def read(text: str, prefix: str = "dask_handoff_") -> dict[tuple[str, tuple[str, ...]], float]:
     """``{(name, values of its labels): value}`` of our metrics on a page."""
@@ -89,6 +93,10 @@ def test_every_number_is_on_the_page():
         ("decisions_total", ("place",)): 7,
         ("decisions_total", ("wait",)): 3,
         ("decisions_total", ("reject",)): 0,
+        ("stream_in_flight", ("texts",)): 7,
+        ("stream_stage_items", ("texts", "a")): 18,
+        ("stream_stage_waiting", ("texts", "a")): 4,
+        ("stream_stage_busy", ("texts", "a")): 0.5,
         ("decision_duration_seconds_bucket", ("0.001",)): 1,
         ("decision_duration_seconds_bucket", ("0.1",)): 2,
         ("decision_duration_seconds_bucket", ("+Inf",)): 3,
