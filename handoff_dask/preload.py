@@ -10,14 +10,16 @@ from distributed.protocol import pickle
 
 from handoff_dask.protocol.names import NAME
 from handoff_dask.scheduler.plugin import HandoffSchedulerPlugin
+from handoff_dask.worker.cores import free_cores
 from handoff_dask.worker.plugin import HandoffWorkerPlugin
 
 
 async def dask_setup(server: Scheduler | Worker) -> None:
-    """Install the plugin that belongs on a scheduler, or on a worker."""
+    """Install the plugin that belongs on a scheduler, or on a worker, whose functions may use its cores."""
     if isinstance(server, Scheduler):
         # The scheduler starts it once its preloads are done.
         plugin = HandoffSchedulerPlugin(bytes(pickle.dumps(HandoffWorkerPlugin())))
         server.add_plugin(plugin, name=NAME)
     elif isinstance(server, Worker):
+        free_cores(server)
         await server.plugin_add(HandoffWorkerPlugin(), name=NAME)

@@ -65,6 +65,17 @@ def units_of(name: str, value: Any) -> int:
     return units or 1
 
 
+def quantity(name: str, units: int) -> str:
+    """An amount as messages have it: of memory with its unit.
+
+    Examples
+    --------
+    >>> quantity("cpu", 500_000), quantity("memory", 16_000_000_000)
+    ('0.5', '16000 MB')
+    """
+    return f"{amount_of(units)} MB" if name == "memory" else str(amount_of(units))
+
+
 def _parse_memory(text: str) -> int:
     stripped = text.strip()
     if not stripped or stripped[-1].isdigit() or stripped[-1] == ".":

@@ -53,7 +53,7 @@ def test_what_fits_nowhere_is_told_with_the_nearest_node():
     assert one.cost == {"cpu": 16, "gpu": 1, "memory": 9_000}
     assert one.reasons == {
         "a": "needs cpu 16, has 8; has no 'gpu'",
-        "b": "needs cpu 16, has 4; needs memory 9000, has 8000",
+        "b": "needs cpu 16, has 4; needs memory 9000 MB, has 8000 MB",
     }
     assert str(one) in str(report)
 

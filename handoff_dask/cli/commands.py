@@ -184,6 +184,8 @@ def nodes(scheduler: str | None, as_json: bool) -> None:
     ]
     header = ["NODE", "STATUS", "IN USE", ">THREADS", "LABELS", "ADDRESS"]
     click.echo("\n".join(table(header, rows, view.terminal_width())))
+    for note in [note for node in found for note in node["notes"]]:
+        click.echo(f"note: {visible(note)}")
     if shared:
         click.echo(f"\nshared by all nodes: {shared_text(shared)}")
 

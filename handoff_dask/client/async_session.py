@@ -439,6 +439,10 @@ class AsyncHandoff(SessionCore):
         Capabilities.parse(capabilities)
         await self.link.run(self._nodes.register, node, capabilities, merge=True)
 
+    async def node_notes(self) -> dict[str, list[str]]:
+        """``{node name: what keeps functions from using what they claim there, and what mends it}``."""
+        return await self.link.run(self._nodes.notes)
+
     async def unregister_node(self, node: str) -> None:
         """Take back what was registered for a node: it has again what its worker offers.
 

@@ -23,6 +23,8 @@ from handoff_dask.resources import MEGABYTE, Capabilities
 
 #: Threads of a node whose cpu is smaller: what waits for files or the network needs few cores.
 LEAST_THREADS = 4
+#: What says to native libraries how many threads they may use.
+NATIVE_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 #: Seconds until all nodes must be there.
 START_S = 60
 
@@ -66,7 +68,12 @@ class NodeProcess(ProcessInterface):
         command = [sys.executable, "-c", NODE, self.scheduler, "--spec", json.dumps(spec)]
         # What can be imported here can be imported there.
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-        environment = {"DASK_LOGGING__DISTRIBUTED": "warning", **os.environ, "PYTHONPATH": path}
+        environment = {
+            "DASK_LOGGING__DISTRIBUTED": "warning",
+            "DASK_DISTRIBUTED__WORKER__DAEMON": "False",
+            **os.environ,
+            "PYTHONPATH": path,
+        }
         self.process = await asyncio.create_subprocess_exec(
             *command, env=environment, stdin=asyncio.subprocess.PIPE, start_new_session=True
         )
@@ -163,6 +170,8 @@ def _options(capabilities: Mapping[str, Any], nodes: int) -> dict[str, Any]:
     return {
         "nthreads": max(LEAST_THREADS, int(cores)),
         "memory_limit": MEMORY_LIMIT // nodes,
+        # Functions that claim several cores may use them; Dask's default is one.
+        "env": dict.fromkeys(NATIVE_THREADS, str(max(1, int(cores)))),
         "host": "127.0.0.1",
         "dashboard": False,
         "dashboard_address": "127.0.0.1:0",

@@ -31,6 +31,12 @@ class Nodes:
         nodes: dict[str, dict[str, Any]] = await self._ask("discover")
         return nodes
 
+    async def notes(self) -> dict[str, list[str]]:
+        """``{node name: what a person should know of it}``."""
+        await self._start()
+        notes: dict[str, list[str]] = await self._ask("node_notes")
+        return notes
+
     async def register(self, node: object, capabilities: Mapping[str, Any], *, merge: bool) -> None:
         """Replace what a node has, or merge into it."""
         await self._start()

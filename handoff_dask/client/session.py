@@ -484,6 +484,10 @@ class Handoff(SessionCore):
         Capabilities.parse(capabilities)
         return self.link.sync(self._nodes.register, node, capabilities, merge=True)
 
+    def node_notes(self) -> dict[str, list[str]]:
+        """``{node name: what keeps functions from using what they claim there, and what mends it}``."""
+        return self.link.sync(self._nodes.notes)
+
     def unregister_node(self, node: str) -> None:
         """Take back what was registered for a node: it has again what its worker offers.
 

@@ -12,7 +12,7 @@ from handoff_dask.graph.bounds import Bound, longest_path, resource_bounds
 from handoff_dask.graph.expansion import Expansion, expand
 from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.graph.structure import FunctionGraph, as_graph
-from handoff_dask.resources import Capabilities, Cost, amount_of
+from handoff_dask.resources import Capabilities, Cost, quantity, units_of
 
 __all__ = [
     "CheckReport",
@@ -25,6 +25,8 @@ __all__ = [
     "unknown_names_hint",
 ]
 
+#: How many notes about nodes are shown.
+NOTES = 5
 #: ``{node name: capabilities}``, as the user writes them or parsed.
 Nodes: TypeAlias = Mapping[str, Mapping[str, Any] | Capabilities]
 
@@ -72,6 +74,8 @@ class CheckReport:
     without_duration: tuple[FunctionId, ...]
     #: What limits the DAG, the tightest first; empty if no duration is known.
     bounds: tuple[Bound, ...]
+    #: What keeps functions from using what they claim, node by node, and what mends it.
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -94,6 +98,9 @@ class CheckReport:
             if len(self.unplaceable) > 20:
                 lines.append(f"  and {len(self.unplaceable) - 20} more")
         lines += [_hint(name, near) for name, near in self.unknown_names.items()]
+        lines += self.notes[:NOTES]
+        if len(self.notes) > NOTES:
+            lines.append(f"and {len(self.notes) - NOTES} more of such notes")
         if self.unused:
             lines.append(f"unused: {_listed(self.unused)}")
         if self.bounds:
@@ -154,7 +161,16 @@ def check(
         unused=_unused(dag, expansion),
         without_duration=tuple([function.id for function in regular if function.duration is None]),
         bounds=tuple(sorted(bounds, key=_tightest)),
+        notes=_notes(nodes, costs),
     )
+
+
+def _notes(nodes: Any, costs: set[Cost]) -> tuple[str, ...]:
+    """What there is to know of the nodes, if functions claim more than one core of one."""
+    several = any(dict(cost.amounts).get("cpu", 0) > units_of("cpu", 1) for cost in costs)
+    if not several or not hasattr(nodes, "node_notes"):
+        return ()
+    return tuple(note for notes in nodes.node_notes().values() for note in notes)
 
 
 def explain_unplaceable(
@@ -217,7 +233,7 @@ def shortfalls(cost: Cost, offer: Capabilities) -> list[str]:
             labelled = ", which is a label there" if offer.labels.get(name) else ""
             missing.append(f"has no {name!r}{labelled}")
         elif offer.amounts[name] < units:
-            missing.append(f"needs {name} {amount_of(units)}, has {amount_of(offer.amounts[name])}")
+            missing.append(f"needs {name} {quantity(name, units)}, has {quantity(name, offer.amounts[name])}")
     for name, value in cost.labels:
         if not offer.lacks_label(name, value):
             continue

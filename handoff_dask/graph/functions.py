@@ -50,6 +50,8 @@ FunctionType: TypeAlias = Literal["regular", "inline", "input"]
 
 TYPES: tuple[FunctionType, ...] = get_args(FunctionType)
 INCLUSIONS: tuple[Inclusion, ...] = get_args(Inclusion)
+#: Resources that a cost can only have amounts of.
+COUNTED = ("cpu", "gpu")
 _IMPORTABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _set = object.__setattr__
 #: What says how code runs, and an input has none.
@@ -293,6 +295,10 @@ def _checked_kwargs(function: Function) -> dict[str, Any]:
 
 
 def _checked_cost(function: Function) -> dict[str, Any]:
+    for name in COUNTED:
+        text = function.cost.get(name) if isinstance(function.cost, Mapping) else None
+        if isinstance(text, str):
+            _refuse(function, f"its cost has the text {text!r} for {name}, which is counted; give a number")
     try:
         Cost.parse(function.cost)
     except ValidationError as error:

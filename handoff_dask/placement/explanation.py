@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from handoff_dask.resources import Capabilities, amount_of
+from handoff_dask.resources import Capabilities, amount_of, quantity
 
 #: What stands between a function and a node; see :class:`Obstacle`.
 CAUSES: Mapping[str, str] = {
@@ -38,7 +38,7 @@ class Obstacle:
     Examples
     --------
     >>> str(Obstacle(cause="amount", resource="memory", needed=20_000_000_000, capability=16_000_000_000))
-    'needs memory 20000, has 16000'
+    'needs memory 20000 MB, has 16000 MB'
     """
 
     #: One of :data:`CAUSES`.
@@ -61,7 +61,10 @@ class Obstacle:
     wait_s: float | None = None
 
     def __str__(self) -> str:
-        needed, has, free = amount_of(self.needed), amount_of(self.capability), amount_of(max(self.free, 0))
+        needed, has, free = (
+            quantity(self.resource or "", units)
+            for units in (self.needed, self.capability, max(self.free, 0))
+        )
         if self.cause == "amount":
             return f"needs {self.resource} {needed}, has {has}" + self._about()
         if self.cause == "room":

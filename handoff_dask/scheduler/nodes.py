@@ -14,6 +14,7 @@ from distributed.metrics import monotonic
 from handoff_dask.errors import NotFoundError, ValidationError
 from handoff_dask.placement.events import NodeChanged, NodeJoined, NodeLeft
 from handoff_dask.resources import Capabilities
+from handoff_dask.scheduler.node_notes import node_notes
 
 if TYPE_CHECKING:
     from distributed.scheduler import WorkerState
@@ -57,6 +58,8 @@ class Nodes:
     silent: dict[str, float] = field(default_factory=dict)
     #: What the whole cluster shares: ``{name: units}``.  No node declares these names.
     shared: dict[str, int] = field(default_factory=dict)
+    #: What workers have reported of themselves beside: ``{address: facts}``.
+    facts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _reported: asyncio.Event = field(default_factory=asyncio.Event)
 
     def report(self, address: str, capabilities: Mapping[str, Any]) -> list[NodeJoined | NodeChanged]:
@@ -169,6 +172,13 @@ class Nodes:
                 "node", name, "nothing is registered for it; discover_nodes() lists the nodes"
             )
         return [self.changed(node)]
+
+    def notes(self) -> dict[str, list[str]]:
+        """``{node name: what a person should know of it}``."""
+        return {
+            name: node_notes(name, self.capabilities(node), node.threads, self.facts.get(node.address, {}))
+            for name, node in sorted(self.by_name.items())
+        }
 
     def refuse_shared(self, capabilities: Capabilities) -> None:
         """Refuse what names a resource that the whole cluster shares.

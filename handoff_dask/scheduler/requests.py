@@ -78,6 +78,7 @@ class Requests(Observer):
             "discover": self.discover,
             "register": self.register,
             "unregister": self.unregister,
+            "node_notes": self.node_notes,
             "available": self.available,
             "name_of": self.name_of,
             "address_of": self.address_of,
@@ -214,6 +215,11 @@ class Requests(Observer):
         await self._nodes.all_reported()
         self._nodes_changed([*self._nodes.register(node, capabilities, merge=merge)])
         self._driver.flush()
+
+    async def node_notes(self, client: str) -> dict[str, list[str]]:
+        """What a person should know of each node."""
+        await self._nodes.all_reported()
+        return self._nodes.notes()
 
     async def unregister(self, client: str, node: str) -> None:
         """A user takes back what was said of a node."""

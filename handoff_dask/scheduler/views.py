@@ -209,6 +209,7 @@ class Views(Observer):
 
     def nodes(self) -> list[dict[str, Any]]:
         """Each node: what it has, what of it is in use, and what runs there; in name order."""
+        notes = self._nodes.notes()
         states = sorted(self._driver.engine.nodes().values(), key=lambda node: node.name)
         return [
             {
@@ -224,6 +225,7 @@ class Views(Observer):
                 "reserved_for": self._named(node.reserved_for),
                 "running_count": len(node.placed),
                 "running": self._running(node.placed),
+                "notes": notes.get(node.name, []),
             }
             for node in states
         ]

@@ -114,8 +114,11 @@ class WorkerMessages:
         """Have a worker report each start, or stop to do so."""
         send(address, {"op": REPORT_STARTS, "wanted": wanted})
 
-    async def report(self, worker: str, capabilities: Mapping[str, Any]) -> bool:
+    async def report(
+        self, worker: str, capabilities: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+    ) -> bool:
         """A worker says what it offers; the answer: whether to report starts."""
+        self._nodes.facts[worker] = facts or {}
         self._nodes_changed([*self._nodes.report(worker, capabilities)])
         self._driver.flush()
         return self._telemetry.wants_starts

@@ -30,6 +30,7 @@ from handoff_dask.time_limit import Leftover
 from handoff_dask.worker.capabilities import detect
 from handoff_dask.worker.clock import Clock
 from handoff_dask.worker.constrained_tasks import as_before, let_nobody_block
+from handoff_dask.worker.cores import facts_of
 from handoff_dask.worker.left_behind import LeftBehind
 from handoff_dask.worker.streams import Streams
 
@@ -67,7 +68,9 @@ class HandoffWorkerPlugin(WorkerPlugin):
         capabilities = detect(worker)
         await self._open_lanes(worker)
         try:
-            answer = await getattr(worker.scheduler, REPORT)(worker=worker.address, capabilities=capabilities)
+            answer = await getattr(worker.scheduler, REPORT)(
+                worker=worker.address, capabilities=capabilities, facts=facts_of(worker)
+            )
         except Exception as error:
             # A worker with the preload may come before the scheduler's plugin, which asks again.
             logger.info("The scheduler does not know handoff yet (%s)", error)

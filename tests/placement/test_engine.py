@@ -64,7 +64,7 @@ def test_pin_by_name_holds_for_whatever_worker_bears_it(engine):
 def test_what_no_node_could_hold_is_rejected_at_once(engine):
     engine.handle_all([joined("a", cpu=2, memory=16000), joined("b", cpu=4)], now=0)
     decisions = engine.handle(ready("f", cpu=3, memory=20000), now=1)
-    assert rejected(decisions) == {"f": "a: needs cpu 3, has 2; b: needs memory 20000, has 0"}
+    assert rejected(decisions) == {"f": "a: needs cpu 3, has 2; b: needs memory 20000 MB, has 0 MB"}
 
 
 def test_what_no_node_could_hold_may_wait_for_one(make_engine):
@@ -231,8 +231,8 @@ def test_run_keeps_to_its_nodes_and_to_its_share_of_them(make_engine):
     assert engine.handle_all([finished("g"), finished("i")], now=3) == []
     assert waits(engine.handle(ready("j", memory=5), now=3)) == {"j": "no nodes"}
     assert {n: str(o) for n, o in engine.explain("j", now=4).nodes.items()} == {
-        "a": "needs memory 5, has 0",
-        "b": "needs memory 5, has 4 (this execution is confined to that)",
+        "a": "needs memory 5 MB, has 0 MB",
+        "b": "needs memory 5 MB, has 4 MB (this execution is confined to that)",
         "c": "is not among the nodes that this execution may use",
     }
 

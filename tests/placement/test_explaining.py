@@ -65,7 +65,7 @@ def test_what_no_node_could_hold_is_told_before_anything_runs(make_engine):
         joined("c", threads=0),
     )
     assert reasons(engine, memory=20000, cpu=1) == {
-        "a": "needs memory 20000, has 16000",
+        "a": "needs memory 20000 MB, has 16000 MB",
         "c": "needs threads 1, has 0",
     }
     assert engine.could_hold(demand(memory=20000, cpu=1))
