@@ -21,6 +21,7 @@ from handoff_dask.errors import ValidationError
 from handoff_dask.graph.check import CheckReport
 from handoff_dask.graph.dag import DAG
 from handoff_dask.placement.strategies import BUILT_IN
+from handoff_dask.simulation.audit import audit
 from handoff_dask.visualization import dag_graph
 from handoff_dask.visualization.page_data import cost_text
 from handoff_dask.visualization.texts import id_texts, plain, visible
@@ -300,6 +301,22 @@ def top(scheduler: str | None, interval: float, once: bool, as_json: bool) -> No
             view.print_once(overview_of(session))
         else:
             view.watch(lambda: ask(session, "overview"), session.scheduler_address, interval)
+
+
+@handoff.command("audit")
+@click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+@JSON
+def audit_command(file: str, as_json: bool) -> None:
+    """Audit an event log (handoff.event-log).
+
+    A new engine is told what the scheduler's was told, and must decide the same. Besides, the room of nodes,
+    pins, labels, the order of arguments and the number of attempts are checked. Exit code 1 if something is
+    found.
+    """
+    report = audit(file)
+    click.echo(_as_json(asdict(report)) if as_json else str(report))
+    if report.findings:
+        raise SystemExit(1)
 
 
 def _as_json(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -50,6 +50,16 @@ class Carrier(Protocol):
         """Do what is due by now."""
 
 
+class Log(Protocol):
+    """Writes down what the engine is told, and what it decides."""
+
+    def watched(self, events: Sequence[Event]) -> list[Event]:
+        """The events as the engine is to be told them."""
+
+    def turn(self, events: Sequence[Event], decisions: Sequence[Decision], now: float) -> None:
+        """The engine has decided."""
+
+
 class EngineDriver:
     """The engine, and what has happened since it was asked last.
 
@@ -74,6 +84,8 @@ class EngineDriver:
         self._functions: Mapping[Any, FunctionState] = functions
         self._observe = observe
         self._carrier: Carrier
+        #: Where what happens is written down, if it is.
+        self.log: Log | None = None
         self._events: list[Event] = []
         self._is_due = False
         #: Whether the next turn of the event loop has been asked for, and when.
@@ -126,7 +138,7 @@ class EngineDriver:
             self._carrier.prepare()
             events, self._events = self._events, []
             now = monotonic()
-            decisions = self.engine.handle_all(self._as_submitted(events), now=now)
+            decisions = self._decide(self._as_submitted(events), now)
             self._observe(decisions, monotonic() - now)
             self._carrier.carry_out(decisions)
         except Exception as error:
@@ -136,6 +148,17 @@ class EngineDriver:
             )
             raise
         self._set_timer()
+
+    def _decide(self, events: list[Event], now: float) -> list[Decision]:
+        """Ask the engine; with a log, write down what it was told and has decided."""
+        if self.log is None:
+            return self.engine.handle_all(events, now=now)
+        decisions: list[Decision] = []
+        try:
+            decisions = self.engine.handle_all(self.log.watched(events), now=now)
+        finally:
+            self.log.turn(events, decisions, now)
+        return decisions
 
     def _as_submitted(self, events: list[Event]) -> list[Event]:
         """Put functions that became ready together into the order of their DAG: Dask's is the reverse."""

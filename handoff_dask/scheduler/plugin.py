@@ -16,12 +16,14 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.metrics import monotonic
 
+from handoff_dask import config
 from handoff_dask.protocol.names import ANNOTATION, NAME
 from handoff_dask.scheduler import lifecycle as life
 from handoff_dask.scheduler.dask_tasks import DaskTasks
 from handoff_dask.scheduler.data import Data
 from handoff_dask.scheduler.dispatcher import Dispatcher
 from handoff_dask.scheduler.engine_driver import EngineDriver
+from handoff_dask.scheduler.event_log import open_log
 from handoff_dask.scheduler.explain import ExplainSource
 from handoff_dask.scheduler.lingering import LingeringThreads
 from handoff_dask.scheduler.mailboxes import Mailboxes, RunMessages
@@ -172,6 +174,12 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
     def _listen(self, scheduler: Scheduler) -> None:
         """Wire the parts together, and to the messages of clients and workers."""
         self.driver.connect(self.dispatcher)
+        path = config.get("event-log")
+        self.log = (
+            None if path is None else open_log(str(path), config.nbytes("event-log-limit"), self.driver)
+        )
+        if self.log is not None:
+            self.observers.add(self.log)
         watching = (
             self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.recall,
             RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
@@ -203,6 +211,8 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
     async def close(self) -> None:
         """The scheduler ends; another one of this process may want the page."""
         self._installing.cancel()
+        if self.log is not None:
+            self.log.close()
         self.withdraw_metrics()
 
     def _send(self, address: str, message: dict[str, Any]) -> None:
