@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -18,6 +19,10 @@ STEADY_FROM, STEADY = 8, 1.2
 NOISE = 1.15
 #: Functions remembered one by one; the oldest half goes when there are more.
 _REMEMBERED = 100_000
+#: The same for kinds and families of functions.
+_REMEMBERED_FAMILIES = 10_000
+#: What tells functions of one family apart: numbers, and what looks like a hash.
+_DIGITS = re.compile(r"[0-9a-f]{8,}|[0-9]+")
 
 
 @dataclass(slots=True)
@@ -48,8 +53,26 @@ class Kind:
         self.longest_s = max(duration_s, fading)
 
 
+def family_of(function_id: Hashable) -> str:
+    """A function's id without the numbers in it; empty for ids that are neither text, numbers nor tuples.
+
+    Examples
+    --------
+    >>> family_of("part-3-11"), family_of(("align", "s7")), family_of(7)
+    ('part-#-#', 'align,s#', '#')
+    """
+    if isinstance(function_id, str):
+        return _DIGITS.sub("#", function_id)
+    if isinstance(function_id, tuple):
+        return ",".join(map(family_of, function_id))
+    return "#" if isinstance(function_id, int) else ""
+
+
 class Estimates:
-    """Expected durations, from what has run before: by function, by code and cost, by code.
+    """Expected durations, from what has run before: by function, by family, by code and cost, by code.
+
+    A *family* is the functions of one code and cost whose ids differ in numbers only (:func:`family_of`): where
+    one code does everything, the ids tell what it does.
 
     Examples
     --------
@@ -65,20 +88,33 @@ class Estimates:
 
     def __init__(self) -> None:
         self._functions: dict[tuple[str, Hashable], float] = {}
-        self._kinds: dict[tuple[str, Cost], Kind] = {}
+        #: By code, cost and family; the family "" is all functions of that code and cost.
+        self._kinds: dict[tuple[str, Cost, str], Kind] = {}
         self._codes: dict[str, dict[Cost, Kind]] = {}
 
-    def kind(self, code: str, cost: Cost) -> Kind:
-        """What is known of functions of one code and cost, to be taught."""
-        kind = self._kinds.get((code, cost))
+    def kind(self, code: str, cost: Cost, family: str = "") -> Kind:
+        """What is known of functions of one code and cost, or of one family of them, to be taught."""
+        kind = self._kinds.get((code, cost, family))
         if kind is None:
-            kind = self._kinds[code, cost] = Kind()
-            self._codes.setdefault(code, {})[cost] = kind
+            kind = self._kinds[code, cost, family] = Kind()
+            if not family:
+                self._codes.setdefault(code, {})[cost] = kind
+            elif len(self._kinds) > _REMEMBERED_FAMILIES:
+                families = [key for key in self._kinds if key[2]]
+                for key in families[: _REMEMBERED_FAMILIES // 2]:
+                    del self._kinds[key]
         return kind
 
-    def known(self, code: str, cost: Cost) -> Kind | None:
+    def known(self, code: str, cost: Cost, family: str = "") -> Kind | None:
         """The same, or None if no function like it has run."""
-        return self._kinds.get((code, cost))
+        return self._kinds.get((code, cost, family))
+
+    def is_steady(self, code: str, cost: Cost, family: str = "") -> bool:
+        """Whether functions of a family take about the same time; of a new one those of all of its code."""
+        kind = self._kinds.get((code, cost, family))
+        if kind is None or kind.count < STEADY_FROM:
+            kind = self._kinds.get((code, cost, ""))
+        return kind is not None and kind.is_steady
 
     def remember(self, code: str, function_id: Hashable, duration_s: float) -> None:
         """Note how long one function took."""
@@ -93,10 +129,10 @@ class Estimates:
         """Whether this very function has taught how long it takes."""
         return (code, function_id) in self._functions
 
-    def expected(self, code: str, cost: Cost, function_id: Hashable) -> float | None:
+    def expected(self, code: str, cost: Cost, function_id: Hashable, family: str = "") -> float | None:
         """How long a function is expected to take, in seconds; None if nothing like it has run."""
         remembered = self._functions.get((code, function_id))
-        kind = self._kinds.get((code, cost))
+        kind = self._kinds.get((code, cost, family)) or self._kinds.get((code, cost, ""))
         if remembered is not None:
             # The order of functions that take the same time must not change from run to run.
             if kind is not None and kind.mean_s / NOISE <= remembered <= kind.mean_s * NOISE:

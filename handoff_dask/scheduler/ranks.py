@@ -94,10 +94,10 @@ class Ranks(Observer):
             return hint
         kind = run.kind_of(position)
         if kind.known is None:
-            kind.known = self.estimates.known(kind.name, kind.cost)
+            kind.known = self.estimates.known(kind.name, kind.cost, kind.family)
         if kind.known is not None and kind.known.longest_s < SHORT_S:
             return kind.known.longest_s
-        return self.estimates.expected(kind.name, kind.cost, run.id_of(position))
+        return self.estimates.expected(kind.name, kind.cost, run.id_of(position), kind.family)
 
     def is_certain(self, function: FunctionState) -> bool:
         """Whether it is known well how long a function takes: by a hint, from itself, or from its kind."""
@@ -107,7 +107,7 @@ class Ranks(Observer):
         kind = run.kind_of(position)
         if function.expected_s is None or (kind.known is not None and kind.known.longest_s < SHORT_S):
             return False
-        if kind.known is not None and kind.known.is_steady:
+        if self.estimates.is_steady(kind.name, kind.cost, kind.family):
             return True
         return self.estimates.remembers(kind.name, run.id_of(position))
 
@@ -138,8 +138,10 @@ class Ranks(Observer):
         kind = run.kind_of(position)
         known = kind.known
         if known is None:
-            known = kind.known = self.estimates.kind(kind.name, kind.cost)
+            known = kind.known = self.estimates.kind(kind.name, kind.cost, kind.family)
         known.learn(duration_s)
+        if kind.family:
+            self.estimates.kind(kind.name, kind.cost).learn(duration_s)
         if known.longest_s >= SHORT_S:
             # What is always short need not be remembered one by one.
             self.estimates.remember(kind.name, run.id_of(position), duration_s)
@@ -157,7 +159,7 @@ class Ranks(Observer):
         run, position = function.run, function.position
         kind = run.kind_of(position)
         if kind.known is None:
-            kind.known = self.estimates.kind(kind.name, kind.cost)
+            kind.known = self.estimates.kind(kind.name, kind.cost, kind.family)
         if kind.known.longest_s >= elapsed_s or position in run.manifest.durations:
             return
         kind.known.longest_s = elapsed_s
@@ -172,7 +174,7 @@ class Ranks(Observer):
         for function in run.functions.values():
             if function.status != WAITING or (function.expected_s is not None and not again):
                 continue
-            if run.kind_of(function.position) is kind:
+            if kind.teaches(run.kind_of(function.position), all_families=not again):
                 function.expected_s = self.expected(function)
                 if function.expected_s is not None:
                     durations[function.key] = function.expected_s

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from distributed.metrics import time
 from distributed.protocol import pickle
 
-from handoff_dask.placement.estimates import Kind
+from handoff_dask.placement.estimates import Kind, family_of
 from handoff_dask.placement.events import Demand
 from handoff_dask.placement.strategies import Strategy
 from handoff_dask.protocol.manifest import Manifest, with_items
@@ -64,18 +64,29 @@ class FunctionState:
         return None if self.attempt is None else getattr(self.attempt, name)
 
 
+#: So many families of functions of one code and demand are told apart in a run.
+MOST_FAMILIES = 32
+
+
 class RunKind:
-    """Functions of one run that have the same code and demand."""
+    """Functions of one run that have the same code and demand, and are of one family."""
 
-    __slots__ = ("cost", "known", "name", "told_s")
+    __slots__ = ("cost", "family", "known", "name", "told_s")
 
-    def __init__(self, name: str, cost: Cost) -> None:
+    def __init__(self, name: str, cost: Cost, family: str) -> None:
         self.name = name
         self.cost = cost
+        self.family = family
         #: What has been learned of them, in this run and before.
         self.known: Kind | None = None
         #: The mean seconds by which the run was last ordered.
         self.told_s: float | None = None
+
+    def teaches(self, other: RunKind, *, all_families: bool) -> bool:
+        """Whether what is learned of it is all that is known of functions of another kind."""
+        if other is self or not all_families:
+            return other is self
+        return other.known is None and other.name == self.name and other.cost == self.cost
 
 
 class RunState:
@@ -110,7 +121,7 @@ class RunState:
         self.planned = False
         #: A fixed order, by position; absent where it follows from the graph and the durations.
         self.ranks: list[float] | None = None
-        self._kinds: dict[tuple[str, int], RunKind] = {}
+        self._kinds: dict[tuple[str, int], dict[str, RunKind]] = {}
         self._kind_of: dict[int, RunKind] = {}
         self.exception: Any = None
         self.traceback: Any = None
@@ -150,13 +161,16 @@ class RunState:
         return self.manifest.demands[self.manifest.demand_of[position]]
 
     def kind_of(self, position: int) -> RunKind:
-        """The kind of a function: those of this run with the same code and demand."""
+        """The kind of a function: those of this run with the same code, demand and family."""
         kind = self._kind_of.get(position)
         if kind is None:
             name, number = self.manifest.names[position], self.manifest.demand_of[position]
-            kind = self._kinds.get((name, number))
+            kinds = self._kinds.setdefault((name, number), {})
+            # Where ids have nothing in common each would be a family of its own.
+            family = family_of(self.id_of(position)) if len(kinds) < MOST_FAMILIES else ""
+            kind = kinds.get(family)
             if kind is None:
-                kind = self._kinds[name, number] = RunKind(name, self.manifest.demands[number].cost)
+                kind = kinds[family] = RunKind(name, self.manifest.demands[number].cost, family)
             self._kind_of[position] = kind
         return kind
 

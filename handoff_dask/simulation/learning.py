@@ -1,14 +1,14 @@
 """What is expected of functions of which nothing is known beforehand: what those before them have taught.
 
-It is what the scheduler does on a cluster, in the simplest form: functions of one cost are one kind, and
-the order is worked out anew whenever the mean of a kind has changed by much.
+It is what the scheduler does on a cluster, in the simplest form: functions of one cost and family are one
+kind, and the order is worked out anew whenever the mean of a kind has changed by much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
-from handoff_dask.placement.estimates import Estimates
+from handoff_dask.placement.estimates import Estimates, family_of
 from handoff_dask.placement.events import DurationsLearned, Event, RunKey, RunRanked
 from handoff_dask.placement.ranking import starting_ranks
 from handoff_dask.resources import Cost
@@ -40,7 +40,7 @@ class Learned:
         self._functions = {function.id: function for function in functions}
         self._nodes = [node.capabilities for node in nodes]
         self._estimates = Estimates()
-        self._told_s: dict[Cost, float] = {}
+        self._told_s: dict[tuple[Cost, str], float] = {}
         number = {function.id: n for n, function in enumerate(functions)}
         self._dependents: list[list[int]] = [[] for _ in functions]
         for n, function in enumerate(functions):
@@ -52,21 +52,22 @@ class Learned:
 
     def expected_s(self, function: SimulatedFunction) -> float | None:
         """How long a function is expected to take; None if nothing has ended yet."""
-        return self._estimates.expected(_CODE, function.cost, function.id)
+        return self._estimates.expected(_CODE, function.cost, function.id, family_of(function.id))
 
     def is_certain(self, function: SimulatedFunction) -> bool:
         """Whether its kind has shown that it takes about the same time always."""
-        kind = self._estimates.known(_CODE, function.cost)
-        return kind is not None and kind.is_steady
+        return self._estimates.is_steady(_CODE, function.cost, family_of(function.id))
 
     def learn(self, function: SimulatedFunction) -> list[Event]:
         """Take into account how long a function took that has ended; what there is to tell the engine."""
-        kind = self._estimates.kind(_CODE, function.cost)
+        family = family_of(function.id)
+        kind = self._estimates.kind(_CODE, function.cost, family)
         kind.learn(function.duration_s)
-        told_s = self._told_s.get(function.cost)
+        self._estimates.kind(_CODE, function.cost).learn(function.duration_s)
+        told_s = self._told_s.get((function.cost, family))
         if told_s is not None and told_s / _CHANGE <= kind.mean_s <= told_s * _CHANGE:
             return []
-        self._told_s[function.cost] = kind.mean_s
+        self._told_s[function.cost, family] = kind.mean_s
         self.ranks = self._order()
         expected = {f.id: self.expected_s(f) for f in self._functions.values()}
         known = {key: seconds for key, seconds in expected.items() if seconds is not None}
