@@ -71,8 +71,8 @@ def family_of(function_id: Hashable) -> str:
 class Estimates:
     """Expected durations, from what has run before: by function, by family, by code and cost, by code.
 
-    A *family* is the functions of one code and cost whose ids differ in numbers only (:func:`family_of`): where
-    one code does everything, the ids tell what it does.
+    A *family* is the functions of one code and cost whose ids differ in numbers only (:func:`family_of`):
+    where one code does everything, the ids tell what it does.
 
     Examples
     --------
