@@ -22,6 +22,7 @@ what
   overheads    functions that do nothing: per second, and seconds to submit
   data         functions that pass large results, on hosts with limited links: seconds and bytes
   throughput   functions that do nothing, ten runs in a row on one cluster: the slowest counts
+  streams      a pipeline beside execute for each item, Dask's actors, streamz and submit
   workers      many workers in one process: how long places stay empty between two functions
   engine       the engine alone
   simulate     the engine on a virtual clock: all scenarios in seconds, no cluster
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "overheads",
         "data",
         "throughput",
+        "streams",
         "workers",
         "engine",
         "simulate",
@@ -124,6 +126,12 @@ def throughput(options: argparse.Namespace) -> None:
     counts = COUNTS[:1] if options.quick else COUNTS
     session = compare(counts, 3 if options.quick else options.runs, options.only)
     print("\n" + tables.throughput([session.data]), flush=True)
+
+
+def streams(options: argparse.Namespace) -> None:
+    from benchmarks.streams import compare
+
+    print("\n" + compare(options.quick), flush=True)
 
 
 def workers(options: argparse.Namespace) -> None:

@@ -230,3 +230,13 @@ def test_first_example_of_readme():
     )
 
     assert (done.returncode, done.stdout) == (0, expected), done.stderr
+
+
+def test_serving_example():
+    """The damaged image fails alone, and the others are recognised."""
+    said = run_example("serving_a_model")
+
+    assert "'classify': ['fast']" in said
+    assert "the eighth is ValueError('an image of 8 by 8 was expected, not (4, 8)')" in said
+    right = int(said.rsplit("\n", 2)[1].split(" of ")[0])
+    assert right > 250

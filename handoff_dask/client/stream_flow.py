@@ -127,7 +127,7 @@ class StreamFlow:
         parcels = [Parcel(value) for value in values]
         for parcel in parcels:
             parcel.pack()
-            parcel.forget_value()
+            parcel.detach()
         return parcels
 
     def try_push(self, parcels: list[Parcel]) -> int | None:

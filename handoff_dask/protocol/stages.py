@@ -62,10 +62,10 @@ class Parcel:
         value = pickle.loads(self.data, buffers=self.buffers)
         return _revived(value) if self.failed else value
 
-    def forget_value(self) -> None:
-        """Keep what it was pickled to, and nothing else."""
-        if self.data is not None:
-            self._value, self.has_value = None, False
+    def detach(self) -> None:
+        """Keep what it was pickled to, and nothing of the value: that may be changed now."""
+        self._value, self.has_value = None, False
+        self.buffers = [bytearray(buffer) for buffer in self.buffers]
 
     def pack(self) -> None:
         """Pickle it, if that has not been done.

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 
+import numpy as np
 import pytest
 from clusters import live, nothing_claimed
 from distributed import get_worker
@@ -285,6 +286,24 @@ async def test_what_cannot_travel_is_its_items_error(client, scheduler, *workers
             await pipeline.push(threading.Lock())
         results = await all_of(pipeline, range(3))
     assert (results[0], type(results[1]), results[2]) == (0, TypeError, 2)
+
+
+def doubled(array):
+    array *= 2
+    return array
+
+
+@live(2, 2)
+async def test_arrays_travel_beside_their_items(client, scheduler, *workers):
+    """They may be changed where they arrive, and by whoever has pushed them."""
+    dag = stream_dag(Function("a", ["x"], doubled, node="0"), Function("b", ["a"], doubled, node="1"))
+    array = np.arange(50_000.0)
+    async with await handoff.stream(dag, client=client) as pipeline:
+        await pipeline.push(array)
+        array[:] = -1
+        result = await anext(pipeline)
+        result += 1
+    assert np.array_equal(result, np.arange(50_000.0) * 4 + 1)
 
 
 @live(2, 2)
