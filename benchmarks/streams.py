@@ -1,4 +1,4 @@
-"""A pipeline beside the nearest things: the same chain by execute, by Dask's actors, by streamz, by submit."""
+"""A pipeline beside the nearest things: the same chain by execute, actors, streamz and submit."""
 
 from __future__ import annotations
 

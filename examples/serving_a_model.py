@@ -1,8 +1,8 @@
 """A classifier that stays loaded, served over nodes that are not alike.
 
-Images of handwritten digits (scikit-learn ships them) go through three stages: one cleans them on any node, with two
-workers; one classifies, in batches, on the only node that has the accelerator, where the model is loaded once; one
-writes the answer.  An image that is damaged fails alone.
+Images of handwritten digits (scikit-learn ships them) go through three stages.  One cleans them on any
+node, with two workers.  One classifies, in batches, on the only node that has the accelerator, where
+the model is loaded once.  One writes the answer.  An image that is damaged fails alone.
 
 Run it with ``python examples/serving_a_model.py``.
 """
