@@ -11,8 +11,9 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral, Real
@@ -22,7 +23,7 @@ from dask._task_spec import TaskRef
 from dask.sizeof import sizeof
 from toolz import countby
 
-from handoff_dask import telemetry
+from handoff_dask import output, telemetry
 from handoff_dask.bridges.opentelemetry import run_in_context
 from handoff_dask.errors import FunctionFailedError, ValidationError
 from handoff_dask.graph.dag import DAG, as_dag, no_dag
@@ -32,6 +33,7 @@ from handoff_dask.graph.items import Spawn
 from handoff_dask.progress import Counts, Row, show
 from handoff_dask.record.current import Current, running
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord, Timing
+from handoff_dask.record.logs import LogBuffer, LogLine, Logs, kept
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.record.status import LOCAL_NODE
 from handoff_dask.time_limit import cancellable, run_within
@@ -222,6 +224,8 @@ class _Run:
                 # What makes the items of a map takes it for them too.
                 self.uses[key] += 1 + body.is_spawn
         self.kept = frozenset(expansion.outputs)
+        #: What functions printed and logged.
+        self.logs = kept(())
         #: Items of maps whose results are wanted.
         self.items: list[FunctionId] = []
         self.about: dict[str, Any] = {
@@ -313,7 +317,7 @@ class _Run:
             attempt = self.start(function, number, ready)
             values = [self.values[key] for key in body.needs]
             try:
-                with running(self.current(attempt)):
+                with running(self.current(attempt)), self.heard(attempt):
                     value = run_in_context(self.carried, partial(_run_in_time, body, values))
             except Exception as error:
                 last = number == retries + 1
@@ -424,6 +428,23 @@ class _Run:
         queued = attempt.start - (attempt.start if ready is None else ready)
         return {"system_time": attempt.start, "queue_time": queued}
 
+    @contextmanager
+    def heard(self, attempt: _Attempt) -> Iterator[None]:
+        """Keep what the function prints and logs meanwhile."""
+        buffer, here = LogBuffer(), threading.get_ident()
+
+        def hear(thread: int, source: str, text: str) -> None:
+            if thread == here:
+                buffer.write(time.time(), source, text)
+
+        output.listen(hear)
+        try:
+            yield
+        finally:
+            output.unlisten(hear)
+            about = (attempt.function.id, attempt.number, LOCAL_NODE)
+            self.logs.extend(LogLine(*about, *line) for line in buffer.take(rest=True))
+
     def current(self, attempt: _Attempt) -> Current:
         """What the function may ask of its attempt."""
         return Current(
@@ -465,6 +486,7 @@ class _Run:
                 strategy=LOCAL_NODE,
                 submitted=self.submitted,
                 ended=time.time(),
+                logs=Logs(self.logs),
             ),
         )
 

@@ -21,6 +21,7 @@ from handoff_dask.errors import ValidationError
 from handoff_dask.graph.check import CheckReport
 from handoff_dask.graph.dag import DAG
 from handoff_dask.placement.strategies import BUILT_IN
+from handoff_dask.record.logs import LogLine, Logs
 from handoff_dask.simulation.audit import audit
 from handoff_dask.visualization import dag_graph
 from handoff_dask.visualization.page_data import cost_text
@@ -236,6 +237,27 @@ def explain(function: str | None, scheduler: str | None, dag: str | None, as_jso
     for one in [] if as_json else found:
         for line in _explained(one):
             click.echo(line)
+
+
+@handoff.command()
+@click.argument("dag")
+@click.argument("function", required=False)
+@SCHEDULER
+@JSON
+def logs(dag: str, function: str | None, scheduler: str | None, as_json: bool) -> None:
+    """Show what the functions of a DAG printed and logged.
+
+    DAG is its id, or the token of one execution; of several, the latest counts. With FUNCTION, its
+    lines alone.
+    """
+    with running_cluster(scheduler) as session:
+        found = ask(session, "logs", dag=dag, function=function)
+    if as_json:
+        click.echo(_as_json(found))
+        return
+    text = str(Logs([LogLine(**line) for line in found]))
+    for line in text.splitlines():
+        click.echo(visible(line))
 
 
 def _explained(one: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from handoff_dask.client.execution_core import ExecutionCore
 from handoff_dask.client.explanations import FunctionExplanation
 from handoff_dask.client.options import timeout_s
 from handoff_dask.record.execution import ExecutionRecord
+from handoff_dask.record.logs import Logs
 from handoff_dask.record.result import ExecutionResult
 
 
@@ -103,6 +104,22 @@ class Execution(ExecutionCore):
             return final
         return self._link.sync(self.fetch_record)
 
+    def logs(self, function_id: Hashable = None) -> Logs:
+        """What a function, or all of them, printed and logged so far; also after a failure.
+
+        Parameters
+        ----------
+        function_id
+            Id or reference of a function; all if ``None``.
+
+        Returns
+        -------
+        Logs
+            Lines with ``function_id``, ``attempt``, ``node``, ``time``, ``source`` and ``text``: the last of
+            each attempt and of the execution.  ``print`` shows them; ``"text" in logs`` looks for a text.
+        """
+        return self._link.sync(self.fetch_logs, function_id)
+
     def explain(self, function_id: Hashable) -> FunctionExplanation:
         """Why a function waits, or where it ran and why there.
 
@@ -188,6 +205,10 @@ class AsyncExecution(ExecutionCore):
     async def record(self) -> ExecutionRecord:
         """All that is known by now, for pictures and reports."""
         return await self._link.run(self.fetch_record)
+
+    async def logs(self, function_id: Hashable = None) -> Logs:
+        """What a function, or all of them, printed and logged so far; see :meth:`Execution.logs`."""
+        return await self._link.run(self.fetch_logs, function_id)
 
     async def explain(self, function_id: Hashable) -> FunctionExplanation:
         """Why a function waits, or where it ran and why there.

@@ -35,6 +35,7 @@ from handoff_dask.graph.dag import DAG
 from handoff_dask.protocol.futures import adopt
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.execution import ExecutionRecord, Timing
+from handoff_dask.record.logs import Logs
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.record.status import ExecutionStatus
 from handoff_dask.visualization.displays import counts_summary, record_summary
@@ -304,6 +305,10 @@ class ExecutionCore:
             except (NotFoundError, SchedulerLostError):
                 outcome = Outcome(token=self.token, status=self._status)
         return record_of(self._dag, self.compiled, cast("Outcome", outcome), self._error)
+
+    async def fetch_logs(self, function_id: Hashable = None) -> Logs:
+        """What functions printed and logged; see :meth:`Execution.logs`."""
+        return (await self.fetch_record()).logs.of(function_id)
 
     async def explain_function(self, function_id: Hashable) -> FunctionExplanation:
         """Why a function waits, or ran where it did; see :meth:`Execution.explain`."""

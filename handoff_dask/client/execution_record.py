@@ -15,6 +15,7 @@ from handoff_dask.errors import AllocationError, FunctionFailedError
 from handoff_dask.graph.dag import DAG
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
+from handoff_dask.record.logs import LogLine, Logs
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ def record_of(
 ) -> ExecutionRecord:
     """What the scheduler knows of a run, with what the DAG says of its functions."""
     failed = outcome.failed if isinstance(error, FunctionFailedError) else None
+    ids = list(compiled.keys)
     positions = {i: n for n, i in enumerate(compiled.keys)}
     functions = []
     for i, function in compiled.expansion.functions.items():
@@ -62,6 +64,7 @@ def record_of(
         strategy=compiled.manifest.options.strategy_name,
         submitted=outcome.submitted or None,
         ended=outcome.ended,
+        logs=Logs([LogLine(ids[line[0]], *line[1:]) for line in outcome.logs]),
     )
 
 

@@ -17,6 +17,8 @@ REPORT_STARTS = "handoff-report-starts"
 STARTED = "handoff-started"
 #: Stream, worker to scheduler: an attempt of a task of ours has raised.
 RAISED = "handoff-raised"
+#: Stream, worker to scheduler: lines that an attempt of ours has printed or logged.
+LOGGED = "handoff-logged"
 #: Stream, worker to scheduler: tasks, ours or not, need a result that has come and cannot be read.
 UNREADABLE = "handoff-unreadable"
 

@@ -52,3 +52,5 @@ class Outcome:
     refusal: tuple[dict[str, str], str | None] | None = None
     #: Items of maps; see :attr:`~handoff_dask.protocol.manifest.Manifest.spawned`.
     spawned: Sequence[tuple[int, int, int]] = ()
+    #: What functions printed and logged: ``(position, attempt, node, time, source, text)``.
+    logs: Sequence[tuple[int, int, str, float, str, str]] = ()

@@ -6,6 +6,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from handoff_dask.record.logs import Logs
+
 __all__ = ["ExecutionRecord", "FunctionRecord", "Timing"]
 
 
@@ -73,3 +75,5 @@ class ExecutionRecord:
     #: Seconds since the epoch.
     submitted: float | None = None
     ended: float | None = None
+    #: What functions printed and logged.
+    logs: Logs = field(default_factory=Logs)

@@ -8,6 +8,7 @@ from typing import Any
 from handoff_dask.errors import NotFoundError
 from handoff_dask.graph.arguments import did_you_mean, id_of
 from handoff_dask.record.execution import ExecutionRecord, Timing
+from handoff_dask.record.logs import Logs
 from handoff_dask.record.lower_bound import lower_bounds
 from handoff_dask.record.time_split import TimeSplit, time_split
 
@@ -61,6 +62,10 @@ class ExecutionResult:
             raise NotFoundError(
                 "result", key, f"DAG {self.dag_id!r} has no result of this id; {hint}"
             ) from None
+
+    def logs(self, function: Any = None) -> Logs:
+        """What a function, or all of them, printed and logged, by attempt."""
+        return self.record.logs.of(function)
 
     def __repr__(self) -> str:
         return f"<ExecutionResult of DAG {self.dag_id!r}: {len(self.results)} results>"

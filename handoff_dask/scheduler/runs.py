@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
 from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple
@@ -17,6 +17,7 @@ from handoff_dask.placement.strategies import Strategy
 from handoff_dask.protocol.manifest import Manifest, with_items
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.protocol.telemetry import Introduction
+from handoff_dask.record.logs import kept
 from handoff_dask.record.status import PENDING
 from handoff_dask.resources import Cost
 from handoff_dask.scheduler.states import Attempt, Pending, Prefetched, Running, State, Waiting
@@ -130,6 +131,8 @@ class RunState:
         self.error: str | None = None
         #: Positions, and for each of them which of these take its result.
         self.dependents: tuple[list[int], list[list[int]]] = ([], [])
+        #: What its functions printed and logged: ``(position, attempt, node, time, source, text)``.
+        self.logs: deque[tuple[int, int, str, float, str, str]] = kept(())
         self._amounts = [d.cost.to_amounts() for d in manifest.demands]
         self._costs = [d.cost.to_dict() for d in manifest.demands]
         #: Texts for the ids, by position, once somebody has looked.
@@ -242,6 +245,7 @@ class RunState:
             failed=self.failed,
             refusal=self.refusal,
             spawned=tuple(self.manifest.spawned),
+            logs=list(self.logs),
         )
 
 

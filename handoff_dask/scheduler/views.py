@@ -16,8 +16,10 @@ from distributed.metrics import monotonic, time
 from toolz import countby, groupby, topk
 
 from handoff_dask.errors import NotFoundError
+from handoff_dask.graph.arguments import did_you_mean
 from handoff_dask.placement.explanation import Explanation
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
+from handoff_dask.record.logs import LogLine, Logs
 from handoff_dask.record.status import CANCELLED, FAILED, PENDING, RUNNING, WAITING
 from handoff_dask.resources import amount_of
 from handoff_dask.scheduler.engine_driver import EngineDriver
@@ -68,7 +70,9 @@ class Views(Observer):
 
     def methods(self) -> dict[str, Callable[..., Any]]:
         """What clients may ask."""
-        return {"progress": self.progress, "overview": self.overview, "explain": self.explain}
+        return {
+            "progress": self.progress, "overview": self.overview, "explain": self.explain, "logs": self.logs
+        }  # fmt: skip
 
     def run_ended(self, run: RunState) -> None:
         """Keep the last runs, however soon Dask forgets them."""
@@ -162,6 +166,7 @@ class Views(Observer):
             strategy=run.strategy_name,
             submitted=run.submitted,
             ended=run.ended,
+            logs=Logs([LogLine(texts[line[0]], *line[1:]) for line in run.logs]),
         )
 
     def _find(self, token: str) -> tuple[RunState, dict[str, WorkerInfo]]:
@@ -298,7 +303,7 @@ class Views(Observer):
         """
         self._driver.flush()
         found: list[FunctionState] = []
-        for run in self._runs.by_token.values():
+        for run in self._known():
             if dag is None or dag in (self._dag(run), run.token):
                 texts = self._ids(run)
                 found += [f for p, f in run.functions.items() if function in (texts[p], f.key)]
@@ -306,6 +311,30 @@ class Views(Observer):
             raise NotFoundError("function", function, "no execution on this cluster has it")
         open_ = [f for f in found if not f.run.over]
         return [self._explained(f) for f in open_ or found]
+
+    def _known(self) -> list[RunState]:
+        """Every run that is open or among the last that have ended."""
+        runs = {run.token: run for run in self.ended()}
+        return list({**runs, **self._runs.by_token}.values())
+
+    def logs(self, client: str, dag: str, function: str | None = None) -> list[dict[str, Any]]:
+        """What the functions of the latest run of a DAG printed and logged; its id as text, or its token.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such run, or it has no such function.
+        """
+        runs = [run for run in self._known() if dag in (self._dag(run), run.token)]
+        if not runs:
+            raise NotFoundError("execution", dag, "no execution on this cluster is called so")
+        run = max(runs, key=attrgetter("submitted"))
+        texts = self._ids(run)
+        if function is not None and function not in texts:
+            raise NotFoundError("function", function, did_you_mean(function, texts))
+        names = ("attempt", "node", "time", "source", "text")
+        lines = [{"function_id": texts[p], **dict(zip(names, rest, strict=True))} for p, *rest in run.logs]
+        return [line for line in lines if function in (None, line["function_id"])]
 
     def _explained(self, f: FunctionState) -> dict[str, Any]:
         why = self._driver.engine.explain(f.key, now=monotonic())

@@ -10,6 +10,7 @@ from distributed.metrics import time
 from handoff_dask.protocol.capabilities import declared
 from handoff_dask.protocol.names import (
     ENDED,
+    LOGGED,
     LONG,
     RAISED,
     REPORT,
@@ -82,6 +83,7 @@ class WorkerMessages:
                 ENDED: self.thread_ended,
                 STARTED: self.started,
                 RAISED: self.raised,
+                LOGGED: self.logged,
                 UNREADABLE: self.unreadable,
                 SECEDED: self.seceded,
                 LONG: self.runs_long,
@@ -149,6 +151,13 @@ class WorkerMessages:
         function = self._present(key, run_id)
         if function is not None:
             self._dispatcher.tell(function, life.Raised(exception, startstops, left_behind))
+
+    def logged(self, key: str, attempt: int, lines: list[Any], worker: str, **kwargs: Any) -> None:
+        """An attempt has printed or logged something."""
+        function, node = self._runs.functions.get(key), self._nodes.by_address.get(worker)
+        if function is not None:
+            name = worker if node is None else node.name
+            function.run.logs.extend((function.position, attempt, name, *line) for line in lines)
 
     def unreadable(self, waiting: list[tuple[str, int]], failure: dict[str, Any], worker: str) -> None:
         """A result cannot be read where it is needed: what needs it has failed."""

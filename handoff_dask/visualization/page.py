@@ -20,10 +20,13 @@ from handoff_dask.visualization import rendering
 from handoff_dask.visualization.dot import seconds_text
 from handoff_dask.visualization.graph import ExecutionGraph, record_of
 from handoff_dask.visualization.page_data import errors_of, json_for_html, layers_data, page_data, summary_of
+from handoff_dask.visualization.texts import visible
 
 __all__ = ["page", "report"]
 
 SECTIONS = ("summary", "timeline", "graph", "functions")
+#: How many of the lines that functions printed and logged are shown, the last ones.
+LOG_LINES = 500
 #: Seconds after which the page's graph is drawn without graphviz.
 LAYOUT_S = 2.0
 
@@ -73,7 +76,10 @@ def page(record: ExecutionRecord, sections: Collection[str] = SECTIONS) -> str:
         libraries.append("vendor/dataTables.min.js")
     scripts = [_asset(name) for name in (*libraries, "assets/report.js")]
     errors, more_errors = errors_of(record)
+    logs = [visible(line.expandtabs()) for line in str(record.logs).splitlines()]
     return _template().render(
+        logs=logs[-LOG_LINES:],
+        more_logs=max(0, len(logs) - LOG_LINES),
         sections=sections,
         summary=summary_of(record),
         errors=errors,

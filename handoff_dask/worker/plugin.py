@@ -10,6 +10,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.metrics import time
 
+from handoff_dask import output
 from handoff_dask.protocol.names import (
     ENDED,
     LANE_UNITS,
@@ -32,6 +33,7 @@ from handoff_dask.worker.clock import Clock
 from handoff_dask.worker.constrained_tasks import as_before, let_nobody_block
 from handoff_dask.worker.cores import facts_of
 from handoff_dask.worker.left_behind import LeftBehind
+from handoff_dask.worker.logs import AttemptLogs
 from handoff_dask.worker.streams import Streams
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         self.worker = worker
         self._clock = Clock(worker)
         self.streams = Streams(worker)
+        self._logs = AttemptLogs(worker)
         let_nobody_block(worker.state)
         worker.stream_handlers[WATCH] = self.watch
         worker.stream_handlers[REPORT_STARTS] = self.report_starts
@@ -91,6 +94,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         """Stop listening."""
         self.streams.close()
         self._clock.close()
+        self._logs.close()
         as_before(self.worker.state)
         if worker.stream_handlers.get(WATCH) == self.watch:
             # What is still on its way from the scheduler finds nobody, which is no error.
@@ -128,7 +132,10 @@ class HandoffWorkerPlugin(WorkerPlugin):
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Report starts where wanted, and the end of threads that are watched."""
+        if start in ("executing", "long-running"):
+            self._logs.ended(key)
         if finish == "executing":
+            output.ensure()
             self._clock.keep()
             if self._report_starts:
                 self._has_begun(key, time())

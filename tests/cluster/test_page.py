@@ -133,6 +133,7 @@ async def test_nodes_as_json(c, s, a, b):
         "price": 0.5,
         "reserved_for": None,
         "running_count": 1,
+        "notes": [],
     }
 
 

@@ -51,6 +51,13 @@ def test_what_all_nodes_share_is_said_and_listed(on_cluster):
         run("shared", "licences=0", "ports=0", *on_cluster)
 
 
+def test_logs_of_a_dag(on_cluster, busy):
+    assert run("logs", "busy", *on_cluster)[0] == ""
+    assert json.loads(run("logs", "busy", "holds", "--json", *on_cluster)[0]) == []
+    assert "no execution on this cluster is called so" in error_of("logs", "bussy", *on_cluster, code=2)
+    assert "did you mean 'holds'" in error_of("logs", "busy", "hold", *on_cluster, code=2)
+
+
 def test_explain_each_state_of_a_function(on_cluster, busy):
     said = {name: run("explain", name, *on_cluster)[0] for name in ("holds", "('next', 2)", "after")}
 
