@@ -56,8 +56,11 @@ from handoff_dask.record.result import ExecutionResult
 from handoff_dask.stores import ResultStore
 from handoff_dask.streaming import OnNodeLoss
 from handoff_dask.trackers import ResourceTracker, SimpleResourceTracker
+from handoff_dask.version import VERSION
 from handoff_dask.visualization.displays import add_displays
 from handoff_dask.worker.context import attempt_on_worker, devices_on_worker
+
+__version__ = VERSION
 
 __all__ = [
     "DAG",

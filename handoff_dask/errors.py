@@ -6,6 +6,7 @@ survives pickling between processes, and says in ``str`` what is wrong and what 
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -21,6 +22,7 @@ __all__ = [
     "InvalidFunctionError",
     "MissingFunctionError",
     "NotFoundError",
+    "RemoteError",
     "SchedulerLostError",
     "SessionEndedError",
     "ValidationError",
@@ -253,6 +255,52 @@ class NotFoundError(HandoffError, KeyError):
 
     def __str__(self) -> str:
         return f"no {self.what} {self.name!r}" + (f"; {self.hint}" if self.hint else "")
+
+
+class RemoteError(HandoffError):
+    """What a function raised on a node, where its class cannot be loaded, or would end the process.
+
+    The class of each instance is made for it, and bears the name of what was raised; its ``str`` is
+    the message.
+    """
+
+    #: What was raised, pickled; ``None`` where that could not be done.
+    data: bytes | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kind = type(self)
+        return arrived, (kind.__module__, kind.__qualname__, str(self), self.data)
+
+
+def remote_error(module: str, name: str, message: str, data: bytes | None) -> RemoteError:
+    """The error that stands for one whose class is not known here."""
+    kind = type(name.rpartition(".")[2], (RemoteError,), {"__module__": module, "__qualname__": name})
+    error: RemoteError = kind(message)
+    error.data = data
+    return error
+
+
+def arrived(module: str, name: str, message: str, data: bytes | None) -> BaseException:
+    """The error itself where its class is known and it ends no process; else what stands for it."""
+    error = None if data is None else _loaded(data)
+    return error if isinstance(error, Exception) else remote_error(module, name, message, data)
+
+
+def original(error: BaseException | None) -> BaseException | None:
+    """What was raised, also where it would end a process; the error as it came if that cannot be loaded."""
+    if isinstance(error, RemoteError) and error.data is not None:
+        found = _loaded(error.data)
+        if isinstance(found, BaseException):
+            found.__cause__ = error.__cause__
+            return found.with_traceback(error.__traceback__)
+    return error
+
+
+def _loaded(data: bytes) -> Any:
+    try:
+        return pickle.loads(data)
+    except (Exception, SystemExit):  # whatever loading it raises, and whomever it would end
+        return None
 
 
 class SchedulerLostError(HandoffError):

@@ -170,7 +170,12 @@ def nodes(scheduler: str | None, as_json: bool) -> None:
     with running_cluster(scheduler) as session:
         overview = overview_of(session)
     found, shared = overview["nodes"], overview["shared"]
+    outsiders = overview["outsiders"]
     if as_json:
+        found += [
+            {"name": name, "address": address, "status": "no node", "problem": problem}
+            for name, address, problem in outsiders
+        ]
         click.echo(_as_json(found))
         return
     rows = [
@@ -188,6 +193,8 @@ def nodes(scheduler: str | None, as_json: bool) -> None:
     click.echo("\n".join(table(header, rows, view.terminal_width())))
     for note in [note for node in found for note in node["notes"]]:
         click.echo(f"note: {visible(note)}")
+    for name, address, problem in outsiders:
+        click.echo(f"{name} ({address}) is no node: {problem}")
     if shared:
         click.echo(f"\nshared by all nodes: {shared_text(shared)}")
 

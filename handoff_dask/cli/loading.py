@@ -14,6 +14,7 @@ from typing import Any
 from handoff_dask.errors import HandoffError, ValidationError
 from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.functions import Function
+from handoff_dask.protocol.shipping import add_folder
 
 #: What is taken where no name is given.
 DEFAULT = "dag"
@@ -89,6 +90,7 @@ def _load_file(path: Path) -> ModuleType:
     # What stands beside the file can be imported by it, as if Python had been started with it.
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
+    add_folder(path.parent)
     spec = importlib.util.spec_from_file_location(f"handoff_file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValidationError(f"{path} is no Python file; its name must end in .py")

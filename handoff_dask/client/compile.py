@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -25,18 +25,10 @@ from handoff_dask.graph.expansion import Body, Expansion, Transfer, expand, give
 from handoff_dask.graph.functions import Code, Function, FunctionId, name_of
 from handoff_dask.graph.items import Spawn
 from handoff_dask.placement.events import Demand
-from handoff_dask.protocol.calls import (
-    After,
-    Carried,
-    Constant,
-    Inlined,
-    Moved,
-    PackedCode,
-    nothing,
-    plain_code,
-)
+from handoff_dask.protocol.calls import After, Carried, Constant, Inlined, Moved, nothing
 from handoff_dask.protocol.manifest import Items, Manifest, Options, position_of, token_of
 from handoff_dask.protocol.names import ANNOTATION, barrier_key, is_barrier
+from handoff_dask.protocol.packing import Packer
 from handoff_dask.protocol.spawning import Spawner
 from handoff_dask.protocol.timed_call import Timed
 from handoff_dask.resources import Cost
@@ -179,9 +171,7 @@ def compile(  # noqa: A001
     with collector_held(len(dag)):
         expansion = expand(dag, outputs)
         values = {} if inputs is None else given_inputs(dag, expansion, inputs)
-        return _Compiler(expansion, values, options or Options(), carrier, announced).compiled(
-            announced, resources
-        )
+        return _Compiler(expansion, values, options or Options(), carrier).compiled(announced, resources)
 
 
 class _Compiler:
@@ -193,13 +183,10 @@ class _Compiler:
         inputs: Mapping[FunctionId, Any],
         options: Options,
         carrier: Mapping[str, str] | None,
-        packs: bool,
     ) -> None:
         self.expansion = expansion
         self.carrier = carrier
-        #: Whether codes are packed: only where the graph is sent to a cluster for sure.
-        self.packs = packs
-        self._codes: dict[int, Callable[..., Any]] = {}
+        self.packer = Packer()
         self.inputs = inputs
         self.options = options
         bodies = expansion.bodies
@@ -214,11 +201,12 @@ class _Compiler:
         #: ``{input: key}`` of those that Dask brings to the functions; the others travel within them.
         self.input_keys: dict[FunctionId, Any] = {i: node.key for i, node in self.input_nodes.items()}
         self.input_keys.update({i: v.key for i, v in inputs.items() if isinstance(v, Future)})
+        self._small_inputs: dict[FunctionId, Any] = {}
         self._group_keys: dict[FunctionId, str] = {}
         steps = chain(
             (step for body in bodies.values() for step in (*body.inlined, body.function)), self._templates()
         )
-        self.shared = SharedValues((step for step in steps if step.code is not None), self.token)
+        self.shared = SharedValues((step for step in steps if step.code is not None), self.token, self.packer)
 
     def _templates(self) -> Iterator[Function]:
         """What items of maps are made from: each twice, since there may be many items."""
@@ -235,7 +223,7 @@ class _Compiler:
         for n, i in enumerate(self.expansion.inputs):
             value = self.inputs.get(i)
             if uses.get(i, 0) > 1 and not isinstance(value, Future) and sizeof(value) > SMALL_INPUT:
-                nodes[i] = DataNode(f"input-{self.token}-{n}", value)
+                nodes[i] = DataNode(f"input-{self.token}-{n}", self.packer.kept(value))
         return nodes
 
     def compiled(self, announced: bool, says_costs: bool) -> Compiled:
@@ -278,17 +266,14 @@ class _Compiler:
     def _plain_task(self, body: Body, key: str) -> Task:
         function, keys = body.function, self.keys
         if body.is_transfer:
-            return Task(key, Moved(body.transfer), *self._refs(body.needs))
+            return Task(key, Moved(self.packer.code(function.code)), *self._refs(body.needs))
         if body.is_spawn:
             return self._spawn_task(body, key)
         if body.inlined or (self.expansion.inputs and not all(i in keys for i in body.needs)):
             return self._task_with_inlined(body, key)
         refs = [TaskRef(keys[i]) for i in function.argument_ids]
-        code = plain_code(function)
-        if code is not None and not getattr(code, "__closure__", None):
-            return Task(key, self._packed(code) if self.packs else code, *refs)
         call, shared = self.shared.call_of(function)
-        return Task(key, call if shared or code is None else code, *refs, *shared)
+        return Task(key, call, *refs, *shared)
 
     def _spawn_task(self, body: Body, key: str) -> Task:
         """The task that makes the items of a map on a node: it brings along what each of them runs."""
@@ -303,6 +288,7 @@ class _Compiler:
     def _spawner(self, function: Function) -> Spawner:
         assert isinstance(function.code, Spawn)
         template = function.code.template
+        call: Any
         call, shared = self.shared.call_of(template)
         if template.timeout is not None:
             call = Timed(call, template.timeout)
@@ -339,26 +325,21 @@ class _Compiler:
         ended = dict.fromkeys(self.keys[i] for body in self.expansion.bodies.values() for i in body.after)
         return {(barrier := barrier_key(key)): Task(barrier, nothing, TaskRef(key)) for key in ended}
 
-    def _packed(self, code: Callable[..., Any]) -> Callable[..., Any]:
-        """A code as bytes; itself if it cannot be pickled, which is told when the graph is sent."""
-        packed = self._codes.get(id(code))
-        if packed is None:
-            try:
-                packed = PackedCode(cloudpickle.dumps(code), name_of(code))
-            except Exception:  # whatever the user's __reduce__ raises
-                packed = code
-            self._codes[id(code)] = packed
-        return packed
-
     def _refs(self, needs: Iterable[FunctionId]) -> list[Any]:
         return [
             TaskRef(self.keys[i])
             if i in self.keys
             else TaskRef(self.input_keys[i])
             if i in self.input_keys
-            else DataNode(None, self.inputs.get(i))
+            else DataNode(None, self._small_input(i))
             for i in needs
         ]
+
+    def _small_input(self, i: FunctionId) -> Any:
+        """A small input, packed once."""
+        if i not in self._small_inputs:
+            self._small_inputs[i] = self.packer.value(self.inputs.get(i))
+        return self._small_inputs[i]
 
     def _task_with_inlined(self, body: Body, key: str) -> Task:
         """Put the inline functions and the small inputs that it takes into it."""
@@ -371,7 +352,7 @@ class _Compiler:
         place.update({i: first + n for n, i in enumerate(inside)})
         at = {value: len(outside) + n for n, value in enumerate(shared)}
         steps: list[tuple[Any, tuple[int, ...], str | None]] = [
-            (Constant(self.inputs.get(i)), (), None) for i in inside
+            (Constant(self._small_input(i)), (), None) for i in inside
         ]
         for step, call, refs in calls:
             name = repr(step.id) if step.type == "inline" else None

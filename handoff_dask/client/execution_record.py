@@ -11,7 +11,7 @@ from typing import Any
 from distributed.core import clean_exception
 
 from handoff_dask.client.compile import Compiled
-from handoff_dask.errors import AllocationError, FunctionFailedError
+from handoff_dask.errors import AllocationError, FunctionFailedError, original
 from handoff_dask.graph.dag import DAG
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
@@ -105,4 +105,4 @@ def _load(exception: Any, traceback: Any, function_id: Hashable) -> BaseExceptio
     except Exception:  # whatever unpickling the user's traceback raises here
         logger.warning("the traceback of %r cannot be read here", function_id, exc_info=True)
         _, cause, trace = clean_exception(exception)
-    return cause if cause is None or trace is None else cause.with_traceback(trace)
+    return original(cause if cause is None or trace is None else cause.with_traceback(trace))

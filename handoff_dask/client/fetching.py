@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Hashable, Mapping
-from pickle import PickleError
-from typing import Any
+from collections.abc import Collection, Hashable, Mapping
+from typing import Any, cast
 
 from distributed import CancelledError, Future
+from distributed.core import ConnectionPool
 from distributed.utils_comm import gather_from_workers
 
 from handoff_dask.client.scheduler_link import SchedulerLink
 from handoff_dask.errors import HandoffError, NotFoundError
+from handoff_dask.protocol.packing import opened
+from handoff_dask.protocol.transfers import load, opaque_pool
 
 logger = logging.getLogger(__name__)
 
@@ -33,33 +35,67 @@ class Fetcher:
         self._link = link
         #: Whether workers can be reached from here; None before it was tried.
         self._direct: bool | None = None
+        self._pool: ConnectionPool | None = None
 
     async def gather(self, dag_id: Hashable, futures: Mapping[Hashable, Future[Any]]) -> dict[Hashable, Any]:
-        """The values of futures.
+        """The values of futures that have ended well.
 
         Raises
         ------
         HandoffError
-            If a value cannot be pickled.
+            If a value cannot be pickled, or not loaded here.
         """
-        client, direct = self._link.client, None
-        if futures and client.direct_to_workers is None:
-            direct = await self.is_direct(None) or None
+        client = self._link.client
+        if not futures:
+            return {}
+        if client.scheduler is None:
+            self._link.refuse_if_over()
+        # Whoever releases the given ones meanwhile, as forget does, takes nothing from this call.
+        held: list[Future[Any]] = [Future(future.key, client) for future in futures.values()]
         try:
-            return dict(await client.gather(dict(futures), direct=direct, asynchronous=True))
+            packed = await self._gather_packed({str(future.key) for future in futures.values()})
+            lost = {one: future for one, future in futures.items() if future.key not in packed}
+            # Dask waits for what has to be computed again.
+            rest = dict(await client.gather(lost, asynchronous=True)) if lost else {}
         except CancelledError as error:
             if client.status != "running":  # what it held went with it
                 self._link.refuse_if_over()
             raise self._lost(futures, error) from error
-        except (TypeError, AttributeError, ImportError, PickleError) as error:
-            if len(futures) > 1:  # Dask does not say which value it is
-                for one, future in futures.items():
-                    await self.gather(dag_id, {one: future})
-            (one,), (about, *_) = futures, str(error).split("\n")
-            raise HandoffError(
-                f"the result of function {one!r} of DAG {dag_id!r} cannot be fetched ({about}); "
-                "let it return what can be pickled, or leave it out of outputs"
-            ) from error
+        here = {one: packed[future.key] for one, future in futures.items() if future.key in packed}
+        del held
+        # Not in the event loop: it would wait for whatever the values do when they are loaded.
+        loaded = await asyncio.to_thread(_load_all, dag_id, here)
+        return {one: loaded[one] if one in loaded else rest[one] for one in futures}
+
+    async def _gather_packed(self, keys: Collection[str]) -> dict[str, Any]:
+        """Values as they are sent; those that nobody has are left out."""
+        scheduler = cast("Any", self._link.client.scheduler)
+        pool = await self._opaque()
+        found: dict[str, Any] = {}
+        if await self.is_direct(None):
+            who_has = await scheduler.who_has(keys=list(keys))
+            data, *_ = await gather_from_workers(who_has, rpc=pool)
+            found = {str(key): value for key, value in data.items()}
+        missing = [key for key in keys if key not in found]
+        if missing:
+            answer = await pool(scheduler.address).gather(keys=missing)
+            if answer["status"] == "OK":
+                found.update(answer["data"])
+        return found
+
+    async def _opaque(self) -> ConnectionPool:
+        """Connections over which values come as bytes."""
+        pool = self._pool
+        if pool is None:
+            pool = self._pool = opaque_pool(self._link.client.rpc)
+            await pool.start()
+        return pool
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
 
     @staticmethod
     def _lost(futures: Mapping[Hashable, Future[Any]], error: CancelledError) -> Exception:
@@ -84,25 +120,20 @@ class Fetcher:
         ------
         NotFoundError
             If no worker holds it, or ``from_node`` does not.
+        HandoffError
+            If it cannot be pickled, or not loaded here.
         """
-        client = self._link.client
         holders: dict[str, str] = await self._link.ask("where", key=key)
         if from_node is not None:
             name = await self._link.ask("name_of", node=str(from_node))
             if name not in holders:
                 where = ", ".join(map(repr, holders)) or "no node"
                 raise NotFoundError("value", value_id, f"node {name!r} does not hold it; {where} does")
-            holders = {name: holders[name]}
-        addresses = list(holders.values())
-        if addresses and await self.is_direct(addresses[0]):
-            data, *_ = await gather_from_workers({key: addresses}, rpc=client.rpc)
-            if key in data:
-                return data[key]
-        if addresses:
-            scheduler: Any = client.scheduler
-            answer = await scheduler.gather(keys=[key])
-            if answer["status"] == "OK":
-                return answer["data"][key]
+        if holders:
+            packed = await self._gather_packed({key})
+            if key in packed:
+                loaded = await asyncio.to_thread(_load_all, dag_id, {value_id: packed[key]})
+                return loaded[value_id]
         raise NotFoundError(
             "value", value_id, f"no node holds it for DAG {dag_id!r}; get_result waits for it"
         )
@@ -126,3 +157,19 @@ class Fetcher:
             else:
                 self._direct = True
         return self._direct
+
+
+def _load_all(dag_id: Hashable, packed: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    return {value_id: _loaded(dag_id, value_id, value) for value_id, value in packed.items()}
+
+
+def _loaded(dag_id: Hashable, value_id: Hashable, packed: Any) -> Any:
+    try:
+        return opened(load(packed))
+    except (Exception, SystemExit) as error:  # whatever loading it raises, and whomever it would end
+        about, *_ = str(error).split("\n")
+        raise HandoffError(
+            f"the result of function {value_id!r} of DAG {dag_id!r} cannot be fetched "
+            f"({type(error).__name__}: {about}); let it return what can be pickled and loaded here, "
+            "or leave it out of outputs"
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from collections import OrderedDict
@@ -17,12 +16,14 @@ from toolz import keyfilter
 from handoff_dask.client.compile import Compiled
 from handoff_dask.client.fetching import Fetcher
 from handoff_dask.client.scheduler_link import SchedulerLink
+from handoff_dask.client.user_calls import call_user
 from handoff_dask.errors import (
     AllocationError,
     ExecutionCancelledError,
     FunctionFailedError,
     NotFoundError,
     ValidationError,
+    original,
 )
 from handoff_dask.graph.arguments import id_of
 from handoff_dask.protocol.manifest import token_of, with_items
@@ -80,8 +81,9 @@ class Results:
         self._own = store
         #: Where this process keeps values.
         self.local: ResultStore = _local if store is None else store
-        #: Which run was the latest when a value was kept: ``{(DAG id, id): token}``.
-        self._kept_at: dict[tuple[Hashable, Hashable], str | None] = {}
+        #: For what the user's own store keeps, the run that was the latest then, and whether the user has
+        #: put it there: ``{(DAG id, id): (token, by hand)}``.
+        self._kept_at: dict[tuple[Hashable, Hashable], tuple[str | None, bool]] = {}
         #: ``{token: {id: key}}`` of other clients' runs.
         self._keys: OrderedDict[str, Mapping[Hashable, str]] = OrderedDict()
 
@@ -93,7 +95,7 @@ class Results:
         self.local.store(dag_id, value_id, value)
         if self._own is not None:
             latest = self._latest(dag_id)
-            self._kept_at[dag_id, value_id] = None if latest is None else latest.token
+            self._kept_at[dag_id, value_id] = (None if latest is None else latest.token, True)
 
     def kept(self, dag_id: Hashable, value_id: Hashable) -> Any:
         """A value that this process keeps.
@@ -122,35 +124,41 @@ class Results:
     ) -> None:
         for function_id, value in results.items():
             try:
-                await asyncio.to_thread(store.store, dag_id, function_id, value)
+                await call_user(store.store, dag_id, function_id, value)
             except Exception:
                 # The caller has the value all the same.
                 logger.exception("the result store could not keep %r of DAG %r", function_id, dag_id)
             else:
-                self._kept_at[dag_id, function_id] = token
+                self._kept_at[dag_id, function_id] = (token, False)
 
-    async def _is_kept(self, dag_id: Hashable, value_id: Hashable) -> bool:
-        """Whether this process keeps a value, and no later run has made it old."""
-        if self._own is not None:
-            latest = self._latest(dag_id)
-            made = latest is not None and value_id in latest.compiled.keys
-            if latest is not None and made and self._kept_at.get((dag_id, value_id)) != latest.token:
+    async def _is_kept(self, dag_id: Hashable, value_id: Hashable, known: Mapping[str, Any]) -> bool:
+        """Whether this process keeps a value, and no later run that the cluster knows has made it old.
+
+        Parameters
+        ----------
+        known
+            What the cluster knows of it.
+        """
+        if self._own is not None and known["run"] is not None:
+            made_by, by_hand = self._kept_at.get((dag_id, value_id), (None, False))
+            is_latest = made_by == known["run"] or (by_hand and value_id not in known["keys"])
+            if not is_latest:
                 return False
-        return await asyncio.to_thread(self.local.has, dag_id, value_id)
+        return await call_user(self.local.has, dag_id, value_id)
 
     async def forget(self, dag_id: Hashable) -> None:
         """Drop what this process keeps of a DAG."""
         named = {dag_id}
         self._kept_at = keyfilter(lambda key: key[0] not in named, self._kept_at)
-        await asyncio.to_thread(self.local.clear, dag_id)
+        await call_user(self.local.clear, dag_id)
 
     # ------------------------------------------------------------------ requests of users
 
     async def get_result(self, dag_id: Hashable, function_id: Hashable, timeout: float | None) -> Any:
         """A result of the latest execution of a DAG id."""
-        if self._own is not None and await self._is_kept(dag_id, function_id):
-            return await asyncio.to_thread(self._own.get, dag_id, function_id)
         known = await self._find(dag_id, function_id)
+        if self._own is not None and await self._is_kept(dag_id, function_id, known):
+            return await call_user(self._own.get, dag_id, function_id)
         if known["key"] is not None:
             return await self._fetcher.fetch(known["key"], dag_id, function_id)
         latest = self._latest(dag_id)
@@ -163,9 +171,11 @@ class Results:
     async def get_value(self, dag_id: Hashable, value_id: Hashable, from_node: str | None) -> Any:
         """A value from this process, else from wherever it is."""
         value_id = id_of(value_id)
-        if from_node is None and await self._is_kept(dag_id, value_id):
-            return await asyncio.to_thread(self.local.get, dag_id, value_id)
+        if from_node is None and self._own is None and await call_user(self.local.has, dag_id, value_id):
+            return await call_user(self.local.get, dag_id, value_id)
         known = await self._find(dag_id, value_id)
+        if from_node is None and await self._is_kept(dag_id, value_id, known):
+            return await call_user(self.local.get, dag_id, value_id)
         key = known["key"] or self._function_key(known, dag_id, value_id)
         return await self._fetcher.fetch(key, dag_id, value_id, from_node)
 
@@ -198,7 +208,7 @@ class Results:
         if known["location"] is not None:
             return str(known["location"])
         if self._own is not None:
-            kept = await asyncio.to_thread(self._own.locations, dag_id)
+            kept = await call_user(self._own.locations, dag_id)
             if data_id in kept:
                 return str(kept[data_id])
         raise NotFoundError("data", data_id, f"no location of it is known for DAG {dag_id!r}")
@@ -264,6 +274,7 @@ def _failure(function_id: Hashable, facts: Mapping[str, Any]) -> BaseException:
     _, cause, trace = clean_exception(facts["exception"], facts["traceback"])
     if cause is not None and trace is not None:
         cause = cause.with_traceback(trace)
+    cause = original(cause)
     return FunctionFailedError(function_id, facts["node"], facts["attempts"], cause)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
@@ -43,7 +44,7 @@ from handoff_dask.client.stream_telemetry import StreamTelemetry
 from handoff_dask.client.submission import Submission, prepare
 from handoff_dask.client.telemetry import TelemetryReceiver
 from handoff_dask.config import Placing, placing_of
-from handoff_dask.errors import AllocationError, SchedulerLostError, ValidationError
+from handoff_dask.errors import AllocationError, HandoffError, SchedulerLostError, ValidationError
 from handoff_dask.graph.arguments import id_of
 from handoff_dask.graph.dag import DAG
 from handoff_dask.graph.functions import Function, FunctionId
@@ -53,6 +54,7 @@ from handoff_dask.record.result import ExecutionResult
 from handoff_dask.resources import Capabilities
 from handoff_dask.stores import ResultStore
 from handoff_dask.trackers import ResourceTracker
+from handoff_dask.version import VERSION
 from handoff_dask.visualization.summary import Summary
 
 E = TypeVar("E", bound=ExecutionCore)
@@ -117,7 +119,8 @@ class SessionCore:
             is_installed=lambda: self._started,
             ids_of=self._executions.ids_of,
         )
-        self._results = Results(self.link, Fetcher(self.link), self._executions.latest, store)
+        self._fetcher = Fetcher(self.link)
+        self._results = Results(self.link, self._fetcher, self._executions.latest, store)
         self._nodes = Nodes(self.link.ask, self._start)
 
     def _own_client(self, nodes: Mapping[str, Mapping[str, Any]] | None) -> Client:
@@ -235,7 +238,7 @@ class SessionCore:
     async def _install_plugins(self) -> None:
         await install(self.client)
         # Answered once the plugin is on every worker.
-        await self.link.ask("ping")
+        self._check_cluster(await self.link.ask("ping"))
         if self._embedded is not None:
             for name, capabilities in self._embedded.nodes.items():
                 offered = Capabilities.parse(capabilities)
@@ -244,6 +247,26 @@ class SessionCore:
             await self.link.ask("use_tracker", tracker=self._tracker)
         if self._dask_tasks is not None:
             await self.link.ask("dask_tasks", mode=self._dask_tasks)
+
+    def _check_cluster(self, answer: Any) -> None:
+        """Refuse a scheduler with another version; warn of workers that are no nodes.
+
+        Raises
+        ------
+        HandoffError
+            If the versions differ.
+        """
+        version, outsiders = answer if isinstance(answer, tuple) else ("an earlier version", [])
+        if version != VERSION:
+            raise HandoffError(
+                f"the scheduler runs handoff_dask {version} and this client has {VERSION}; install the same "
+                "version on both, and start the scheduler again"
+            )
+        for name, address, problem in outsiders:
+            warnings.warn(
+                f"worker {name!r} ({address}) is no node, and runs plain Dask tasks only: {problem}",
+                stacklevel=2,
+            )
 
     async def _started_first(
         self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
@@ -269,6 +292,7 @@ class SessionCore:
                 await self.link.ask("leave", listener=self.name)
         except SchedulerLostError:
             logger.info("the scheduler is gone; there is nothing to cancel")
+        await self._fetcher.close()
         self._messages.stop()
 
     def _close_own(self) -> None:
@@ -300,7 +324,7 @@ class SessionCore:
         elif kind == "grew":
             self._executions.has_grown(*content)
         elif kind == "events":
-            await self._telemetry.take(content)
+            self._telemetry.take(content)
         elif kind == "ended":
             packed, exception, traceback = content
             outcome: Outcome = pickle.loads(packed)

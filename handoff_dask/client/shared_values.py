@@ -19,7 +19,8 @@ from distributed import Future
 
 from handoff_dask.graph.arguments import Argument, Structure, without_ids
 from handoff_dask.graph.functions import Function
-from handoff_dask.protocol.calls import ByName, Recipe, SharedCall, SharedPlace, call_of, code_of
+from handoff_dask.protocol.calls import Call, Calls, Recipe, SharedPlace
+from handoff_dask.protocol.packing import Packer
 
 #: Values of at least so many bytes are shared; to copy smaller ones costs less than a node of the graph.
 LARGE = 1_000_000
@@ -36,9 +37,14 @@ class SharedValues:
         Those that an execution runs, inline functions among them.
     token
         Names the run in the keys of the nodes.
+    packer
+        Packs the values.
     """
 
-    def __init__(self, functions: Iterable[Function], token: str) -> None:
+    def __init__(self, functions: Iterable[Function], token: str, packer: Packer) -> None:
+        self._calls = Calls(packer)
+        #: ``{id of a code: how a worker makes it}``, so that each is packed once.
+        self._recipes: dict[int, Any] = {}
         uses: dict[int, int] = {}
         seen: dict[int, Any] = {}
         for function in functions:
@@ -47,16 +53,16 @@ class SharedValues:
                 seen[id(value)] = value
         large = (seen[i] for i, count in uses.items() if count > 1 and _is_large(seen[i]))
         #: ``{id of a value: its node}``.
-        self._nodes = {id(v): DataNode(f"value-{token}-{n}", v) for n, v in enumerate(large)}
+        self._nodes = {id(v): DataNode(f"value-{token}-{n}", packer.kept(v)) for n, v in enumerate(large)}
 
     def nodes(self) -> list[DataNode]:
         """The nodes of the graph that hold the values."""
         return list(self._nodes.values())
 
-    def call_of(self, function: Function) -> tuple[Any, list[TaskRef]]:
+    def call_of(self, function: Function) -> tuple[Call, list[TaskRef]]:
         """The call of a function, and the shared values that it takes after its results."""
         if not self._nodes or not any(id(v) in self._nodes for v in _values(function)):
-            return call_of(function), []
+            return self._calls.of(function), []
         places: dict[str, int] = {}
 
         def placed(value: Any) -> Any:
@@ -65,15 +71,11 @@ class SharedValues:
                 return value
             return SharedPlace(places.setdefault(str(node.key), len(places)))
 
-        call = SharedCall(
-            _recipe(code_of(function), placed),
-            tuple(placed(without_ids(v)) for v in function.extra_args),
-            {name: placed(without_ids(v)) for name, v in (function.kwargs or {}).items()},
-            function.argument_inclusion != "variadic",
-            len(function.inside),
-            len(places),
-            function.name,
-        )
+        # The places are numbered as they are met: those in the code first, so whoever has it has the same.
+        recipe = self._recipes.setdefault(id(function.code), _recipe(function.code, placed))
+        extra_args = tuple(placed(without_ids(v)) for v in function.extra_args)
+        kwargs = {name: placed(without_ids(v)) for name, v in (function.kwargs or {}).items()}
+        call = self._calls.new(function, recipe, extra_args, kwargs, len(places))
         return call, [TaskRef(key) for key in places]
 
 
@@ -82,8 +84,6 @@ def _recipe(code: Any, placed: Callable[[Any], Any]) -> Any:
     shared = placed(code)
     if shared is not code:
         return shared
-    if isinstance(code, ByName):
-        return Recipe(ByName, (_recipe(code.code, placed), code.ids), {})
     if isinstance(code, partial):
         func, args = _recipe(code.func, placed), [placed(v) for v in code.args]
         keywords = {name: placed(v) for name, v in code.keywords.items()}

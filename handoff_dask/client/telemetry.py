@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from distributed.metrics import time
+from distributed.metrics import monotonic, time
 
 from handoff_dask import telemetry
 from handoff_dask.client.messages import Messages
@@ -18,6 +18,9 @@ from handoff_dask.protocol.telemetry import DAG_START, DAG_STOP, KnownRun, expan
 from handoff_dask.telemetry.events import Event
 
 logger = logging.getLogger(__name__)
+
+#: Seconds that the handlers of one event may take before the end of a run no longer waits for them.
+SLOW_S = 0.25
 
 #: The receivers of this process, by the address of their scheduler.  The first that is usable
 #: receives the events: the handlers belong to the process, and must be called once for each event.
@@ -59,6 +62,10 @@ class TelemetryReceiver:
         self._unsubscribe = telemetry.subscribe_changes(self.sync_soon)
         self._closed = False
         self._address: str | None = None
+        #: Messages so far, and those for which the handlers have been called.
+        self._taken = self._delivered = 0
+        #: Since when the handlers of one event have been running, in monotonic seconds.
+        self._handling_since: float | None = None
 
     @property
     def is_receiving(self) -> bool:
@@ -132,21 +139,37 @@ class TelemetryReceiver:
             await self._link.ask("listen", listener=self._link.name, events=self._requested, greet=True)
 
     async def catch_up(self) -> None:
-        """Wait until the handlers have been called for everything that the scheduler has sent so far."""
-        if not telemetry.has_handlers() or self._address is None:
+        """Wait until the handlers have been called for everything that the scheduler has sent so far.
+
+        Handlers that are slow, or wait themselves, are not waited for: what they are told of goes on.
+        """
+        if self._address is None or not (telemetry.has_handlers() or self._undelivered):
             return
         receiver = self._receiver()
-        if receiver is self:
-            return
-        total = await self._link.ask("count_of", listener=receiver._link.name)
-        messages = receiver._messages
-        while messages.handled < total and receiver._is_usable and messages.is_running:
-            await asyncio.sleep(0.005)
+        if receiver is not self:
+            total = await self._link.ask("count_of", listener=receiver._link.name)
+            messages = receiver._messages
+            while messages.handled < total and receiver._is_usable and messages.is_running:
+                if receiver._is_slow():
+                    return
+                await asyncio.sleep(0.005)
+        while receiver._undelivered and receiver._is_usable and not receiver._is_slow():
+            await asyncio.sleep(0.002)
 
-    async def take(self, packed: bytes) -> None:
-        """Call the handlers for the events of a message."""
+    @property
+    def _undelivered(self) -> int:
+        return self._taken - self._delivered
+
+    def _is_slow(self) -> bool:
+        """Whether the handlers of one event take longer than anybody should wait for."""
+        since = self._handling_since
+        return since is not None and monotonic() - since > SLOW_S
+
+    def take(self, packed: bytes) -> None:
+        """Have the handlers called for the events of a message."""
         if not self._closed:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._deliver, packed)
+            self._taken += 1
+            self._thread.submit(self._deliver, packed)
 
     async def deliver_empty(self, dag_id: Hashable, strategy: str) -> None:
         """Call the handlers for a DAG of which nothing runs, so that the scheduler never sees it."""
@@ -171,12 +194,17 @@ class TelemetryReceiver:
             self._deliver_all(packed)
         except Exception:
             logger.exception("telemetry could not be delivered; this is a defect in handoff_dask")
+        finally:
+            self._handling_since = None
+            self._delivered += 1
 
     def _deliver_all(self, packed: bytes) -> None:
         introductions, notes, forgotten = unpack(packed)
         for introduction in introductions:
             token = introduction.token
             self._runs[token] = KnownRun(introduction, self._ids_of(token))
-        telemetry.deliver(expand(notes, self._runs.get))
+        for event in expand(notes, self._runs.get):
+            self._handling_since = monotonic()
+            telemetry.deliver([event])
         for token in forgotten:
             self._runs.pop(token, None)

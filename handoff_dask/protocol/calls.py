@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-import cloudpickle
 from distributed import Future, get_client, get_worker
 
 from handoff_dask.bridges.opentelemetry import run_in_context
 from handoff_dask.errors import blame_inline
-from handoff_dask.graph.arguments import Structure, fill, without_ids
-from handoff_dask.graph.functions import Code, Function, FunctionId, id_of, name_of, resolve_code
+from handoff_dask.graph.arguments import Structure, fill, id_of, without_ids
+from handoff_dask.graph.functions import Function, name_of, resolve_code
+from handoff_dask.protocol.failures import loading, travelling
 from handoff_dask.protocol.futures import adopt
+from handoff_dask.protocol.packing import Packed, Packer, Sent, opened, opened_code
 from handoff_dask.record.status import LOCAL_NODE
 from handoff_dask.time_limit import cancellable
 
@@ -28,102 +28,124 @@ Sources = tuple[int, ...]
 LONG = 10_000
 
 
-class Call:
+class Runs:
+    """Something that a task runs: an attempt of a function, whose code and values are opened in here."""
+
+    __slots__ = ()
+
+    def __call__(self, *results: Any) -> Any:
+        """Run it; what it raises can be read wherever it arrives."""
+        try:
+            return self.run(*[opened(result) for result in results])
+        except BaseException as error:
+            told = travelling(error)
+            if told is error:
+                raise
+        # Outside the except: the error that was raised is in there, and must not travel beside it.
+        raise told
+
+    def run(self, *results: Any) -> Any:
+        """Run it with these arguments."""
+        raise NotImplementedError
+
+
+class Call(Runs):
     """A function's code with its plain arguments; called with the results it takes.
 
     Dask looks into the arguments of a task for keys and tasks.  What stands in here it does not
     see, so that plain values stay what they are.
+
+    Parameters
+    ----------
+    code
+        The code: text that names it, or packed.
+    keeps
+        Whether a process loads the code once: it is a plain function, and keeps nothing.
+    values
+        The extra arguments and the keyword arguments; packed unless they are plain.
+    name
+        What Dask shows of a task.
+    as_list
+        Whether the results are given as one list.
+    ids
+        The ids of the results, where they are given as a dict; packed unless they are plain.
+    inside
+        How many of the results, the last ones, have their places in the plain arguments.
+    shared
+        How many of the plain arguments are shared: they come as arguments, after the results.
+    futures
+        Whether there are futures among them: they stay futures, but must know a client again.
     """
 
-    __slots__ = ("as_list", "code", "extra_args", "inside", "kwargs")
+    __slots__ = ("as_list", "code", "futures", "ids", "inside", "keeps", "name", "shared", "values")
 
     def __init__(
         self,
-        code: Code,
-        extra_args: tuple[Any, ...],
-        kwargs: Mapping[str, Any] | None,
-        as_list: bool,
+        code: str | Packed | Sent,
+        keeps: bool,
+        values: Any,
+        name: str,
+        as_list: bool = False,
+        ids: Any = None,
         inside: int = 0,
+        shared: int = 0,
+        futures: bool = False,
     ) -> None:
         self.code = code
-        self.extra_args = extra_args
-        self.kwargs = kwargs
-        self.as_list = as_list
-        #: How many of the results, the last ones, have their places in the plain arguments.
-        self.inside = inside
-
-    @property
-    def __name__(self) -> str:  # what Dask shows of a task
-        return name_of(self.code)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Call, (self.code, self.extra_args, self.kwargs, self.as_list, self.inside)
-
-    def __call__(self, *results: Any) -> Any:
-        """Call the code with the results and what stands in here."""
-        code = self.code if not isinstance(self.code, str) else resolve_code(self.code)
-        extra_args, kwargs = self.extra_args, self.kwargs or {}
-        if self.inside:
-            rest = iter(results[-self.inside :])
-            results = results[: -self.inside]
-            extra_args = tuple([fill(value, rest) for value in extra_args])
-            kwargs = {name: fill(value, rest) for name, value in kwargs.items()}
-        if self.as_list:
-            value = code(list(results), *extra_args, **kwargs)
-        else:
-            value = code(*results, *extra_args, **kwargs)
-        # Like any function, a coroutine takes one thread of its node while it runs.
-        return asyncio.run(cancellable(value)) if inspect.iscoroutine(value) else value
-
-
-class ByName:
-    """A code that is called with the results as a dict by id."""
-
-    __slots__ = ("code", "ids")
-
-    def __init__(self, code: Code, ids: tuple[FunctionId, ...]) -> None:
-        self.code = code
-        self.ids = ids
-
-    @property
-    def __name__(self) -> str:
-        return name_of(self.code)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ByName, (self.code, self.ids)
-
-    def __call__(self, results: list[Any], *extra_args: Any, **kwargs: Any) -> Any:
-        """Call it."""
-        return resolve_code(self.code)(dict(zip(self.ids, results, strict=True)), *extra_args, **kwargs)
-
-
-#: Codes that this process has loaded lately, by what they were pickled to.
-_LOADED = lru_cache(maxsize=1024)(cloudpickle.loads)
-
-
-class PackedCode:
-    """A function's code as bytes: packed once for a DAG, and loaded once by each worker that runs it.
-
-    Dask would pickle a function of the user's script by value for each task, and load it in the
-    scheduler too.
-    """
-
-    __slots__ = ("data", "name")
-
-    def __init__(self, data: bytes, name: str) -> None:
-        self.data = data
+        self.keeps = keeps
+        self.values = values
         self.name = name
+        self.as_list = as_list
+        self.ids = ids
+        self.inside = inside
+        self.shared = shared
+        self.futures = futures
 
     @property
     def __name__(self) -> str:
         return self.name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PackedCode, (self.data, self.name)
+        parts = (self.code, self.keeps, self.values, self.name)
+        more = (self.as_list, self.ids, self.inside, self.shared, self.futures)
+        return Call, parts if more == (False, None, 0, 0, False) else (*parts, *more)
 
-    def __call__(self, *results: Any) -> Any:
-        """Load the code where that has not been done, and call it."""
-        return _LOADED(self.data)(*results)
+    def run(self, *arguments: Any) -> Any:
+        """Load what is packed, and call the code with the results and the values."""
+        with loading():
+            code, ids = self._code(), opened(self.ids)
+            extra_args, kwargs = opened(self.values) or NO_VALUES
+        results: Sequence[Any] = arguments
+        if self.shared:
+            results, shared = arguments[: -self.shared], arguments[-self.shared :]
+            code = _put(code, shared)
+            extra_args = [_put(value, shared) for value in extra_args]
+            kwargs = {name: _put(value, shared) for name, value in kwargs.items()}
+        if self.futures:
+            lost = [f for f in _futures_in((extra_args, kwargs)) if f.client is None]
+            if lost:
+                adopt(lost, get_client())
+        if self.inside:
+            rest = iter(results[-self.inside :])
+            results = results[: -self.inside]
+            extra_args = [fill(value, rest) for value in extra_args]
+            kwargs = {name: fill(value, rest) for name, value in kwargs.items()}
+        if ids is not None:
+            results = [dict(zip(ids, results, strict=True))]
+        elif self.as_list:
+            results = [list(results)]
+        value = code(*results, *extra_args, **kwargs)
+        # Like any function, a coroutine takes one thread of its node while it runs.
+        return asyncio.run(cancellable(value)) if inspect.iscoroutine(value) else value
+
+    def _code(self) -> Any:
+        if isinstance(self.code, str):
+            return resolve_code(self.code)
+        return opened_code(self.code) if self.keeps else self.code.open()
+
+
+#: The values of a call that has none.
+NO_VALUES: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
 
 class SharedPlace:
@@ -153,51 +175,6 @@ class Recipe:
         return Recipe, (self.make, self.args, self.keywords)
 
 
-class SharedCall:
-    """A call some of whose plain values are shared: they come as arguments, after the results."""
-
-    __slots__ = ("as_list", "code", "count", "extra_args", "inside", "kwargs", "name")
-
-    def __init__(
-        self,
-        code: Any,
-        extra_args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        as_list: bool,
-        inside: int,
-        count: int,
-        name: str,
-    ) -> None:
-        self.code = code
-        self.extra_args = extra_args
-        self.kwargs = kwargs
-        self.as_list = as_list
-        self.inside = inside
-        #: How many shared values there are.
-        self.count = count
-        self.name = name
-
-    @property
-    def __name__(self) -> str:
-        return self.name
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        call = (self.code, self.extra_args, self.kwargs, self.as_list, self.inside)
-        return SharedCall, (*call, self.count, self.name)
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Put the shared values in their places, and call."""
-        results, shared = arguments[: -self.count], arguments[-self.count :]
-        call = Call(
-            _put(self.code, shared),
-            tuple(_put(value, shared) for value in self.extra_args),
-            {name: _put(value, shared) for name, value in self.kwargs.items()},
-            self.as_list,
-            self.inside,
-        )
-        return call(*results)
-
-
 def _put(value: Any, shared: tuple[Any, ...]) -> Any:
     if isinstance(value, SharedPlace):
         return shared[value.number]
@@ -207,7 +184,7 @@ def _put(value: Any, shared: tuple[Any, ...]) -> Any:
     return value
 
 
-class Inlined:
+class Inlined(Runs):
     """A function with the inline functions before it, recomputed each time it is called."""
 
     __slots__ = ("steps",)
@@ -224,12 +201,12 @@ class Inlined:
     def __reduce__(self) -> tuple[Any, ...]:
         return Inlined, (self.steps,)
 
-    def __call__(self, *results: Any) -> Any:
+    def run(self, *results: Any) -> Any:
         """Run the steps; the value of the last."""
         values = list(results)
         for call, sources, inline in self.steps:
             try:
-                values.append(call(*[values[i] for i in sources]))
+                values.append(call.run(*[values[i] for i in sources]))
             except Exception as error:
                 if inline is not None:
                     blame_inline(error, inline)
@@ -237,21 +214,24 @@ class Inlined:
         return values[-1]
 
 
-class Moved:
+class Moved(Runs):
     """A change of an argument on its way; told by the scheduler between which nodes."""
 
     __slots__ = ("transfer",)
 
-    def __init__(self, transfer: Callable[[Any, str, str], Any]) -> None:
+    def __init__(self, transfer: Packed | Sent) -> None:
+        #: Called with the value and the names of both nodes.
         self.transfer = transfer
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Moved, (self.transfer,)
 
-    def __call__(self, value: Any) -> Any:
+    def run(self, *results: Any) -> Any:
         """Change the value, between the nodes that the scheduler has written down."""
-        source, target = _between()
-        return self.transfer(value, source, target)
+        (value,), (source, target) = results, _between()
+        with loading():
+            transfer = self.transfer.open()
+        return transfer(value, source, target)
 
 
 def _between() -> tuple[str, str]:
@@ -292,8 +272,8 @@ def nothing(result: Any) -> None:
     """The code of a barrier: a result is there, and what it is does not matter."""
 
 
-class Constant:
-    """An input, embedded where it is used."""
+class Constant(Runs):
+    """An input, embedded where it is used; packed unless it is plain."""
 
     __slots__ = ("value",)
 
@@ -303,9 +283,10 @@ class Constant:
     def __reduce__(self) -> tuple[Any, ...]:
         return Constant, (self.value,)
 
-    def __call__(self) -> Any:
+    def run(self, *results: Any) -> Any:
         """The value."""
-        return self.value
+        with loading():
+            return opened(self.value)
 
 
 class Carried:
@@ -330,29 +311,6 @@ class Carried:
         return run_in_context(self.carrier, lambda: self.call(*results))
 
 
-class WithFutures:
-    """A call with futures among its plain values: they stay futures, but must know a client again."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-
-    @property
-    def __name__(self) -> str:
-        return self.call.__name__
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return WithFutures, (self.call,)
-
-    def __call__(self, *results: Any) -> Any:
-        """Call it; to its futures the client is that of this worker."""
-        lost = [f for f in _futures_in((self.call.extra_args, self.call.kwargs)) if f.client is None]
-        if lost:
-            adopt(lost, get_client())
-        return self.call(*results)
-
-
 def _futures_in(value: Any) -> Iterator[Future[Any]]:
     if isinstance(value, Future):
         yield value
@@ -363,37 +321,58 @@ def _futures_in(value: Any) -> Iterator[Future[Any]]:
             yield from _futures_in(item)
 
 
-def call_of(function: Function) -> Call | WithFutures:
-    """The call of one function, whatever it takes."""
-    call = Call(
-        code_of(function),
-        tuple(map(without_ids, function.extra_args)),
-        {name: without_ids(value) for name, value in (function.kwargs or {}).items()},
-        function.argument_inclusion != "variadic",
-        len(function.inside),
+class Calls:
+    """Makes the calls of one DAG; functions that have nothing but their code share one.
+
+    Parameters
+    ----------
+    packer
+        Packs what they carry.
+    """
+
+    def __init__(self, packer: Packer) -> None:
+        self._packer = packer
+        self._bare: dict[tuple[int, bool], Call] = {}
+
+    def of(self, function: Function) -> Call:
+        """The call of one function, whatever it takes."""
+        as_list = function.argument_inclusion == "as_list"
+        if not function.extra_args and not function.kwargs and function.argument_inclusion != "as_dict":
+            bare = self._bare.get((id(function.code), as_list))
+            if bare is None:
+                bare = self.new(function, function.code, (), {})
+                self._bare[id(function.code), as_list] = bare
+            return bare
+        extra_args = tuple(map(without_ids, function.extra_args))
+        kwargs = {name: without_ids(value) for name, value in (function.kwargs or {}).items()}
+        return self.new(function, function.code, extra_args, kwargs)
+
+    def new(
+        self,
+        function: Function,
+        code: Any,
+        extra_args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        shared: int = 0,
+    ) -> Call:
+        """The call of a function with these in the places of its code and its plain arguments."""
+        values, inclusion = (extra_args, kwargs), function.argument_inclusion
+        has_values = bool(extra_args or kwargs)
+        return Call(
+            code if isinstance(code, str) else self._packer.code(code),
+            keeps_nothing(code),
+            self._packer.value(values) if has_values else None,
+            function.name,
+            inclusion == "as_list",
+            self._packer.value(tuple(map(id_of, function.args))) if inclusion == "as_dict" else None,
+            len(function.inside),
+            shared,
+            has_values and any(_futures_in(values)),
+        )
+
+
+def keeps_nothing(code: Any) -> bool:
+    """Whether a code is a plain function, that holds no value of its own."""
+    return isinstance(code, (FunctionType, BuiltinFunctionType, type)) and not getattr(
+        code, "__closure__", None
     )
-    plain = function.extra_args or function.kwargs
-    return WithFutures(call) if plain and any(_futures_in((call.extra_args, call.kwargs))) else call
-
-
-def code_of(function: Function) -> Code:
-    """A function's code, called with its results as a list where they are not given one by one."""
-    assert function.code is not None
-    if function.argument_inclusion == "as_dict":
-        return ByName(function.code, tuple(map(id_of, function.args)))
-    return function.code
-
-
-def plain_code(function: Function) -> Callable[..., Any] | None:
-    """The code itself, where nothing need be put around it."""
-    code = function.code
-    if (
-        function.extra_args
-        or function.kwargs
-        or function.argument_inclusion != "variadic"
-        or isinstance(code, str)
-        or (isinstance(code, FunctionType) and inspect.iscoroutinefunction(code))
-        or not isinstance(code, (FunctionType, BuiltinFunctionType, type))
-    ):
-        return None
-    return code

@@ -13,6 +13,8 @@ from distributed.protocol import pickle
 from distributed.utils import sync
 
 from handoff_dask.graph.items import Rows, rows_of
+from handoff_dask.protocol.calls import Runs
+from handoff_dask.protocol.failures import loading
 from handoff_dask.protocol.manifest import run_of
 from handoff_dask.protocol.names import NAME
 
@@ -42,7 +44,7 @@ class Spawned:
     shared: Sequence[Any]
 
 
-class Item:
+class Item(Runs):
     """What one item runs: the call is packed, since the scheduler need not be able to load it."""
 
     __slots__ = ("call", "name")
@@ -58,12 +60,14 @@ class Item:
     def __reduce__(self) -> tuple[Any, ...]:
         return Item, (self.call, self.name)
 
-    def __call__(self, row: bytes, *taken: Any) -> Any:
+    def run(self, *results: Any) -> Any:
         """Call it with its values, the large ones among what it takes first."""
-        values: list[Any] = cloudpickle.loads(row)
-        rest = iter(taken)
+        row, rest = results[0], iter(results[1:])
+        with loading():
+            values: list[Any] = cloudpickle.loads(row)
+            call = cloudpickle.loads(self.call)
         values = [next(rest) if isinstance(value, Element) else value for value in values]
-        return cloudpickle.loads(self.call)(*values, *rest)
+        return call(*values, *rest)
 
 
 def element(items: Any, index: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a worker which has connected has to say what it offers.
 REPORT_S = 10.0
+#: What is said of a worker that has not reported in time.
+SILENT = "it does not report; is handoff_dask installed there?"
 
 
 @dataclass(slots=True)
@@ -60,6 +63,8 @@ class Nodes:
     shared: dict[str, int] = field(default_factory=dict)
     #: What workers have reported of themselves beside: ``{address: facts}``.
     facts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Workers that cannot be nodes: ``{address: why}``.
+    outside: dict[str, str] = field(default_factory=dict)
     _reported: asyncio.Event = field(default_factory=asyncio.Event)
 
     def report(self, address: str, capabilities: Mapping[str, Any]) -> list[NodeJoined | NodeChanged]:
@@ -83,6 +88,7 @@ class Nodes:
         )
         self.by_name[node.name] = self.by_address[address] = node
         self.silent.pop(address, None)
+        self.outside.pop(address, None)
         self._reported.set()
         self._reported.clear()
         self.returning.pop(node.name, None)
@@ -93,6 +99,27 @@ class Nodes:
             address=address,
         )
         return [joined] if node.accepting else [joined, self.changed(node)]
+
+    def is_outside(self, address: str, problem: str) -> None:
+        """A worker says that it cannot be a node."""
+        if self.outside.get(address) != problem:
+            name = self.name_of(self.workers[address]) if address in self.workers else address
+            logger.warning("worker %r (%s) is no node of handoff: %s", name, address, problem)
+        self.outside[address] = problem
+        self._reported.set()
+        self._reported.clear()
+
+    def outsiders(self) -> list[tuple[str, str, str]]:
+        """Name, address and problem of each worker that is no node, by name."""
+        return sorted(
+            (self.name_of(ws), address, self.outside.get(address) or SILENT)
+            for address, ws in self.workers.items()
+            if address not in self.by_address and (address in self.outside or self._is_silent(address))
+        )
+
+    def _is_silent(self, address: str) -> bool:
+        """Whether a worker has had its time to report."""
+        return self.silent.get(address, math.inf) + REPORT_S <= monotonic()
 
     def declared(self, address: str, resources: Mapping[str, Any]) -> list[NodeChanged]:
         """A worker has other Dask resources than before (``Worker.set_resources``)."""
@@ -112,6 +139,7 @@ class Nodes:
         """A worker is gone; with ``give_up`` (monotonic seconds) its nanny may bring it back."""
         self.early.pop(address, None)
         self.silent.pop(address, None)
+        self.outside.pop(address, None)
         node = self.by_address.pop(address, None)
         if node is None:
             return []
@@ -256,7 +284,7 @@ class Nodes:
         """
         while True:
             now = monotonic()
-            missing = [a for a in self.workers if a not in self.by_address]
+            missing = [a for a in self.workers if a not in self.by_address and a not in self.outside]
             left = [self.silent.setdefault(a, now) + REPORT_S - now for a in missing]
             if not left or max(left) <= 0:
                 return

@@ -72,7 +72,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
     Parameters
     ----------
     worker_plugin
-        The plugin that every worker is given, pickled.
+        The plugin that every worker is given, pickled: it installs handoff's own where that is possible.
     """
 
     name = NAME
@@ -201,9 +201,13 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
 
     async def _install(self, scheduler: Scheduler) -> None:
         """Give every worker its plugin, which makes it report."""
-        await scheduler.register_worker_plugin(
-            comm=None, plugin=self._worker_plugin, name=NAME, idempotent=False
-        )
+        try:
+            await scheduler.register_worker_plugin(
+                comm=None, plugin=self._worker_plugin, name=NAME, idempotent=False
+            )
+        except Exception:
+            # A worker that has just gone, say.  Whoever is there and does not report is no node.
+            logger.warning("not every worker has answered to handoff's plugin", exc_info=True)
 
     async def _is_installed(self) -> None:
         await asyncio.shield(self._installing)

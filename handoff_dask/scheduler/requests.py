@@ -22,6 +22,7 @@ from handoff_dask.scheduler.registry import Registry
 from handoff_dask.scheduler.runs import Announced, Runs
 from handoff_dask.scheduler.telemetry import Telemetry
 from handoff_dask.scheduler.user_strategies import load
+from handoff_dask.version import VERSION
 
 #: Why a run is refused: the position of the function, and the reasons.
 Refused = tuple[int, dict[str, str], "str | None"]
@@ -107,10 +108,10 @@ class Requests(Observer):
 
     # ------------------------------------------------------------------ runs
 
-    async def ping(self, client: str) -> bool:
-        """Whether the plugin is there, and has been installed on the workers."""
+    async def ping(self, client: str) -> tuple[str, list[tuple[str, str, str]]]:
+        """Once the plugin is on the workers: its version, and the workers that are no nodes."""
         await self._ready()
-        return True
+        return VERSION, self._nodes.outsiders()
 
     async def announce(self, client: str, manifest: Manifest) -> Refused | None:
         """Prepare for a run whose graph comes next; what cannot be placed, if anything."""

@@ -200,6 +200,7 @@ class Views(Observer):
             "time": time(),
             "nodes": self.nodes(),
             "shared": self.shared(),
+            "outsiders": self._nodes.outsiders(),
             "runs": self.runs(),
             "waiting": self.waiting(),
             "pipelines": self._pipelines.overview(),

@@ -117,9 +117,16 @@ class WorkerMessages:
         send(address, {"op": REPORT_STARTS, "wanted": wanted})
 
     async def report(
-        self, worker: str, capabilities: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+        self,
+        worker: str,
+        capabilities: Mapping[str, Any],
+        facts: Mapping[str, Any] | None = None,
+        problem: str | None = None,
     ) -> bool:
-        """A worker says what it offers; the answer: whether to report starts."""
+        """A worker says what it offers, or why it is no node; the answer: whether to report starts."""
+        if problem is not None:
+            self._nodes.is_outside(worker, problem)
+            return False
         self._nodes.facts[worker] = facts or {}
         self._nodes_changed([*self._nodes.report(worker, capabilities)])
         self._driver.flush()

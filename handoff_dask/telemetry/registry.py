@@ -186,15 +186,25 @@ class Registry:
         return unsubscribe
 
     def deliver(self, batch: Iterable[tuple[Event, Mapping[str, Any], Mapping[str, Any]]]) -> None:
-        """Dispatch events of another process, in their order; their form is not checked again."""
-        for event, measurements, metadata in batch:
-            self._dispatch(event, measurements, metadata)
+        """Dispatch events of another process, in their order; their form is not checked again.
 
-    def _dispatch(self, event: Event, measurements: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        It is called in a thread of handoff's own: what a handler raises to end its thread or process
+        counts as any error.
+        """
+        for event, measurements, metadata in batch:
+            self._dispatch(event, measurements, metadata, ends=())
+
+    def _dispatch(
+        self,
+        event: Event,
+        measurements: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        ends: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit),
+    ) -> None:
         for handler in self._by_event.get(event, ()):
             try:
                 handler.fn(event, dict(measurements), dict(metadata), handler.config)
-            except (KeyboardInterrupt, SystemExit):
+            except ends:
                 raise
             except BaseException as error:  # CancelledError among them: it must not end the emitting thread
                 self._fail(handler, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
@@ -28,6 +28,7 @@ from handoff_dask.protocol.names import (
     WATCH,
 )
 from handoff_dask.time_limit import Leftover
+from handoff_dask.worker.arrivals import Arrivals
 from handoff_dask.worker.capabilities import detect
 from handoff_dask.worker.clock import Clock
 from handoff_dask.worker.constrained_tasks import as_before, let_nobody_block
@@ -44,6 +45,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a start waits to be reported: what ends sooner is reported with its end.
 START_S = 0.02
+
+
+#: What is told of a failure, as Dask names it.
+FAILURE = ("exception", "traceback", "exception_text", "traceback_text")
 
 
 class HandoffWorkerPlugin(WorkerPlugin):
@@ -65,6 +70,8 @@ class HandoffWorkerPlugin(WorkerPlugin):
         self.streams = Streams(worker)
         self._logs = AttemptLogs(worker)
         let_nobody_block(worker.state)
+        self._arrivals = Arrivals(worker, self._say_unreadable)
+        await self._arrivals.start()
         worker.stream_handlers[WATCH] = self.watch
         worker.stream_handlers[REPORT_STARTS] = self.report_starts
         worker.stream_handlers[RUNS_LONG] = self.runs_long
@@ -95,6 +102,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         self.streams.close()
         self._clock.close()
         self._logs.close()
+        await self._arrivals.close()
         as_before(self.worker.state)
         if worker.stream_handlers.get(WATCH) == self.watch:
             # What is still on its way from the scheduler finds nobody, which is no error.
@@ -137,19 +145,22 @@ class HandoffWorkerPlugin(WorkerPlugin):
         if finish == "executing":
             output.ensure()
             self._clock.keep()
+            self._arrivals.begins(self.worker.state.tasks[key])
             if self._report_starts:
                 self._has_begun(key, time())
         if finish == "waiting":
             task = self.worker.state.tasks[key]
             for result in [result for result in task.dependencies if result.state == "error"]:
-                self._say_unreadable(result, [task])
+                self._say_unreadable([task], _failure(result))
         elif start == "flight" and finish == "error":
             result = self.worker.state.tasks[key]
-            self._say_unreadable(result, result.dependents)
+            self._say_unreadable(result.dependents, _failure(result))
         elif finish == "error":
             self._say_raised(key)
         elif finish == "long-running":
             self._say_seceded(key)
+        elif finish == "released":
+            self._arrivals.gone(key)
         self.streams.transition(key, finish)
         if key in self._watched and not self._runs(self.worker.state.tasks.get(key)):
             claim = self._watched.pop(key)
@@ -182,18 +193,13 @@ class HandoffWorkerPlugin(WorkerPlugin):
         # Before Dask learns that the task has ended: what calls back to its loop keeps its order.
         self.worker.loop.add_callback(self._left_behind.add, self.worker, key, leftover)
 
-    def _say_unreadable(self, result: TaskState, waiting: Iterable[TaskState]) -> None:
+    def _say_unreadable(self, waiting: Iterable[TaskState], failure: Mapping[str, Any]) -> None:
         # Dask would let what needs it wait for ever.
         self.worker.batched_send(
             {
                 "op": UNREADABLE,
                 "waiting": [[task.key, task.run_id] for task in waiting],
-                "failure": {
-                    "exception": result.exception,
-                    "traceback": result.traceback,
-                    "exception_text": result.exception_text,
-                    "traceback_text": result.traceback_text,
-                },
+                "failure": {name: failure[name] for name in FAILURE},
             }
         )
 
@@ -218,6 +224,11 @@ class HandoffWorkerPlugin(WorkerPlugin):
         # Dask tells its scheduler too, but no plugin hears of it.
         task = self.worker.state.tasks[key]
         self.worker.batched_send({"op": SECEDED, "key": key, "run_id": task.run_id})
+
+
+def _failure(task: TaskState) -> dict[str, Any]:
+    """Why a task is in error, as Dask has it."""
+    return {name: getattr(task, name) for name in FAILURE}
 
 
 def _ignore(**message: Any) -> None:

@@ -219,15 +219,14 @@ def explode():
 
 
 @live()
-async def test_a_graph_that_the_scheduler_cannot_read_fails(c, s, a, b, stage):
+async def test_a_value_that_cannot_be_loaded_fails_its_function_by_module_and_node(c, s, a, b, stage):
     async with handoff.Handoff(c) as session:
-        bomb = Function("b", ["a"], everything, extra_args=[Bomb()])
+        bomb = Function("b", ["a"], everything, extra_args=[Bomb()], max_retries=1)
         execution = await session.submit([stage.quick("a"), bomb])
-        with pytest.raises(handoff.HandoffError, match="could not take the graph"):
+        with pytest.raises(handoff.FunctionFailedError, match=r"not installed here on node '[01]'") as caught:
             await execution
-        assert execution.status == "failed"
-        assert stage.story == []
-        await all_forgotten(s)
+        assert (caught.value.function_id, caught.value.attempts) == ("b", 2)
+        assert isinstance(caught.value.__cause__, ImportError)
         assert (await session.execute([stage.quick("a")])).results == {"a": "a"}
 
 

@@ -134,17 +134,16 @@ class Unreadable:
 
 
 @cluster
-async def test_another_client_learns_that_a_graph_never_came(c, s, a, b):
-    """Announced, but in vain: the scheduler cannot read the graph."""
+async def test_another_client_learns_that_a_value_cannot_be_loaded(c, s, a, b):
     dag = handoff.DAG("d").add_function(handoff.Function("f", [], str, extra_args=[Unreadable()]))
     async with Client(s.address, asynchronous=True) as other:
         mine, theirs = handoff.Handoff(c), handoff.Handoff(other)
         execution = await mine.submit(dag)
         asked = asyncio.ensure_future(theirs.get_result("d", "f"))
-        with pytest.raises(handoff.HandoffError, match="could not take the graph"):
-            await execution
-        with pytest.raises((handoff.ExecutionCancelledError, handoff.NotFoundError)):
-            await asked
+        for waiting in (execution, asked):
+            with pytest.raises(handoff.FunctionFailedError) as caught:
+                await waiting
+            assert isinstance(caught.value.__cause__, ZeroDivisionError)
         await mine.stop()
 
 
