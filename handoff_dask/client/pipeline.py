@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ class AnyPipeline:
 
     def __init__(self, core: PipelineCore) -> None:
         self._core = core
+        # Its stages would hold their costs until the client goes.
+        weakref.finalize(self, core.abandon).atexit = False
 
     def __repr__(self) -> str:
         inside, most, out = self._core.counts

@@ -20,7 +20,7 @@ from handoff_dask.errors import NotFoundError, PipelineEndedError, StageLostErro
 from handoff_dask.graph.stages import StageGraph
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.protocol.stages import Parcel
-from handoff_dask.record.status import CANCELLED, FAILED, ExecutionStatus
+from handoff_dask.record.status import FAILED, ExecutionStatus
 
 logger = logging.getLogger(__name__)
 
@@ -277,13 +277,10 @@ class PipelineCore(StreamFlow):
         if status == FAILED:
             self.fail(self._execution.failure or RuntimeError("the stages' run has failed"))
         elif self._ending is None:
-            if self.link.is_closed or status != CANCELLED:
-                with self._changed:
-                    if self.status == "running":
-                        self.status = "stopped"
-                    self._wake()
+            if self.link.is_closed:
+                self._set_stopped()
             else:
-                self.fail(self._execution.failure or PipelineEndedError(self.dag_id, "cancelled"))
+                self.fail(self._execution.failure or PipelineEndedError(self.dag_id, status))
         self._end_soon()
 
     def _end_soon(self) -> None:
@@ -292,12 +289,21 @@ class PipelineCore(StreamFlow):
 
     async def stop(self) -> None:
         """Drop what is inside, and give back what the stages hold."""
+        self._set_stopped()
+        self._end_soon()
+        await self._ended.wait()
+
+    def _set_stopped(self) -> None:
         with self._changed:
             if self.status == "running" or (self.status == "closed" and self._window.inside):
                 self.status = "stopped"
                 self._wake()
-        self._end_soon()
-        await self._ended.wait()
+
+    def abandon(self) -> None:
+        """Nobody has the pipeline any more; from any thread."""
+        if not self._ended.is_set():
+            self._set_stopped()
+            self._in_loop(self._end_soon)
 
     async def _end(self) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 
@@ -99,10 +98,8 @@ async def test_results_come_in_the_order_of_pushing(client, scheduler, *workers)
 @live(2, 2)
 async def test_an_error_is_its_items_alone(client, scheduler, *workers):
     """What fails comes out as its exception, in its place; branches beside it run, nothing behind does."""
-    ran = []
 
     def beside(x):
-        ran.append(x)
         return -x
 
     dag = stream_dag(
@@ -121,7 +118,6 @@ async def test_an_error_is_its_items_alone(client, scheduler, *workers):
         (ValueError, ("three", 3)),
         {"c": -4, "d": 6},
     ]
-    assert sorted(ran) == [0, 1, 2, 3, 4] or len(ran) == 0  # a closure is copied to its node
     assert pipeline.status == "stopped"
 
 
@@ -187,7 +183,7 @@ async def test_batches(client, scheduler, *workers):
 @live(2, 2)
 async def test_a_batch_waits_for_its_time_or_until_nothing_else_goes_on(client, scheduler, *workers):
     """``batch_timeout`` counts from the first item; without it, a full pipeline lets a batch go."""
-    dag = stream_dag(Function("a", ["x"], sizes, batch_size=100, batch_timeout=0.1))
+    dag = stream_dag(Function("a", ["x"], sizes, batch_size=100, batch_timeout=0.5))
     async with await handoff.stream(dag, client=client) as pipeline:
         for n in range(3):
             await pipeline.push(n)
@@ -205,10 +201,8 @@ async def test_a_batch_waits_for_its_time_or_until_nothing_else_goes_on(client, 
 @live(2, 2)
 async def test_inputs_inlines_lists_and_constants(client, scheduler, *workers):
     """Several inputs, inline functions, ``as_list``, a function that runs once, several sinks."""
-    calls = []
 
     def once():
-        calls.append(1)
         return 1000
 
     dag = stream_dag(
@@ -257,7 +251,6 @@ async def test_places_hold_for_every_worker(client, scheduler, *workers):
 @live(2, 2)
 async def test_results_as_they_come(client, scheduler, *workers):
     """``ordered=False`` gives pairs, the quick ones first."""
-    gate = threading.Event()
 
     def wait_for_first(x):
         if x == 0:
@@ -267,7 +260,6 @@ async def test_results_as_they_come(client, scheduler, *workers):
     dag = stream_dag(Function("a", ["x"], wait_for_first, parallelism=2))
     async with await handoff.stream(dag, client=client, ordered=False) as pipeline:
         pairs = await all_of(pipeline, range(4))
-    gate.set()
 
     assert sorted(pairs) == [(n, n) for n in range(4)]
     assert pairs[0][0] != 0
@@ -306,23 +298,26 @@ async def test_arrays_travel_beside_their_items(client, scheduler, *workers):
     assert np.array_equal(result, np.arange(50_000.0) * 4 + 1)
 
 
+gates: dict[str, threading.Event] = {}
+
+
+def held_up(x):
+    if x == 1:
+        gates["join"].wait(20)
+    return x
+
+
 @live(2, 2)
 async def test_an_item_that_lacks_arguments_for_too_long_fails(client, scheduler, *workers):
-    """``join_timeout``: the slow branch's item is a ``TimeoutError``, others are not held up by more."""
-
-    def slow(x):
-        time.sleep(0.5 if x == 1 else 0)
-        return x
-
-    dag = stream_dag(Function("a", ["x"], inc), Function("b", ["x"], slow), Function("c", ["a", "b"], add))
-    async with await handoff.stream(dag, client=client, join_timeout=0.2) as pipeline:
-        await pipeline.push(0)
-        assert await anext(pipeline) == 1
+    """``join_timeout``: it comes out as a ``TimeoutError``; what comes too late is dropped."""
+    gates["join"] = threading.Event()
+    dag = stream_dag(Function("a", ["x"], inc), Function("b", ["x"], held_up), Function("c", ["a", "b"], add))
+    async with await handoff.stream(dag, client=client, join_timeout=1.0) as pipeline:
         await pipeline.push(1)
         late = await anext(pipeline)
         assert isinstance(late, TimeoutError)
         assert "'b'" in str(late)
-        await asyncio.sleep(0.4)
+        gates["join"].set()
         await pipeline.push(2)
         assert await anext(pipeline) == 5
 

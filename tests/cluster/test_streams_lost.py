@@ -7,7 +7,7 @@ import time
 
 import pytest
 from clusters import live, nothing_claimed
-from distributed import Client, Nanny, Worker
+from distributed import Client, Nanny
 from stage import until
 from test_streams import inc, stream_dag, where, zero
 
@@ -157,6 +157,3 @@ async def test_an_item_that_kills_its_node_ends_the_pipeline(client, scheduler, 
     with pytest.raises(handoff.FunctionFailedError, match="KilledWorker"):
         [value async for value in pipeline]
     await pipeline.stop()
-
-
-assert Worker

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import dask
 import pytest
 from distributed import Client, LocalCluster
+from stage import until_sync
 from test_streams import inc, stream_dag, zero
 
 import handoff_dask as handoff
@@ -31,6 +32,25 @@ def client():
 
 def chain(**fields):
     return stream_dag(Function("a", ["x"], inc, **fields), Function("b", ["a"], inc))
+
+
+#: For codes of workers in this process.
+codes: dict[str, threading.Event] = {}
+
+
+def blocked(x):
+    codes["blocked"] = codes["gate"]
+    codes["gate"].wait(20)
+    return x
+
+
+def current_place(x):
+    current = handoff.current()
+    return current.dag_id, current.function_id, current.node
+
+
+def chain_of(code, **fields):
+    return stream_dag(Function("a", ["x"], code, **fields))
 
 
 def test_a_pipeline_is_an_iterator_and_a_context_manager(client):
@@ -136,6 +156,42 @@ def test_a_pipeline_inside_a_function(client):
 
     result = handoff.execute([Function("total", [], total)], client=client)
     assert result.results == {"total": sum(range(10)) + 20}
+
+
+def test_a_stage_that_blocks_does_not_hold_up_stop(client):
+    """``stop`` returns; what the stage holds is given back when its code has ended."""
+    gate = threading.Event()
+    codes["gate"] = gate
+    pipeline = handoff.stream(chain_of(blocked, cost={"cpu": 2}, node="0"), client=client)
+    pipeline.push(1)
+    until_sync(lambda: "blocked" in codes)
+    began = time.monotonic()
+    pipeline.stop()
+    assert time.monotonic() - began < 10
+    assert not handoff.resources_available("0", {"cpu": 1})
+    gate.set()
+    until_sync(lambda: handoff.resources_available("0", {"cpu": 2}))
+
+
+def test_a_pipeline_that_nobody_has_is_stopped(client):
+    """So is one whose session ends; whoever iterates then is at the end."""
+    pipeline = handoff.stream(chain(cost={"cpu": 2}, node="1"), client=client)
+    assert not handoff.resources_available("1", {"cpu": 1})
+    del pipeline
+    until_sync(lambda: handoff.resources_available("1", {"cpu": 2}))
+
+    with handoff.Handoff(client) as session:
+        pipeline = session.stream(chain(cost={"cpu": 2}, node="1"))
+        pipeline.push(1)
+        pipeline.close()
+    assert list(pipeline) in ([], [3])
+    until_sync(lambda: handoff.resources_available("1", {"cpu": 2}))
+
+
+def test_a_stage_knows_where_it_is(client):
+    """``handoff.current()`` tells of the stage."""
+    with handoff.stream(chain_of(current_place, node="1"), client=client) as pipeline:
+        assert list(pipeline.map([0])) == [("stream", "a", "1")]
 
 
 def test_execute_ignores_the_fields_of_streams(client):
