@@ -35,6 +35,8 @@ class Backlog:
         #: Whose turn it is.
         self.shares = Shares(ledger, self.clock)
         self.runs: dict[RunKey, Run] = {}
+        #: Those of which somebody else has sent the functions to their nodes.
+        self.outside: dict[RunKey, None] = {}
         #: In the order in which they became ready.
         self.waiting: dict[FunctionKey, ScheduledFunction] = {}
         #: Functions that are placed, prefetched ones included.
@@ -61,11 +63,14 @@ class Backlog:
         """Add a run."""
         party = self.shares.open(event.client, event.priority, event.share)
         run = self.runs[event.run] = self.tables.open(event, party)
+        if event.outside:
+            self.outside[event.run] = None
         return run
 
     def close(self, key: RunKey) -> Run | None:
         """Drop a run and what of it waits."""
         run = self.runs.pop(key, None)
+        self.outside.pop(key, None)
         if run is not None:
             self.drop_waiting(run)
             for queue in self.tables.close(run):

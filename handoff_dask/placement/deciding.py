@@ -273,6 +273,17 @@ class Decider:
         if choice[1] is not node:
             self._offer_room(choice[1], queue, order_key)
 
+    def takes_room(self, scheduled: ScheduledFunction) -> bool:
+        """Book a function that runs outside on the node that it is pinned to, if that has room."""
+        queue = scheduled.queue
+        node = self._backlog.target(queue)
+        if node is None or node.name not in queue.request.eligible or not queue.request.fits(node):
+            return False
+        self.settle(scheduled, node, 1)
+        if not queue.count:
+            self._backlog.rest(queue)
+        return True
+
     def settle(self, head: ScheduledFunction, node: Node, candidates: int) -> Place:
         """Book a function, the head of its queue as a rule, on a node."""
         queue = head.queue

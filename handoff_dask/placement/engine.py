@@ -23,6 +23,7 @@ from handoff_dask.placement.events import (
     NodeJoined,
     NodeLeft,
     NodeMemory,
+    OutsideWaits,
     PermissionsChanged,
     ReturnedElsewhere,
     RoundTripMeasured,
@@ -97,6 +98,7 @@ class PlacementEngine(EngineView):
             ClaimedElsewhere: self._claimed_elsewhere,
             ReturnedElsewhere: self._returned_elsewhere,
             RunOpened: self._run_opened,
+            OutsideWaits: self._outside_waits,
             RunRanked: self._backlog.rerank,
             RunClosed: self._run_closed,
             DurationsLearned: self._durations_learned,
@@ -147,7 +149,15 @@ class PlacementEngine(EngineView):
             self._chooser.forget()
             self._locality.forget()
             self._backlog.longest_s = 0.0
+        if self._backlog.outside:
+            return list(filter(self._is_ours, decisions))
         return decisions
+
+    def _is_ours(self, decision: Decision) -> bool:
+        """Whether a driver has to do something."""
+        function = decision.function
+        scheduled = self._placed.get(function) or self._backlog.waiting.get(function)
+        return scheduled is None or not scheduled.queue.queue_group.outside
 
     def next_deadline(self) -> float | None:
         """When a :class:`TimePassed` is due at the latest, if nothing else happens before."""
@@ -258,6 +268,11 @@ class PlacementEngine(EngineView):
             except StrategyFailed as error:
                 run.problem = str(error)
 
+    def _outside_waits(self, event: OutsideWaits) -> None:
+        run = self._backlog.runs.get(event.run)
+        if run is not None:
+            run.party.waits_outside = event.waits
+
     def _run_closed(self, event: RunClosed) -> None:
         self._backlog.close(event.run)
 
@@ -280,6 +295,8 @@ class PlacementEngine(EngineView):
         data = self._locality.data_of(event) if event.arguments else ()
         home = self._locality.home_of(run, event, data) if data and assigned is None else None
         scheduled = self._backlog.add(run, event, assigned, data, home)
+        if event.begun and self._decider.takes_room(scheduled):
+            return
         self._arrived.append(scheduled)
         if run.problem is not None:
             self._rejected_answers.append((scheduled, run.problem))
@@ -312,6 +329,9 @@ class PlacementEngine(EngineView):
     def _function_finished(self, event: FunctionFinished) -> None:
         scheduled = self._placed.pop(event.function, None)
         if scheduled is None:
+            waiting = self._backlog.waiting.get(event.function)
+            if waiting is not None and waiting.queue.queue_group.outside:
+                self._another_ran(waiting)
             return
         node = scheduled.node
         assert node is not None
@@ -330,6 +350,21 @@ class PlacementEngine(EngineView):
         elif not self._prefetch.end(scheduled):
             return
         self._return(scheduled)
+
+    def _another_ran(self, ended: ScheduledFunction) -> None:
+        """One has ended outside that was thought to wait: one of its like waits that was thought to run."""
+        queue = ended.queue
+        self._backlog.withdraw(ended)
+        node = self._backlog.target(queue) if queue.placed else None
+        if node is None:
+            return
+        other = next(w for f in node.placed if (w := self._placed[f]).queue is queue)
+        self._function_finished(FunctionFinished(function=other.function))
+        self._function_ready(
+            FunctionReady(
+                function=other.function, run=other.run.key, demand=queue.demand, priority=other.priority
+            )
+        )
 
     def _return(self, scheduled: ScheduledFunction) -> None:
         """Return one claim."""

@@ -40,6 +40,7 @@ __all__ = [
     "NodeJoined",
     "NodeLeft",
     "NodeMemory",
+    "OutsideWaits",
     "RoundTripMeasured",
     "PermissionsChanged",
     "ReturnedElsewhere",
@@ -126,6 +127,9 @@ class RunOpened:
     priority: float = 0
     #: What the run may hold beside others of equal priority, in proportion.
     share: float = 1.0
+    #: Whether somebody else has sent its functions to their nodes, each to the one that it is pinned to,
+    #: where it waits for room.  They count, and no decision is given of them.
+    outside: bool = False
     #: Confines the run: ``{node: the most it may use there}``.
     nodes: Mapping[str, Capabilities] | None = None
     #: The most functions of this run that run at once.
@@ -144,6 +148,14 @@ class RunOpened:
     #: Asked of a function that is about to end: the largest rank among those that become ready
     #: then, 0 if none does, None if nobody knows.
     next_rank: Callable[[FunctionKey], float | None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutsideWaits:
+    """More functions of an outside run wait (or no more) for nodes that have been sent less."""
+
+    run: RunKey
+    waits: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +202,8 @@ class FunctionReady:
     arguments: tuple[DataArgument, ...] = ()
     #: Whether an argument can be dropped when it ends: nobody else waits for that.
     frees: bool = False
+    #: Of an outside run: whether it has begun, if its node has room for it.
+    begun: bool = False
     #: The node that has most of its arguments, if anybody knows: taken among equal nodes.
     preferred_node: str | None = None
 
@@ -259,6 +273,7 @@ Event: TypeAlias = (
     | ClaimedElsewhere
     | ReturnedElsewhere
     | RunOpened
+    | OutsideWaits
     | RunRanked
     | RunClosed
     | DurationsLearned

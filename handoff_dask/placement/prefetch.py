@@ -230,6 +230,8 @@ class PrefetchQueues:
                 return False
             return all(room.get(resource, 0) >= units for resource, units in other.amounts)
 
+        if self.leaves_to_outside(queue):
+            return True
         for party in islice(shares.in_order(), self._settings.prefetch_looks):
             if party is queue.party:
                 break
@@ -240,6 +242,15 @@ class PrefetchQueues:
                 ):
                     return True
         return False
+
+    def leaves_to_outside(self, queue: Queue) -> bool:
+        """Whether others wait, outside, for nodes that have been sent less, and it would be their turn."""
+        backlog = self._backlog
+        parties = [backlog.runs[run].party for run in backlog.outside]
+        return any(
+            party.waits_outside and backlog.shares.goes_before_without(party, queue.party, queue.amounts)
+            for party in parties
+        )
 
     def _open(self, queue: Queue, node: Node) -> PrefetchQueue:
         numbers = range(self._settings.prefetch_queues)

@@ -190,9 +190,11 @@ class TimedPrefetches:
         reservation = self._backlog.reserved.get(node.name)
         if not node.offer or (reservation is not None and not reservation.for_order):
             return None
+        if self._backlog.outside and self._prefetch.leaves_to_outside(scheduled.queue):
+            return None
         with self._as_if_over(scheduled, node):
             queue = self._first_fit(node)
-            if queue is None or queue.key is None:
+            if queue is None or queue.key is None or queue.queue_group.outside:
                 return None
             is_its_turn = self._backlog.goes_before(queue.key, scheduled.order_key())
         asked, head = scheduled.queue.request.asked, queue.key[3]

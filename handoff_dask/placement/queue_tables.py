@@ -77,7 +77,12 @@ class QueueTables:
         select = strategy if isinstance(strategy, SelectStrategy) else None
         confinement = None if event.nodes is None else Confinement(event.nodes, self._ledger)
         queue_group = QueueGroup(
-            scored(strategy), select, confinement, event.max_concurrency, permit=event.permit
+            scored(strategy),
+            select,
+            confinement,
+            event.max_concurrency,
+            permit=event.permit,
+            outside=event.outside,
         )
         run = Run(event.run, strategy, queue_group, event.allocation_timeout_s, party)
         run.next_rank = event.next_rank

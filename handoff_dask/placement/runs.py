@@ -24,6 +24,7 @@ class QueueGroup:
         "claims",
         "confinement",
         "limit",
+        "outside",
         "permit",
         "select",
         "strategy",
@@ -36,6 +37,7 @@ class QueueGroup:
         confinement: Confinement | None = None,
         limit: int | None = None,
         permit: Callable[[FunctionKey, str], bool] | None = None,
+        outside: bool = False,
     ) -> None:
         #: How nodes are compared, or would be if the user's strategy were not asked.
         self.strategy = strategy
@@ -46,6 +48,8 @@ class QueueGroup:
         self.confinement = confinement
         #: The most functions that run at once.
         self.limit = limit
+        #: Whether somebody else sends the functions to their nodes.
+        self.outside = outside
         #: Claims that its functions hold.
         self.claims = 0
 

@@ -52,9 +52,13 @@ class Party:
         """Where it stands among its like."""
         return (self.level, self.used, self.number)
 
+    def used_by(self, now: float) -> float:
+        """The levels of the past times their seconds, up to now."""
+        return self.used + self.level * (now - self.since_s)
+
     def measure(self, total: dict[str, int], now: float) -> None:
         """Work out its level anew."""
-        self.used += self.level * (now - self.since_s)
+        self.used = self.used_by(now)
         self.since_s = now
         self.level = self.level_without((), total)
 
@@ -71,15 +75,16 @@ class Party:
 class RunParty(Party):
     """What a run holds, and how many of its functions wait (which the backlog counts)."""
 
-    __slots__ = ("client", "priority", "waiting")
+    __slots__ = ("client", "priority", "waiting", "waits_outside")
 
     def __init__(self, number: int, client: ClientParty, priority: float, weight: float, used: float) -> None:
         super().__init__(number, weight, used)
         self.client = client
         #: Of the whole run: larger goes first, whatever is held.
         self.priority = priority
-        #: How many of its functions wait.
+        #: How many of its functions wait, and whether others do of which no more is known.
         self.waiting = 0
+        self.waits_outside = False
 
 
 class ClientParty(Party):
@@ -214,8 +219,8 @@ class Shares:
         is_same = rival.client is run.client
         one: Party = rival if is_same else rival.client
         other: Party = run if is_same else run.client
-        level = other.level_without(amounts, self._ledger.totals())
-        return one.rank() < (level, other.used, other.number)
+        level, now = other.level_without(amounts, self._ledger.totals()), self._clock.now
+        return (one.level, one.used_by(now), one.number) < (level, other.used_by(now), other.number)
 
     def begins_to_wait(self, run: RunParty) -> None:
         """Let a run with rivals stand in the order: a function of it waits, and none did before."""

@@ -35,7 +35,7 @@ def _state(node: Node, backlog: Backlog) -> NodeState:
         free={name: units for name, units in node.free.items() if name != THREAD},
         threads=node.total[THREAD],
         threads_used=threads_used,
-        placed=tuple(node.placed),
+        placed=tuple(f for f in node.placed if not _is_outside(backlog, f)),
         accepting=node.accepting and node.present,
         returning=not node.present,
         price=node.price,
@@ -48,19 +48,25 @@ def available(node: Node) -> dict[str, int | float]:
     return {name: amount_of(max(units, 0)) for name, units in node.free.items() if name != THREAD}
 
 
-def elsewhere(node: Node) -> dict[ClaimKey, dict[str, int]]:
-    """What is held by claims from elsewhere, in units; threads are left out."""
+def elsewhere(backlog: Backlog, node: Node) -> dict[ClaimKey, dict[str, int]]:
+    """What is held by claims from elsewhere and by outside runs, in units; threads are left out."""
+    claims = dict(node.elsewhere)
+    if backlog.outside:
+        claims.update((f, backlog.placed[f].queue.amounts) for f in node.placed if _is_outside(backlog, f))
     return {
-        claim: {name: units for name, units in amounts if name != THREAD}
-        for claim, amounts in node.elsewhere.items()
+        claim: {name: units for name, units in amounts if name != THREAD} for claim, amounts in claims.items()
     }
+
+
+def _is_outside(backlog: Backlog, function: FunctionKey) -> bool:
+    return backlog.placed[function].queue.queue_group.outside
 
 
 def waiting_by_cause(backlog: Backlog) -> dict[str, int]:
     """How many functions wait, by what keeps them."""
     counts: Counter[str] = Counter()
     for queue in backlog.tables.queues():
-        if queue.count:
+        if queue.count and not queue.queue_group.outside:
             counts[queue.cause] += queue.count
     return dict(counts)
 
@@ -173,7 +179,7 @@ class EngineView:
     def claimed_elsewhere(self, node: str) -> Mapping[ClaimKey, Mapping[str, int]]:
         """What is held of a node (name or address) by what is none of our functions, in units."""
         found = self._backlog.ledger.find(node)
-        return {} if found is None or not found.elsewhere else elsewhere(found)
+        return {} if found is None else elsewhere(self._backlog, found)
 
     def has_room(self, node: str, cost: Cost, threads: int = 0) -> bool:
         """Whether a node (name or address) is there and has that much free now."""

@@ -6,6 +6,7 @@ applies it, carries out the actions that the lifecycle answers with, and lets th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from handoff_dask.placement.events import (
 from handoff_dask.placement.settings import DEFAULT_SETTINGS
 from handoff_dask.protocol.names import OVERDUE_S
 from handoff_dask.record.status import FAILED
+from handoff_dask.resources import Cost
 from handoff_dask.scheduler import lifecycle as life
 from handoff_dask.scheduler.data import Data
 from handoff_dask.scheduler.engine_driver import EngineDriver
@@ -57,6 +59,8 @@ class Dispatcher:
         Told of every change.
     later
         Calls a function in the next turn of the scheduler's event loop.
+    admission
+        What of a cost a worker (by its address) has to admit itself, since tasks of Dask's own are there.
     """
 
     def __init__(
@@ -72,11 +76,15 @@ class Dispatcher:
         transfers: Transfers,
         observers: Observer,
         later: Callable[..., object],
+        admission: Callable[[str, Cost], dict[str, float]],
     ) -> None:
         self._registry = registry
         self._nodes = nodes
         self._tasks = tasks
         self._data = data
+        self._admission = admission
+        #: How many functions have been placed.
+        self._turn = 0
         self._driver = driver
         self._ranks = ranks
         self._queues = queues
@@ -300,14 +308,19 @@ class Dispatcher:
             number, slots = decision.prefetch_queue
             attempt.queue = (node.address, number)
             behind = self._queues.enter(function, attempt, slots)
-            # The worker takes them in this order, which is the engine's, whatever graph they are of.
-            task.priority = (0, 0, self._queues.turn)
+        # The worker takes them in this order, which is the engine's, whatever graph they are of; and before
+        # Dask's own tasks that wait there, for it is their turn.
+        self._turn += 1
+        task.priority = (-math.inf, 0, self._turn)
         self._transfers.placed(function, node.name, decision.bound)
         if function.run.manifest.transfers:
             self._transfers.tell(function, task, node.name)
         self.tell(function, life.Placed(attempt, behind, decision.waited_s))
         if decision.prefetch_queue is not None and decision.prefetch_queue[1] < node.threads:
             task.resource_restrictions = self._queues.restriction((node.address, number), slots)
+        admission = self._admission(node.address, function.run.demand(function.position).cost)
+        if admission:
+            task.resource_restrictions = {**(task.resource_restrictions or {}), **admission}
         return function
 
     def _reject(self, decision: Reject) -> None:

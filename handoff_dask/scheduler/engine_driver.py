@@ -192,4 +192,5 @@ class EngineDriver:
 
 
 def _run_of_ready(event: Event) -> RunKey | None:
-    return event.run if isinstance(event, FunctionReady) else None
+    # Tasks of Dask's own (their run is no token) are in the order in which Dask sent them.
+    return event.run if isinstance(event, FunctionReady) and isinstance(event.run, str) else None

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: States of Dask's own tasks that matter here.
+_OF_DASK_TASKS = frozenset(("processing", "queued"))
+
 #: Seconds that a nanny has to bring back a worker that died.
 RESTART_S = 20.0
 
@@ -124,9 +127,11 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             later,
         )
         self.data = Data(self.nodes, scheduler, gather)
+        self.dask_tasks = DaskTasks(self.runs, self.nodes, scheduler, gather)
         self.dispatcher = Dispatcher(
             self.registry, self.nodes, self.tasks, self.data, self.driver,
             self.ranks, self.queues, self.threads, self.transfers, self.observers, later,
+            self.dask_tasks.admission,
         )  # fmt: skip
         self.pauses = Pauses(self.runs, self.tasks, self.driver, self.threads, self.dispatcher.tell)
         self.dispatcher.after = self.pauses.review
@@ -137,7 +142,6 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.recall = Recall(
             self.queues, self._send, loop.call_later, self.ranks.takes_long, self.dispatcher.recalled
         )
-        self.dask_tasks = DaskTasks(self.runs, self.nodes, scheduler.tasks, scheduler.workers, gather)
         self.placed_tasks = PlacedTasks(scheduler, self.nodes, self.registry, self._adopted)
         self.mailboxes = Mailboxes()
         self.telemetry = Telemetry(
@@ -184,7 +188,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.recall,
             RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
             self.metrics, self.pipelines, self.pipeline_room, self.transfers, self.dask_tasks, self.data,
-            self.pauses, self.nested, RoundTrip(self.driver.gather),
+            self.pauses, self.nested, RoundTrip(self.driver.gather, lambda: self.dask_tasks.are_there),
             NoWorkersTimeout(self.runs, scheduler.unrunnable, scheduler.no_workers_timeout),
         )  # fmt: skip
         for observer in watching:
@@ -306,8 +310,8 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         """Translate a task's change of state."""
         function = self.runs.functions.get(key)
         if function is None:
-            if "processing" in (start, finish):
-                self.dask_tasks.transition(key, finish)
+            if not _OF_DASK_TASKS.isdisjoint((start, finish)):
+                self.dask_tasks.transition(key, start, finish)
             return
         event = self._event(function, start, finish, kwargs)
         if event is not None:

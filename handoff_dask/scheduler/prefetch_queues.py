@@ -44,8 +44,6 @@ class PrefetchQueues:
 
     def __init__(self) -> None:
         self._queues: dict[QueueKey, _Queue] = {}
-        #: How many functions have been sent in queues.
-        self._turns = 0
         #: Resources of queues that do not have the one of their own number.
         self._instead: dict[QueueKey, int] = {}
         #: ``{(address, resource): threads that hold it, and have left their queue}``.
@@ -61,18 +59,12 @@ class PrefetchQueues:
         queue = self._queues.get(attempt.queue)
         if queue is None:
             queue = self._queues[attempt.queue] = _Queue()
-        self._turns += 1
         if queue.begun < slots:
             queue.begun += 1
             queue.running[attempt] = function
             return False
         queue.behind.append((function, attempt))
         return True
-
-    @property
-    def turn(self) -> int:
-        """The number of the function that entered last: workers start them in this order."""
-        return self._turns
 
     def leave(self, attempt: Attempt, now: float) -> FunctionState | None:
         """Note that an attempt is off its node, which lives; the function whose turn comes, if any does."""

@@ -30,12 +30,17 @@ class RoundTrip(Observer):
     ----------
     gather
         Takes events for the engine.
+    is_disturbed
+        Whether functions may wait on their nodes for something else to end.
     """
 
     watches = (Ended,)
 
-    def __init__(self, gather: Callable[[Iterable[Event]], None]) -> None:
+    def __init__(
+        self, gather: Callable[[Iterable[Event]], None], is_disturbed: Callable[[], bool] = lambda: False
+    ) -> None:
         self._gather = gather
+        self._is_disturbed = is_disturbed
         #: Seconds from the end of a function until it is known here, and from a placement to the start.
         self._back_s = 0.0
         self._there_s = 0.0
@@ -47,6 +52,8 @@ class RoundTrip(Observer):
             return
         attempt = function.attempt
         if attempt is None or attempt.stop is None or attempt.start is None or attempt.is_short:
+            return
+        if self._is_disturbed():
             return
         self._back_s += WEIGHT * (time() - attempt.stop - self._back_s)
         if not attempt.prefetched:

@@ -55,6 +55,7 @@ def ready(
     preferred_node: str | None = None,
     arguments: Iterable[DataArgument] = (),
     frees: bool = False,
+    begun: bool = False,
     **asked: Any,
 ) -> FunctionReady:
     return FunctionReady(
@@ -68,6 +69,7 @@ def ready(
         preferred_node=preferred_node,
         arguments=tuple(arguments),
         frees=frees,
+        begun=begun,
     )
 
 
