@@ -52,6 +52,8 @@ class Decider:
         self._number = 0
         #: ``{name of a freed node: {run: the head of it that was looked at last}}``.
         self._passed: dict[str, dict[RunParty, OrderKey]] = {}
+        #: The changes of shares by which reserved nodes were offered last.
+        self._turns = 0
         #: What has been decided in this turn.
         self._decisions: list[Decision] = []
 
@@ -67,11 +69,21 @@ class Decider:
                     prefetch_queues.prefetch(self._note_prefetched)
                 if self._locality.yielded:
                     self._locality.take_back_yielded()
+            if self._backlog.reserved and self._turns != self._shares.changes:
+                self._offer_reserved()
+                continue
             if not self._timed.pending or not self._timed.is_due(backlog.clock.now):
                 break
             self._timed.prefetch(backlog.clock.now, self._note_timed)
         if backlog.to_ask:
             self._give_up_unwanted()
+
+    def _offer_reserved(self) -> None:
+        """Offer reserved nodes again: it may be the turn of others than those they are reserved for."""
+        self._turns = self._shares.changes
+        for reservation in self._backlog.reserved.values():
+            if reservation.node.offer:
+                self._ledger.freed[reservation.node.name] = reservation.node
 
     def _give_room(self) -> None:
         """Place whatever has room of its own."""
@@ -280,7 +292,9 @@ class Decider:
         if node is None or node.name not in queue.request.eligible or not queue.request.fits(node):
             return False
         self.settle(scheduled, node, 1)
-        if not queue.count:
+        if queue.count:
+            self._backlog.reposition(queue)
+        else:
             self._backlog.rest(queue)
         return True
 

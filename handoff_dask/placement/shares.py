@@ -116,6 +116,8 @@ class Shares:
         self._used = (0.0, 0.0)
         #: Whether there are rivals; else no level is worked out.
         self.rivals = False
+        #: Counts the changes of what runs with rivals hold: the turns may be others after each.
+        self.changes = 0
         self._measured_for = -1
 
     # Runs
@@ -136,6 +138,7 @@ class Shares:
 
     def close(self, run: RunParty) -> None:
         """Drop a run of which nothing waits; what it still holds counts for its client."""
+        self.changes += 1
         del run.client.runs[run]
         self._weigh(run.client)
         if not run.client.runs and not run.client.held:
@@ -158,6 +161,7 @@ class Shares:
     def _begin(self) -> None:
         """There are rivals from now on: all start even."""
         self.rivals = True
+        self.changes += 1
         self._measured_for = self._ledger.shape
         total, now = self._ledger.totals(), self._clock.now
         for client in self._clients.values():
@@ -262,6 +266,7 @@ class Shares:
         if self._measured_for == self._ledger.shape:
             return
         self._measured_for = self._ledger.shape
+        self.changes += 1
         total, now = self._ledger.totals(), self._clock.now
         for client in self._clients.values():
             priorities = self._leave(client)
@@ -297,6 +302,7 @@ class Shares:
     # Inside
 
     def _changed(self, run: RunParty) -> None:
+        self.changes += 1
         client, total, now = run.client, self._ledger.totals(), self._clock.now
         priorities = self._leave(client)
         client.measure(total, now)

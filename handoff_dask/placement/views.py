@@ -13,6 +13,7 @@ from handoff_dask.placement.demand import ClaimKey, Demand, FunctionKey
 from handoff_dask.placement.devices import DEVICE
 from handoff_dask.placement.explanation import Explanation, Holding, NodeState, Obstacle
 from handoff_dask.placement.ledger import Ledger, Node
+from handoff_dask.placement.queues import Queue
 from handoff_dask.placement.reasons import idle_obstacle, obstacle_now
 from handoff_dask.placement.requests import Confinement
 from handoff_dask.resources import Capabilities, Cost, amount_of
@@ -150,13 +151,17 @@ class EngineView:
 
     @property
     def waiting(self) -> int:
-        """How many functions wait."""
-        return len(self._backlog.waiting)
+        """How many functions wait, those of outside runs left out."""
+        return len(self._backlog.waiting) - sum(queue.count for queue in self._outside())
 
     @property
     def placed(self) -> int:
-        """How many functions are placed."""
-        return len(self._backlog.placed)
+        """How many functions are placed, those of outside runs left out."""
+        return len(self._backlog.placed) - sum(queue.placed for queue in self._outside())
+
+    def _outside(self) -> list[Queue]:
+        runs = [self._backlog.runs[run] for run in self._backlog.outside]
+        return [queue for run in runs for queue in self._backlog.tables.queues_of(run)]
 
     def waiting_by_cause(self) -> dict[str, int]:
         """How many functions wait, by what keeps them."""

@@ -23,6 +23,7 @@ from handoff_dask.placement.events import (
     NetworkMeasured,
     NodeLeft,
     NodeMemory,
+    OutsideWaits,
     ReturnedElsewhere,
     RunClosed,
     RunRanked,
@@ -32,7 +33,7 @@ from handoff_dask.placement.events import (
 from handoff_dask.placement.settings import EngineSettings
 from handoff_dask.placement.strategies import AllocateStrategy, SelectStrategy
 from handoff_dask.resources import Capabilities, Cost
-from tests.placement.facts import changed, demand, finished, joined, opened
+from tests.placement.facts import changed, demand, finished, joined, opened, ready
 
 NODES = ("a", "b", "c")
 COSTS: list[dict[str, Any]] = [
@@ -140,6 +141,9 @@ class AnyCourse(RuleBasedStateMachine):
         self.costs: dict[int, tuple[int, Demand]] = {}
         self.bound: dict[tuple[int, Hashable], str] = {}
         self.number = 0
+        #: Functions that somebody else has sent: ``{number: (client, node)}``.
+        self.tasks: dict[int, tuple[str, str]] = {}
+        self.clients: list[str] = []
         #: How many seats there are; until it is said, there is no such resource.
         self.seats: int | None = None
         #: Whether there were fewer than held by what is no placement.
@@ -226,7 +230,8 @@ class AnyCourse(RuleBasedStateMachine):
         for function in worker.sent if worker else ():
             del self.where[function]
         self.bound = {group: node for group, node in self.bound.items() if node != name}
-        self.tell(NodeLeft(node=name, returning=returning))
+        ended = self.tasks_end([task for task, (_, node) in self.tasks.items() if node == name], ran=False)
+        self.tell(*ended, NodeLeft(node=name, returning=returning))
 
     @rule(
         name=st.sampled_from(NODES),
@@ -257,6 +262,47 @@ class AnyCourse(RuleBasedStateMachine):
         else:
             self.tell(ReturnedElsewhere(claim=key))
         self.tell(ClaimedElsewhere(claim=key, node=name, cost=cost, threads=threads))
+
+    @rule(
+        name=st.sampled_from(NODES),
+        cost=st.sampled_from(COSTS),
+        count=st.integers(1, 3),
+        client=st.sampled_from(["x", "z"]),
+        begun=st.booleans(),
+    )
+    def tasks_are_sent(self, name: str, cost: dict[str, Any], count: int, client: str, begun: bool) -> None:
+        """Somebody else sends functions of its own to a node, where they wait for room."""
+        if name not in self.workers:
+            return
+        run, events = ("outside", client), []
+        if client not in self.clients:
+            self.clients.append(client)
+            events.append(opened(run, client=client, outside=True, allocation_timeout_s=1e9))
+        for _ in range(count):
+            self.number += 1
+            self.tasks[self.number] = (client, name)
+            events.append(ready(("task", self.number), run=run, pin=name, begun=begun, **cost))
+        self.tell(*events)
+
+    @rule(which=st.integers(0, 9), ran=st.booleans())
+    def a_task_ends(self, which: int, ran: bool) -> None:
+        if self.tasks:
+            self.tell(*self.tasks_end([sorted(self.tasks)[which % len(self.tasks)]], ran))
+
+    def tasks_end(self, tasks: list[int], ran: bool) -> list[Event]:
+        events: list[Event] = []
+        for task in tasks:
+            client, _ = self.tasks.pop(task)
+            key = ("task", task)
+            events += [finished(key)] if ran else [FunctionWithdrawn(function=key), finished(key)]
+            if client not in [client for client, _ in self.tasks.values()]:
+                self.clients.remove(client)
+                events.append(RunClosed(run=("outside", client)))
+        return events
+
+    @rule(client=st.sampled_from(["x", "z"]), waits=st.booleans())
+    def tasks_wait_elsewhere(self, client: str, waits: bool) -> None:
+        self.tell(OutsideWaits(run=("outside", client), waits=waits))
 
     @rule(key=st.integers(0, 2))
     def others_return(self, key: int) -> None:
@@ -439,6 +485,7 @@ class AnyCourse(RuleBasedStateMachine):
             assert engine.handle_all(events, now=now) == decisions
 
     def leaves_nothing_behind(self) -> None:
+        self.tell(*self.tasks_end(list(self.tasks), ran=False))
         for run in list(self.open):
             self.waiting = {f: e for f, e in self.waiting.items() if e.run != run}
             del self.open[run]

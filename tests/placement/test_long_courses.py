@@ -40,6 +40,7 @@ class Wanderer:
             ),
             lambda: course.seats_are_registered(seats=rng.randint(1, 4)),
             lambda: course.others_return(key=rng.randint(0, 2)),
+            lambda: course.tasks_wait_elsewhere(client=rng.choice("xz"), waits=rng.random() < 0.5),
         ])()  # fmt: skip
 
     def open(self):
