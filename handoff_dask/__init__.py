@@ -37,9 +37,11 @@ from handoff_dask.errors import (
     FunctionTimeoutError,
     HandoffError,
     InvalidFunctionError,
+    MemoryExceededError,
     MissingFunctionError,
     NotFoundError,
     PipelineEndedError,
+    ProcessEndedError,
     SessionEndedError,
     StageLostError,
     ValidationError,
@@ -50,7 +52,7 @@ from handoff_dask.graph.functions import Argument, Collocated, Function, Functio
 from handoff_dask.graph.handout import function
 from handoff_dask.graph.tasks import Task, task
 from handoff_dask.local import execute_local
-from handoff_dask.record.current import Current, attempt_here
+from handoff_dask.record.current import Current, attempt_here, devices_here
 from handoff_dask.record.execution import Timing
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.stores import ResultStore
@@ -80,6 +82,8 @@ __all__ = [
     "Function",
     "FunctionFailedError",
     "FunctionTimeoutError",
+    "MemoryExceededError",
+    "ProcessEndedError",
     "Handoff",
     "HandoffError",
     "InvalidFunctionError",
@@ -481,8 +485,8 @@ def devices() -> dict[str, list[int]]:
     twice beyond its amount; two functions that claim half a device may share one.  Empty for a function
     that claims none, and outside of functions.
     """
-    here = attempt_here()
-    return devices_on_worker() if here is None else dict(here.devices)
+    here = devices_here()
+    return devices_on_worker() if here is None else dict(here)
 
 
 def explain(

@@ -188,6 +188,38 @@ def copy_of(error: BaseException) -> BaseException:
     return copy
 
 
+class MemoryExceededError(MemoryError, HandoffError):
+    """An isolated function held more memory than it claims; its process has been ended."""
+
+    def __init__(self, claimed: float, peak: float) -> None:
+        super().__init__(claimed, peak)
+        #: Megabytes that it claims.
+        self.claimed = claimed
+        #: The most megabytes that it was seen to hold.
+        self.peak = peak
+
+    def __str__(self) -> str:
+        return (
+            f"it claims {self.claimed:g} MB of memory and held {self.peak:.0f} MB; "
+            "claim more, or let the claim grow with handoff.growing"
+        )
+
+
+class ProcessEndedError(HandoffError):
+    """The process of an isolated function has ended before the function did."""
+
+    def __init__(self, exit_code: int | str | None, signal: str | None = None) -> None:
+        super().__init__(exit_code, signal)
+        #: What it ended with; what ``sys.exit`` was called with, if that ended it.
+        self.exit_code = exit_code
+        #: Name of the signal that ended it, if one did.
+        self.signal = signal
+
+    def __str__(self) -> str:
+        how = f"was ended by {self.signal}" if self.signal else f"ended with exit code {self.exit_code}"
+        return f"its process {how} before it had a result"
+
+
 #: The attribute by which an exception says in which inline function it was raised.
 _INLINE = "_handoff_inline"
 

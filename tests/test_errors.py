@@ -15,8 +15,10 @@ from handoff_dask.errors import (
     FunctionTimeoutError,
     HandoffError,
     InvalidFunctionError,
+    MemoryExceededError,
     MissingFunctionError,
     NotFoundError,
+    ProcessEndedError,
     ValidationError,
 )
 
@@ -30,6 +32,8 @@ ERRORS = [
     AllocationError("a", None, {}),
     FunctionFailedError("a", "n1", 4),
     FunctionTimeoutError(0.5),
+    MemoryExceededError(200.0, 312.5),
+    ProcessEndedError(-11, "SIGSEGV"),
     NotFoundError("node", "n9", "start a worker of that name"),
     NotFoundError("node", "n9"),
     ValidationError("max_retries: -1 is not an int of at least 0"),

@@ -26,6 +26,7 @@ from handoff_dask.graph.functions import Code, Function, FunctionId, name_of
 from handoff_dask.graph.items import Spawn
 from handoff_dask.placement.events import Demand
 from handoff_dask.protocol.calls import After, Carried, Constant, Inlined, Moved, nothing
+from handoff_dask.protocol.isolated_call import Isolated
 from handoff_dask.protocol.manifest import Items, Manifest, Options, position_of, token_of
 from handoff_dask.protocol.names import ANNOTATION, barrier_key, is_barrier
 from handoff_dask.protocol.packing import Packer
@@ -254,7 +255,9 @@ class _Compiler:
 
     def _task(self, body: Body, key: str) -> Task:
         task = self._plain_task(body, key)
-        if body.function.timeout is not None:
+        if body.function.isolated:
+            task.func = Isolated(task.func, body.function.timeout, self.carrier)
+        elif body.function.timeout is not None:
             task.func = Timed(task.func, body.function.timeout)
         if body.after:
             barriers = [TaskRef(barrier_key(self.keys[i])) for i in body.after]

@@ -28,6 +28,7 @@ class TaskFields(TypedDict, total=False):
     duration: float | None
     priority: float
     timeout: float | None
+    isolated: bool
     init: Callable[..., Any] | tuple[Callable[..., Any], Sequence[Any]] | None
     parallelism: int
     batch_size: int | None

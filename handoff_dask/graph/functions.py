@@ -55,7 +55,7 @@ COUNTED = ("cpu", "gpu")
 _IMPORTABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _set = object.__setattr__
 #: What says how code runs, and an input has none.
-_NOT_OF_INPUTS = ("args", "code", "cost", "node", "extra_args", "kwargs", "after", "timeout")
+_NOT_OF_INPUTS = ("args", "code", "cost", "node", "extra_args", "kwargs", "after", "timeout", "isolated")
 
 
 def resolve_code(code: Code) -> Callable[..., Any]:
@@ -149,6 +149,8 @@ class Function:
     priority: float = 0
     #: Seconds that an attempt may take; ``None``: as long as it likes.
     timeout: float | None = None
+    #: Whether it runs in a process of its own on its node.
+    isolated: bool = False
     #: Ids of functions that must have ended well before it starts; it does not get their results.
     after: Sequence[FunctionId] = ()
     #: For streams: a callable, or ``(callable, args)``, run once per worker of the stage; it gives the state.
@@ -335,6 +337,8 @@ def _check_hints(function: Function) -> None:
         _refuse(function, f"its duration is {duration!r}; give seconds, a finite number of at least 0")
     if type(priority) is not int and not _is_finite(priority):
         _refuse(function, f"its priority is {priority!r}; give a finite number, larger runs earlier")
+    if not isinstance(function.isolated, bool):
+        _refuse(function, f"its isolated is {function.isolated!r}; give True or False")
     timeout = function.timeout
     if timeout is not None and not (_is_finite(timeout) and timeout > 0):
         _refuse(function, f"its timeout is {timeout!r}; give seconds, a finite number above 0, or None")
@@ -376,7 +380,7 @@ def _is_finite(value: object) -> bool:
 def _check_type(function: Function) -> None:
     forbidden: tuple[str, ...]
     if function.type == "inline":
-        forbidden, why = ("node", "cost", "timeout"), "it runs inside its dependents"
+        forbidden, why = ("node", "cost", "timeout", "isolated"), "it runs inside its dependents"
     elif function.type == "input":
         forbidden, why = _NOT_OF_INPUTS, "its value comes later"
     else:

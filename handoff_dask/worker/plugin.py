@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
@@ -12,6 +12,7 @@ from distributed.metrics import time
 
 from handoff_dask import output
 from handoff_dask.protocol.names import (
+    DEVICES,
     ENDED,
     LANE_UNITS,
     LANES,
@@ -32,7 +33,9 @@ from handoff_dask.worker.arrivals import Arrivals
 from handoff_dask.worker.capabilities import detect
 from handoff_dask.worker.clock import Clock
 from handoff_dask.worker.constrained_tasks import as_before, let_nobody_block
+from handoff_dask.worker.context import attempt_on_worker
 from handoff_dask.worker.cores import facts_of
+from handoff_dask.worker.isolated import IsolatedProcesses
 from handoff_dask.worker.left_behind import LeftBehind
 from handoff_dask.worker.logs import AttemptLogs
 from handoff_dask.worker.streams import Streams
@@ -69,6 +72,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         self._clock = Clock(worker)
         self.streams = Streams(worker)
         self._logs = AttemptLogs(worker)
+        self._isolated = IsolatedProcesses(max(1, worker.state.nthreads))
         let_nobody_block(worker.state)
         self._arrivals = Arrivals(worker, self._say_unreadable)
         await self._arrivals.start()
@@ -100,6 +104,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
     async def teardown(self, worker: Worker) -> None:
         """Stop listening."""
         self.streams.close()
+        self._isolated.close()
         self._clock.close()
         self._logs.close()
         await self._arrivals.close()
@@ -141,7 +146,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Report starts where wanted, and the end of threads that are watched."""
         if start in ("executing", "long-running"):
-            self._logs.ended(key)
+            self._leaves(key, finish)
         if finish == "executing":
             output.ensure()
             self._clock.keep()
@@ -167,6 +172,13 @@ class HandoffWorkerPlugin(WorkerPlugin):
             if not self._left_behind.watch(key, lambda: self._say_ended(claim)):
                 self._say_ended(claim)
 
+    def _leaves(self, key: Any, finish: str) -> None:
+        """Note that a task has ended, or is not wanted any more."""
+        self._logs.ended(key)
+        if finish == "released":
+            # In a process of its own it can be ended.
+            self._isolated.cancel(key)
+
     def _runs(self, task: TaskState | None) -> bool:
         state = self.worker.state
         return task is not None and (task in state.executing or task in state.long_running)
@@ -187,6 +199,29 @@ class HandoffWorkerPlugin(WorkerPlugin):
                 "left_behind": self._left_behind.has(key),
             }
         )
+
+    def run_isolated(
+        self,
+        call: Callable[..., Any],
+        results: tuple[Any, ...],
+        timeout_s: float | None,
+        carrier: Mapping[str, str],
+    ) -> Any:
+        """Run a call in a process of its own; in the thread of its task."""
+        key = str(self.worker.get_current_task())
+        task = self.worker.state.tasks.get(key)
+        annotations = {} if task is None else task.annotations or {}
+        value, _ = self._isolated.run(
+            key,
+            call,
+            results,
+            resources=annotations.get("resources", {}),
+            devices={name: list(indices) for name, indices in annotations.get(DEVICES, {}).items()},
+            carrier=carrier,
+            timeout_s=timeout_s,
+            current=attempt_on_worker,
+        )
+        return value
 
     def left_behind(self, key: str, leftover: Leftover) -> None:
         """Note, from any thread, that the thread of a task goes on although its time is over."""
