@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import yaml
 from distributed import Client, LocalCluster
 
 import handoff_dask as handoff
@@ -240,3 +241,31 @@ def test_serving_example():
     assert "the eighth is ValueError('an image of 8 by 8 was expected, not (4, 8)')" in said
     right = int(said.rsplit("\n", 2)[1].split(" of ")[0])
     assert right > 250
+
+
+def test_deployments_are_complete():
+    """Each file can be read, and the cluster of compose.yaml has the nodes of the script."""
+    folder = EXAMPLES / "deployment"
+    compose = yaml.safe_load((folder / "compose.yaml").read_text())
+    cluster = load_example("deployment/cluster")
+    assert compose["services"].keys() - {"scheduler"} == cluster.NODES.keys()
+    for name, options in cluster.NODES.items():
+        command = compose["services"][name]["command"]
+        assert f"--name {name} --nthreads {options[1]}" in command
+    kinds = [d["kind"] for d in yaml.safe_load_all((folder / "kubernetes.yaml").read_text())]
+    assert kinds == ["DaskCluster", "DaskWorkerGroup"]
+    compile((folder / "slurm.py").read_text(), "slurm.py", "exec")
+
+
+def test_a_program_runs_on_a_cluster_of_its_own(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import handoff_dask as handoff\n"
+        "f = handoff.Function('f', [], sum, extra_args=[[1, 2]], cost={'gpu': 1})\n"
+        "result = handoff.execute([f])\n"
+        "print(result['f'], result.allocations['f'])\n"
+    )
+    script = EXAMPLES / "deployment" / "cluster.py"
+    command = [sys.executable, str(script), sys.executable, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "3 accelerated\n"), done.stderr
