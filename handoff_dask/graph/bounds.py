@@ -49,10 +49,19 @@ class Bound:
 _NONE = Bound(0.0)
 
 
-def longest_path(expansion: Expansion) -> Bound:
+def longest_path(
+    expansion: Expansion, moves: Mapping[tuple[FunctionId, FunctionId], float] | None = None
+) -> Bound:
     """The path of functions, each of which takes the one before, that lasts longest.
 
     A function without a ``duration`` counts for nothing.
+
+    Parameters
+    ----------
+    expansion
+        What runs.
+    moves
+        ``{(producer, consumer): seconds}`` that a result takes from one to the other at least.
 
     Examples
     --------
@@ -67,8 +76,9 @@ def longest_path(expansion: Expansion) -> Bound:
     for key, body in reversed(list(expansion.bodies.items())):
         rank[key] = rank.get(key, 0.0) + float(body.function.duration or 0.0)
         for producer in body.waits_for:
-            if rank[key] > rank.get(producer, 0.0):
-                rank[producer] = rank[key]
+            tail = rank[key] + (moves.get((producer, key), 0.0) if moves else 0.0)
+            if tail > rank.get(producer, 0.0):
+                rank[producer] = tail
                 follower[producer] = key
     starts = [key for key in rank if key in expansion.bodies]
     if not starts:

@@ -35,15 +35,19 @@ class Kind:
     longest_s: float = 0.0
     #: How many have taught it.
     count: int = 0
+    #: Size of the results, in bytes: a running mean.
+    nbytes: float = 0.0
 
     @property
     def is_steady(self) -> bool:
         """Whether all of them take about the same time, as far as has been seen."""
         return self.count >= STEADY_FROM and self.longest_s <= STEADY * self.mean_s
 
-    def learn(self, duration_s: float) -> None:
+    def learn(self, duration_s: float, nbytes: int | None = None) -> None:
         """Take one more into account."""
         self.count += 1
+        if nbytes is not None:
+            self.nbytes += max(_LATEST / 3, 1 / self.count) * (nbytes - self.nbytes)
         if self.count == 1:
             self.mean_s = self.longest_s = duration_s
             return

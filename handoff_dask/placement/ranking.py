@@ -5,11 +5,11 @@ Functions are numbers here, from 0 on, so that a DAG of a million functions need
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from handoff_dask.resources import Capabilities, Cost
 
-__all__ = ["hops", "scarcities", "starting_ranks", "upward_ranks", "widths"]
+__all__ = ["apart", "hops", "scarcities", "starting_ranks", "upward_ranks", "widths"]
 
 #: Functions from which on a run is large: a rule of thumb for its order beats plain paths.
 LARGE = 64
@@ -23,10 +23,12 @@ def upward_ranks(
     dependents: Sequence[Sequence[int]],
     durations: Sequence[float],
     weights: Sequence[float] | None = None,
+    moves: Mapping[tuple[int, int], float] | None = None,
 ) -> list[float]:
     """The longest remaining path from each function to the end, itself included.
 
-    The *upward rank* of the HEFT algorithm (Topcuoglu, Hariri and Wu, 2002), without transfers.
+    The *upward rank* of the HEFT algorithm (Topcuoglu, Hariri and Wu, 2002); of transfers only those count
+    that no placement could avoid.
 
     Parameters
     ----------
@@ -38,6 +40,8 @@ def upward_ranks(
         Expected seconds of each function.
     weights
         What each duration counts, 1 if absent.
+    moves
+        ``{(function, dependent): seconds}`` that a result is on its way whatever nodes are chosen.
 
     Returns
     -------
@@ -55,6 +59,9 @@ def upward_ranks(
         for dependent in dependents[function]:
             if ranks[dependent] > longest:
                 longest = ranks[dependent]
+        if moves:
+            after = (ranks[d] + moves.get((function, d), 0.0) for d in dependents[function])
+            longest = max(after, default=0.0)
         own = durations[function] if weights is None else durations[function] * weights[function]
         ranks[function] = own + longest
     return ranks
@@ -67,6 +74,7 @@ def starting_ranks(
     kinds: Sequence[int],
     costs: Sequence[Cost],
     nodes: Sequence[Capabilities],
+    moves: Mapping[tuple[int, int], float] | None = None,
 ) -> list[float]:
     """The order that a run starts with.
 
@@ -84,13 +92,29 @@ def starting_ranks(
         The different costs.
     nodes
         What each node has.
+    moves
+        As in :func:`upward_ranks`.
     """
     if len(kinds) < LARGE or len(costs) < 2:
-        return upward_ranks(order, dependents, durations)
+        return upward_ranks(order, dependents, durations, moves=moves)
     hard = [PLAIN + scarcity for scarcity in scarcities(costs, nodes)]
-    ranks = upward_ranks(order, dependents, durations, [hard[kind] for kind in kinds])
+    ranks = upward_ranks(order, dependents, durations, [hard[kind] for kind in kinds], moves)
     wide = [NARROW + width for width in widths(costs, nodes)]
     return [rank * wide[kind] for rank, kind in zip(ranks, kinds, strict=True)]
+
+
+def apart(hosts: Sequence[frozenset[str]]) -> frozenset[tuple[int, int]]:
+    """Pairs of demands that no node could hold both, by number: a result moves between their functions.
+
+    Examples
+    --------
+    >>> sorted(apart([frozenset("ab"), frozenset("bc"), frozenset("c")]))
+    [(0, 2), (2, 0)]
+    """
+    different = [number for number, names in enumerate(hosts) if names]
+    if not different or frozenset.intersection(*(hosts[number] for number in different)):
+        return frozenset()
+    return frozenset((i, j) for i in different for j in different if hosts[i].isdisjoint(hosts[j]))
 
 
 def hops(order: Sequence[int], dependents: Sequence[Sequence[int]]) -> list[int]:

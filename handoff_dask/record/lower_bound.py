@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from handoff_dask.graph.bounds import Bound, longest_path, resource_bounds
 from handoff_dask.graph.expansion import Expansion, expand
 from handoff_dask.graph.functions import Function, FunctionId
@@ -17,8 +19,9 @@ THREADS = "threads"
 def lower_bounds(record: ExecutionRecord) -> tuple[Bound, ...]:
     """Makespans that no placement on these nodes could beat, the tightest first.
 
-    A function that has not ended counts with its expected duration, or with nothing.  Transfers,
-    latencies, pins and collocation are left out, so the true optimum may be larger.
+    A function that has not ended counts with its expected duration, or with nothing.  A result counts on its
+    way if no node could hold both who made it and who takes it, at the fastest rate that was seen.  Other
+    transfers, latencies, pins and collocation are left out, so the true optimum may be larger.
 
     Examples
     --------
@@ -40,8 +43,36 @@ def lower_bounds(record: ExecutionRecord) -> tuple[Bound, ...]:
             able[cost] = frozenset(node for node, offer in nodes.items() if offer.could_hold(cost))
         hosts[key] = able[cost]
     # What no node that is known could hold ran on one that has left: the nodes bound nothing there.
-    found = [longest_path(expansion), *(resource_bounds(expansion, nodes, hosts) if nodes else [])]
+    path = longest_path(expansion, _moves(record, expansion, hosts))
+    found = [path, *(resource_bounds(expansion, nodes, hosts) if nodes else [])]
     return tuple(sorted(found, key=lambda bound: (-round(bound.seconds, 9), len(bound.nodes))))
+
+
+def _moves(
+    record: ExecutionRecord, expansion: Expansion, hosts: Mapping[FunctionId, frozenset[str]]
+) -> dict[tuple[FunctionId, FunctionId], float]:
+    """The seconds of the moves that no placement could avoid."""
+    functions = {function.id: function for function in record.functions}
+    fastest = max((_rate(function, functions) for function in record.functions), default=0.0)
+    if not fastest:
+        return {}
+    return {
+        (producer, key): (functions[producer].nbytes or 0) / fastest
+        for key, body in expansion.bodies.items()
+        for producer in body.waits_for
+        if producer in functions
+        and hosts.get(key)
+        and hosts.get(producer)
+        and hosts[key].isdisjoint(hosts[producer])
+    }
+
+
+def _rate(function: FunctionRecord, functions: Mapping[FunctionId, FunctionRecord]) -> float:
+    """Bytes per second at which a function's arguments came to its node at most; 0 if none did."""
+    if not function.transfer_s:
+        return 0.0
+    args = [functions[arg] for arg in function.args if arg in functions]
+    return sum(arg.nbytes or 0 for arg in args if arg.node != function.node) / function.transfer_s
 
 
 def _expansion(record: ExecutionRecord, threaded: bool) -> Expansion:

@@ -10,7 +10,7 @@ from distributed.metrics import monotonic, time
 
 from handoff_dask.placement.estimates import SHORT_S, Estimates
 from handoff_dask.placement.events import DurationsLearned, Event, RunRanked
-from handoff_dask.placement.ranking import starting_ranks
+from handoff_dask.placement.ranking import apart, starting_ranks
 from handoff_dask.protocol.outcome import LEAST_PLANNED_S, Standing
 from handoff_dask.record.status import PENDING, RUNNING, WAITING
 from handoff_dask.scheduler.lifecycle import Ended, LifeEvent
@@ -23,6 +23,8 @@ from handoff_dask.scheduler.tasks import Tasks
 #: A run is ordered anew when the mean of some kind has changed by this factor, and this many seconds.
 CHANGE, CHANGE_S = 1.4, 0.003
 UNFINISHED = (PENDING, WAITING, RUNNING)
+#: With more different demands than this, moves that cannot be avoided are not looked for.
+MOST_DEMANDS = 64
 #: Ordering anew may take this share of the scheduler's time.
 SHARE = 0.02
 
@@ -75,10 +77,38 @@ class Ranks(Observer):
             [run.manifest.demand_of[f.position] for f in functions],
             [demand.cost for demand in run.manifest.demands],
             [nodes.capabilities(node) for node in nodes.by_name.values()],
+            self._moves(run, functions),
         )
         for function, rank in zip(functions, ranks, strict=True):
             function.rank = rank
         self._not_before[run.token] = began + (monotonic() - began) / SHARE
+
+    def _moves(self, run: RunState, functions: list[FunctionState]) -> dict[tuple[int, int], float]:
+        """Moves that cannot be avoided: no node could hold both who makes a result and who takes it."""
+        demands, nodes = run.manifest.demands, self._nodes
+        if len(demands) < 2 or len(demands) > MOST_DEMANDS:
+            return {}
+        offers = {node.name: nodes.capabilities(node) for node in nodes.by_name.values()}
+        pairs = apart(
+            [
+                frozenset(
+                    name
+                    for name, has in offers.items()
+                    if demand.pin in (None, name, nodes.by_name[name].address) and has.could_hold(demand.cost)
+                )
+                for demand in demands
+            ]
+        )
+        moves: dict[tuple[int, int], float] = {}
+        bandwidth = self._tasks.bandwidth()
+        numbers = [run.manifest.demand_of[f.position] for f in functions] if pairs else []
+        for i, number in enumerate(numbers):
+            known = run.kind_of(functions[i].position).known
+            if known is not None and known.nbytes:
+                for j in run.dependents[1][i]:
+                    if (number, numbers[j]) in pairs:
+                        moves[i, j] = known.nbytes / bandwidth
+        return moves
 
     def _dependents(self, functions: list[FunctionState]) -> list[list[int]]:
         place = {f.key: i for i, f in enumerate(functions)}
@@ -131,15 +161,15 @@ class Ranks(Observer):
     def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
         """Remember how long a function took that has ended well."""
         if isinstance(new, Finished) and (took_s := new.attempt.took_s) is not None:
-            self._learn(function, took_s)
+            self._learn(function, took_s, new.attempt.nbytes)
 
-    def _learn(self, function: FunctionState, duration_s: float) -> None:
+    def _learn(self, function: FunctionState, duration_s: float, nbytes: int | None) -> None:
         run, position = function.run, function.position
         kind = run.kind_of(position)
         known = kind.known
         if known is None:
             known = kind.known = self.estimates.kind(kind.name, kind.cost, kind.family)
-        known.learn(duration_s)
+        known.learn(duration_s, nbytes)
         if kind.family:
             self.estimates.kind(kind.name, kind.cost).learn(duration_s)
         if known.longest_s >= SHORT_S:

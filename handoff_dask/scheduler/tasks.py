@@ -41,6 +41,10 @@ class Tasks:
         #: ``{address: the restriction to it}``, shared by all tasks that are sent there.
         self._only: dict[str, set[str]] = {}
 
+    def bandwidth(self) -> float:
+        """Bytes per second between workers, as Dask has measured."""
+        return self._scheduler.bandwidth
+
     def get(self, key: Hashable) -> TaskState | None:
         """Dask's task, if it knows the key."""
         return self._tasks.get(key)

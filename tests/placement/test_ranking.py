@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handoff_dask.placement.ranking import hops, starting_ranks, upward_ranks, widths
+from handoff_dask.placement.ranking import apart, hops, starting_ranks, upward_ranks, widths
 from handoff_dask.resources import Capabilities, Cost
 
 # 0 -> 1 -> 3, 0 -> 2 -> 3, and 4 alone
@@ -42,3 +42,20 @@ def test_without_nodes_all_are_as_hard_to_place():
     costs = [Cost.parse({"cpu": 2}), Cost.parse({"gpu": 1})]
     ranks = starting_ranks(range(64), [[] for _ in range(64)], [2.0] * 64, [0, 1] * 32, costs, [])
     assert ranks == [2.0 * 1.25 * 1.25] * 64
+
+
+def test_moves_that_cannot_be_avoided_lengthen_the_path():
+    moves = {(0, 2): 4.0, (2, 3): 1.0}
+    assert upward_ranks([0, 1, 2, 3], [[1, 2], [], [3], []], [1.0, 5.0, 2.0, 1.0], moves=moves) == [
+        9,
+        5,
+        4,
+        1,
+    ]
+    assert upward_ranks([0, 1], [[1], []], [1.0, 5.0], [2.0, 1.0], {(0, 1): 3.0}) == [10, 5]
+
+
+def test_demands_that_no_node_could_hold_both_are_apart():
+    assert apart([frozenset("ab"), frozenset(), frozenset("b")]) == frozenset()
+    assert apart([frozenset("ab"), frozenset(), frozenset("c")]) == {(0, 2), (2, 0)}
+    assert apart([]) == frozenset()

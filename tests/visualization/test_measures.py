@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NODES, SUBMITTED, function, record, sample
 
+from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.lower_bound import lower_bounds
 from handoff_dask.record.time_split import time_split
 from handoff_dask.visualization import resource_utilization, timeline
@@ -221,3 +222,23 @@ def test_no_run_beats_its_lower_bound():
     known = sample(300)
     assert 0 < lower_bounds(known)[0].seconds <= known.ended - SUBMITTED
     assert [bound.seconds for bound in lower_bounds(record())] == [0.0]
+
+
+def test_a_move_that_no_placement_avoids_lengthens_the_lower_bound():
+    """From a node without a gpu to one with, at the fastest rate that was seen."""
+    load = FunctionRecord(
+        id="load", name="f", cost={"disk": 1}, node="a", start=0.0, stop=2.0, nbytes=60_000_000
+    )
+    train = FunctionRecord(
+        id="train", name="f", args=("load",), cost={"gpu": 1}, node="b", start=9.0, stop=10.0, transfer_s=6.0
+    )
+    look = replace(train, id="look", stop=9.5, transfer_s=3.0)
+
+    def bound_s(**has):
+        nodes = {"a": {"disk": 1, "threads": 8, **has}, "b": {"gpu": 2, "threads": 8}}
+        functions = (load, train, look)
+        found = ExecutionRecord(dag_id="d", status="finished", functions=functions, nodes=nodes)
+        return lower_bounds(found)[0].seconds
+
+    assert bound_s() == pytest.approx(2 + 60 / 20 + 1)
+    assert bound_s(gpu=1) == pytest.approx(2 + 1)
