@@ -27,6 +27,7 @@ from handoff_dask.client.execution_core import refuse_other_than_execution, resu
 from handoff_dask.client.explanations import FunctionExplanation
 from handoff_dask.client.options import timeout_s
 from handoff_dask.client.pipeline import AsyncPipeline, Pipeline
+from handoff_dask.client.reuse import CacheLike
 from handoff_dask.client.session import Handoff
 from handoff_dask.errors import (
     AllocationError,
@@ -48,13 +49,19 @@ from handoff_dask.errors import (
 )
 from handoff_dask.graph.arguments import Reference
 from handoff_dask.graph.dag import DAG, new
-from handoff_dask.graph.functions import Argument, Collocated, Function, FunctionId
+from handoff_dask.graph.functions import Argument, Collocated, Failed, Function, FunctionId
 from handoff_dask.graph.handout import function
+from handoff_dask.graph.retry import Retry
 from handoff_dask.graph.tasks import Task, task
 from handoff_dask.local import execute_local
 from handoff_dask.record.current import Current, attempt_here, devices_here
 from handoff_dask.record.execution import Timing
 from handoff_dask.record.result import ExecutionResult
+from handoff_dask.record.status import OnFailure
+from handoff_dask.reuse.cache import Cache
+from handoff_dask.reuse.file import File
+from handoff_dask.reuse.fingerprint import fingerprint
+from handoff_dask.reuse.reasons import Reason, why_rerun
 from handoff_dask.stores import ResultStore
 from handoff_dask.streaming import OnNodeLoss
 from handoff_dask.trackers import ResourceTracker, SimpleResourceTracker
@@ -68,6 +75,7 @@ __all__ = [
     "DAG",
     "AllocationError",
     "Argument",
+    "Cache",
     "AsyncExecution",
     "AsyncHandoff",
     "AsyncPipeline",
@@ -79,6 +87,8 @@ __all__ = [
     "Execution",
     "ExecutionCancelledError",
     "ExecutionResult",
+    "Failed",
+    "File",
     "Function",
     "FunctionFailedError",
     "FunctionTimeoutError",
@@ -94,6 +104,8 @@ __all__ = [
     "Reference",
     "ResourceTracker",
     "ResultStore",
+    "Reason",
+    "Retry",
     "SessionEndedError",
     "SimpleAllocator",
     "SimpleResourceTracker",
@@ -111,6 +123,7 @@ __all__ = [
     "execute_distributed",
     "execute_local",
     "explain",
+    "fingerprint",
     "forget",
     "function",
     "get_local_value",
@@ -135,6 +148,7 @@ __all__ = [
     "unregister_node",
     "update_node_resources",
     "visualization",
+    "why_rerun",
 ]
 
 
@@ -151,12 +165,16 @@ def execute(
     allocator: Strategy | None = None,
     resources: Iterable[Mapping[str, Any]] | None = None,
     max_retries: int | None = None,
+    retry: Retry | None = None,
     max_concurrency: int | None = None,
     priority: float = 0,
     share: float = 1.0,
     outputs: Collection[FunctionId] | None = None,
     timeout: float | None = None,
     progress: bool = False,
+    on_failure: OnFailure = "stop",
+    cache: CacheLike | None = None,
+    resume: Execution | Hashable | None = None,
     **unknown: NoReturn,
 ) -> ExecutionResult:
     """Execute a DAG, and wait for its results.
@@ -182,6 +200,8 @@ def execute(
     max_retries
         How often a function that raised is tried again, unless it says so itself.  If ``None``, the
         setting ``handoff.max-retries`` (3).
+    retry
+        How, as a :class:`Retry`; give one of the two.
     max_concurrency
         The largest number of functions that run at once; no limit if ``None``.
     priority
@@ -197,6 +217,17 @@ def execute(
         Seconds, after which the execution is cancelled; no limit if ``None``.
     progress
         Show a progress bar in a terminal or a notebook.
+    on_failure
+        What becomes of the execution when a function has failed for good.  ``"stop"``: nothing further
+        of it starts.  ``"continue"``: all that does not need the function still runs, then the failure is
+        raised.  ``"return"``: the same, and the result is returned, with what has failed in ``failed``
+        and what needed it in ``skipped``.
+    cache
+        Where results are kept and found: a directory, an fsspec URL or a :class:`Cache`, which each
+        node must reach.  A function whose result is there does not run.
+    resume
+        An earlier execution, or the id of its DAG, failed or not: what the cluster still has of its
+        results is not computed again.
 
     Returns
     -------
@@ -229,12 +260,16 @@ def execute(
         allocator=allocator,
         resources=resources,
         max_retries=max_retries,
+        retry=retry,
         max_concurrency=max_concurrency,
         priority=priority,
         share=share,
         outputs=outputs,
         timeout=timeout,
         progress=progress,
+        on_failure=on_failure,
+        cache=cache,
+        resume=resume,
         **unknown,
     )
 
@@ -251,12 +286,16 @@ def submit(
     allocator: Strategy | None = None,
     resources: Iterable[Mapping[str, Any]] | None = None,
     max_retries: int | None = None,
+    retry: Retry | None = None,
     max_concurrency: int | None = None,
     priority: float = 0,
     share: float = 1.0,
     outputs: Collection[FunctionId] | None = None,
     timeout: float | None = None,
     progress: bool = False,
+    on_failure: OnFailure = "stop",
+    cache: CacheLike | None = None,
+    resume: Execution | Hashable | None = None,
     **unknown: NoReturn,
 ) -> Execution:
     """Start to execute a DAG, and return at once.
@@ -282,6 +321,8 @@ def submit(
     max_retries
         How often a function that raised is tried again, unless it says so itself.  If ``None``, the
         setting ``handoff.max-retries`` (3).
+    retry
+        How, as a :class:`Retry`; give one of the two.
     max_concurrency
         The largest number of functions that run at once; no limit if ``None``.
     priority
@@ -297,6 +338,17 @@ def submit(
         Seconds, after which the execution is cancelled; no limit if ``None``.
     progress
         Show a progress bar in a terminal or a notebook.
+    on_failure
+        What becomes of the execution when a function has failed for good.  ``"stop"``: nothing further
+        of it starts.  ``"continue"``: all that does not need the function still runs, then the failure is
+        raised.  ``"return"``: the same, and the result is returned, with what has failed in ``failed``
+        and what needed it in ``skipped``.
+    cache
+        Where results are kept and found: a directory, an fsspec URL or a :class:`Cache`, which each
+        node must reach.  A function whose result is there does not run.
+    resume
+        An earlier execution, or the id of its DAG, failed or not: what the cluster still has of its
+        results is not computed again.
 
     Returns
     -------
@@ -317,12 +369,16 @@ def submit(
         allocator=allocator,
         resources=resources,
         max_retries=max_retries,
+        retry=retry,
         max_concurrency=max_concurrency,
         priority=priority,
         share=share,
         outputs=outputs,
         timeout=timeout,
         progress=progress,
+        on_failure=on_failure,
+        cache=cache,
+        resume=resume,
         **unknown,
     )
 

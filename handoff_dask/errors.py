@@ -14,6 +14,7 @@ from typing import Any
 
 __all__ = [
     "AllocationError",
+    "CacheMissError",
     "CyclicDependencyError",
     "DuplicateFunctionError",
     "ExecutionCancelledError",
@@ -128,6 +129,22 @@ class AllocationError(HandoffError):
         return f"{head}; {shown}{more}. Lower the cost, free the pin, or add a node that can hold it"
 
 
+def failures_text(failed: int, skipped: int) -> str:
+    """How many functions failed, and how many were skipped for that.
+
+    Examples
+    --------
+    >>> failures_text(3, 1), failures_text(1, 0)
+    ('3 functions failed, 1 that needs them was skipped', '1 function failed')
+    """
+    text = "1 function failed" if failed == 1 else f"{failed} functions failed"
+    if skipped:
+        them = "it" if failed == 1 else "them"
+        text += f", {skipped} that {'needs' if skipped == 1 else 'need'} {them} "
+        text += "was skipped" if skipped == 1 else "were skipped"
+    return text
+
+
 class FunctionFailedError(HandoffError):
     """A function raised and has no retries left; its exception is ``__cause__``."""
 
@@ -137,6 +154,10 @@ class FunctionFailedError(HandoffError):
         node: str | None,
         attempts: int,
         cause: BaseException | None = None,
+        *,
+        failed: Mapping[FunctionId, BaseException] | None = None,
+        skipped: Mapping[FunctionId, FunctionId] | None = None,
+        execution: Any = None,
     ) -> None:
         super().__init__(function_id, node, attempts)
         #: The function that failed.
@@ -145,11 +166,37 @@ class FunctionFailedError(HandoffError):
         self.node = node
         #: How many times it was started.
         self.attempts = attempts
+        #: ``{function id: what it raised}`` of all functions of the execution that have failed for good.
+        self.failed: Mapping[FunctionId, BaseException] = dict(failed or {})
+        #: ``{function id: id of the failed function that it needed}``.
+        self.skipped: Mapping[FunctionId, FunctionId] = dict(skipped or {})
+        #: The :class:`~handoff_dask.Execution`, which has what has ended well; ``None`` after pickling.
+        self.execution = execution
         if cause is not None:
             self.__cause__ = cause
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.function_id, self.node, self.attempts, self.__cause__)
+        return _failed_error, (
+            type(self),
+            self.function_id,
+            self.node,
+            self.attempts,
+            self.__cause__,
+            self.failed,
+            self.skipped,
+        )
+
+    def of(self, execution: Any) -> FunctionFailedError:
+        """The same error, of an execution: a copy, so that error and execution do not hold each other."""
+        return type(self)(
+            self.function_id,
+            self.node,
+            self.attempts,
+            self.__cause__,
+            failed=self.failed,
+            skipped=self.skipped,
+            execution=execution,
+        )
 
     @property
     def inline(self) -> str | None:
@@ -161,7 +208,22 @@ class FunctionFailedError(HandoffError):
         if self.inline is not None:
             times += f", in its inline function {self.inline}"
         why = f": {type(self.__cause__).__name__}: {self.__cause__}" if self.__cause__ else ""
-        return f"function {self.function_id!r} failed on node {self.node!r} after {times}{why}"
+        text = f"function {self.function_id!r} failed on node {self.node!r} after {times}{why}"
+        if len(self.failed) > 1 or self.skipped:
+            text += f" ({failures_text(len(self.failed), len(self.skipped))})"
+        return text
+
+
+def _failed_error(
+    kind: type[FunctionFailedError],
+    function_id: FunctionId,
+    node: str | None,
+    attempts: int,
+    cause: BaseException | None,
+    failed: Mapping[FunctionId, BaseException],
+    skipped: Mapping[FunctionId, FunctionId],
+) -> FunctionFailedError:
+    return kind(function_id, node, attempts, cause, failed=failed, skipped=skipped)
 
 
 class FunctionTimeoutError(HandoffError, TimeoutError):
@@ -228,6 +290,22 @@ def blame_inline(error: BaseException, function: str) -> None:
     """Note in which inline function an exception was raised; it travels with the exception."""
     with suppress(Exception):  # a class of the user's may forbid attributes
         setattr(error, _INLINE, function)
+
+
+class CacheMissError(HandoffError):
+    """A result that a cache had when an execution began is not there any more, or cannot be used."""
+
+    def __init__(self, name: str, kind: str, why: str) -> None:
+        super().__init__(name, kind, why)
+        #: The name of the code of which it is the result.
+        self.name = name
+        #: ``"gone"``, ``"damaged"``, ``"file"`` or ``"unknown"``.
+        self.kind = kind
+        #: Why, in words.
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"the result of {self.name} cannot be read from the cache: {self.why}; execute the DAG again"
 
 
 class SessionEndedError(HandoffError):

@@ -8,6 +8,8 @@ import difflib
 import heapq
 import inspect
 import math
+import os
+import random
 import threading
 import time
 import traceback
@@ -28,14 +30,25 @@ from handoff_dask.bridges.opentelemetry import run_in_context
 from handoff_dask.errors import FunctionFailedError, ValidationError
 from handoff_dask.graph.dag import DAG, as_dag, no_dag
 from handoff_dask.graph.expansion import Body, Expansion, expand, given_inputs
-from handoff_dask.graph.functions import Function, FunctionId
+from handoff_dask.graph.functions import Failed, Function, FunctionId
 from handoff_dask.graph.items import Spawn
+from handoff_dask.graph.retry import Retry, given_retry
 from handoff_dask.progress import Counts, Row, show
 from handoff_dask.record.current import Current, running
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord, Timing
 from handoff_dask.record.logs import LogBuffer, LogLine, Logs, kept
 from handoff_dask.record.result import ExecutionResult
-from handoff_dask.record.status import LOCAL_NODE
+from handoff_dask.record.status import (
+    LOCAL_NODE,
+    REUSED,
+    SKIPPED,
+    ExecutionStatus,
+    OnFailure,
+    choice_on_failure,
+)
+from handoff_dask.reuse.cache import Cache
+from handoff_dask.reuse.known import Known
+from handoff_dask.reuse.reasons import as_cache
 from handoff_dask.time_limit import cancellable, run_within
 
 __all__ = ["OnEvent", "execute_local"]
@@ -46,14 +59,18 @@ OnEvent: TypeAlias = Callable[[tuple[str, ...], dict[str, Any], dict[str, Any]],
 _OPTIONS = (
     "allocation_strategy",
     "allocator",
+    "cache",
     "client",
     "inputs",
     "max_concurrency",
     "max_retries",
+    "on_failure",
     "outputs",
     "priority",
     "progress",
     "resources",
+    "resume",
+    "retry",
     "share",
     "timeout",
 )
@@ -64,10 +81,14 @@ def execute_local(
     *,
     inputs: Mapping[FunctionId, Any] | None = None,
     outputs: Iterable[FunctionId] | None = None,
-    max_retries: int = 3,
+    max_retries: int | None = None,
+    retry: Retry | None = None,
     timeout: float | None = None,
     progress: bool = False,
+    on_failure: OnFailure = "stop",
+    cache: Cache | str | os.PathLike[str] | None = None,
     client: object = None,
+    resume: object = None,
     allocation_strategy: object = None,
     allocator: object = None,
     resources: object = None,
@@ -89,13 +110,23 @@ def execute_local(
         Ids or references, or ``"sinks"``: what nothing else takes.  Only what these need runs, only
         they are in the results, and what nothing needs any more is dropped.  All functions if ``None``.
     max_retries
-        How often a function is tried again after it raised, unless it says so itself.
+        How often a function is tried again after it raised, unless it says so itself; 3 if ``None``.
+    retry
+        How, as a :class:`Retry`; give one of the two.
     timeout
         Seconds; the DAG then runs in a thread of its own, so that a function that hangs can be
         left behind.
     progress
         Show a progress bar in a terminal or a notebook; elsewhere nothing is shown.
-    client, allocation_strategy, allocator, resources, max_concurrency, priority, share
+    on_failure
+        What becomes of the execution when a function has failed for good.  ``"stop"``: nothing further
+        of it starts.  ``"continue"``: all that does not need the function still runs, then the failure is
+        raised.  ``"return"``: the same, and the result is returned, with what has failed in ``failed``
+        and what needed it in ``skipped``.
+    cache
+        Where results are kept and found: a directory, an fsspec URL or a :class:`Cache`.  A function whose
+        result is there does not run.
+    client, resume, allocation_strategy, allocator, resources, max_concurrency, priority, share
         Options about nodes and other runs, which are ignored: the same call can run in one process or
         on many.
     on_event
@@ -122,6 +153,7 @@ def execute_local(
     ({'a': 20, 'b': '20'}, {'a': 'local', 'b': 'local'})
     """
     _check_options(max_retries, timeout, progress, unknown)
+    choice_on_failure(on_failure)
     dag = as_dag(dag)
     expansion = expand(dag, outputs)
     values = given_inputs(dag, expansion, inputs)
@@ -129,14 +161,17 @@ def execute_local(
     values = {
         i: v.result() if isinstance(v, TaskRef) and hasattr(v, "result") else v for i, v in values.items()
     }
-    run = _Run(expansion, values, max_retries, on_event)
+    known = None if cache is None else Known(dag, expansion, values, as_cache(cache))
+    retries = given_retry(max_retries, retry, 3)
+    run = _Run(expansion, values, retries, choice_on_failure(on_failure), on_event, known)
     if progress:
         run.row = show(dag.id)
     return run.execute() if timeout is None else _within(run, float(timeout))
 
 
 def _check_options(max_retries: Any, timeout: Any, progress: Any, unknown: Mapping[str, Any]) -> None:
-    if isinstance(max_retries, bool) or not isinstance(max_retries, Integral) or max_retries < 0:
+    is_count = isinstance(max_retries, Integral) and not isinstance(max_retries, bool)
+    if max_retries is not None and not (is_count and max_retries >= 0):
         raise ValidationError(f"max_retries: {max_retries!r} is not an int of at least 0")
     if timeout is not None and not _is_span(timeout):
         raise ValidationError(
@@ -203,20 +238,41 @@ class _Run:
     """One execution: the values it has, and what has become of each function."""
 
     def __init__(
-        self, expansion: Expansion, inputs: Mapping[FunctionId, Any], max_retries: int, on_event: OnEvent
+        self,
+        expansion: Expansion,
+        inputs: Mapping[FunctionId, Any],
+        retry: Retry,
+        on_failure: OnFailure,
+        on_event: OnEvent,
+        known: Known | None,
     ) -> None:
+        self.known = known
+        #: Functions that do not run, since their results are known.
+        self.reused = frozenset[FunctionId]() if known is None else known.plan.reused
+        if known is not None:
+            expansion = known.remaining
         self.expansion = expansion
         #: Where its progress is shown.
         self.row: Row | None = None
         self.finished = 0
         #: The trace that spans made by the functions join.
         self.carried: dict[str, str] = {}
-        self.max_retries = max_retries
+        self.retry = retry
+        #: Set once the run is over: whoever waits before a further attempt goes on.
+        self.stopped = threading.Event()
+        self.on_failure = on_failure
+        #: The error of the function that failed first.
+        self.first: FunctionFailedError | None = None
+        self.failed: dict[FunctionId, BaseException] = {}
+        self.skipped: dict[FunctionId, FunctionId] = {}
         self.on_event = on_event
         self.values: dict[FunctionId, Any] = dict(inputs)
         self.records: dict[FunctionId, FunctionRecord] = {
-            key: _record_of(function) for key, function in expansion.functions.items()
+            key: replace(_record_of(function), status=REUSED) if key in self.reused else _record_of(function)
+            for key, function in expansion.functions.items()
         }
+        if known is not None:
+            self.values.update(known.values or {})
         #: How many bodies will still use a value.
         self.uses: dict[FunctionId, int] = dict.fromkeys(expansion.functions, 0)
         for body in expansion.bodies.values():
@@ -245,6 +301,9 @@ class _Run:
         self.carried = telemetry.carrier(self.expansion.dag_id)
         self.emit("dag", "start", {"system_time": self.submitted}, {**self.about, "status": "running"})
         try:
+            for key in self.reused:
+                about = {"dag_id": self.expansion.dag_id, "function_id": key}
+                self.emit("function", "reused", {"system_time": self.submitted}, about)
             self.run_bodies()
         except FunctionFailedError as error:
             self.end("failed", error)
@@ -252,9 +311,12 @@ class _Run:
         except BaseException as error:
             self.cancel(error)
             raise
-        if not self.end("finished"):
+        status: ExecutionStatus = "failed" if self.failed else "finished"
+        if not self.end(status, self.first):
             raise _Cancelled
-        return self.result()
+        if self.first is not None and self.on_failure == "continue":
+            raise self.first
+        return self.result(status)
 
     def run_bodies(self) -> None:
         """Run each body after those it needs: of those that can run, by priority, then in order."""
@@ -271,8 +333,8 @@ class _Run:
         heapq.heapify(ready)
         while ready:
             _, i = heapq.heappop(ready)
-            self.run_body(bodies[i])
-            if bodies[i].is_spawn:
+            self.try_body(bodies[i])
+            if bodies[i].is_spawn and self.blamed(bodies[i].function.id) is None:
                 (of,) = users[i]
                 for item in self.spawn(bodies[i]):
                     heapq.heappush(ready, (-item.function.priority, len(bodies)))
@@ -308,36 +370,78 @@ class _Run:
             self.kept = self.kept.union(ids)
         return items
 
+    def try_body(self, body: Body) -> None:
+        """Run one function, or skip it where it needs what has failed."""
+        function = body.function
+        hinders = body.after if function.accept_failed else body.waits_for
+        blamed = next((by for key in hinders if (by := self.blamed(key)) is not None), None)
+        if blamed is not None:
+            self.skipped[function.id] = blamed
+            self.records[function.id] = replace(self.records[function.id], status=SKIPPED)
+        else:
+            try:
+                self.run_body(body)
+            except FunctionFailedError as error:
+                self.failed[function.id] = error.__cause__ or error
+                if self.first is None:
+                    self.first = error
+                error.failed, error.skipped = self.failed, self.skipped
+                if self.on_failure == "stop":
+                    self.skipped.update(self.needing(function.id))
+                    raise
+        self.let_go(body)
+
+    def blamed(self, key: FunctionId) -> FunctionId | None:
+        """The failed function because of which this one has no value, if there is one."""
+        return key if key in self.failed else self.skipped.get(key)
+
+    def needing(self, failed: FunctionId) -> dict[FunctionId, FunctionId]:
+        """What needs a function that has failed."""
+        found = {failed: failed}
+        for key, body in self.expansion.bodies.items():
+            if any(need in found for need in body.waits_for):
+                found[key] = failed
+        del found[failed]
+        return found
+
+    def value_of(self, key: FunctionId) -> Any:
+        """A value; in the place of one that failed, what says so."""
+        blamed = self.blamed(key)
+        return self.values[key] if blamed is None else Failed(blamed, self.failed[blamed])
+
     def run_body(self, body: Body) -> None:
         """Run one function until it succeeds or has no retries left."""
         function = body.function
-        retries = self.max_retries if function.max_retries is None else function.max_retries
+        retry = function.retries or self.retry
         ready = time.time()
-        for number in range(1, retries + 2):
+        for number in range(1, retry.times + 2):
             attempt = self.start(function, number, ready)
-            values = [self.values[key] for key in body.needs]
+            values = [self.value_of(key) for key in body.needs]
             try:
                 with running(self.current(attempt)), self.heard(attempt):
                     value = run_in_context(self.carried, partial(_run_in_time, body, values))
             except Exception as error:
-                last = number == retries + 1
+                last = number == retry.times + 1 or not retry.retries(error)
                 self.finish_attempt(attempt, "exception" if last else "retry", error)
                 if last:
                     raise FunctionFailedError(function.id, LOCAL_NODE, number, error) from error
+                self.stopped.wait(retry.wait(number, random.random()))
+                ready = time.time()
             else:
                 self.finish_attempt(attempt, "stop", value=value)
                 self.show("finished")
                 break
+        if self.known is not None and not any(isinstance(given, Failed) for given in values):
+            self.known.keep(function.id, value)
         if self.uses[function.id] or function.id in self.kept:
             self.values[function.id] = value
-        self.let_go(body)
 
     def let_go(self, body: Body) -> None:
         """Drop what a body was the last to use."""
         for key in body.needs:
             self.uses[key] -= 1
             if not self.uses[key] and key not in self.kept:
-                del self.values[key]
+                self.values.pop(key, None)
 
     def start(self, function: Function, number: int, ready: float) -> _Attempt:
         """Begin an attempt."""
@@ -362,7 +466,7 @@ class _Run:
         """Let the progress bar know that a function is running, or has finished."""
         if self.row is not None:
             self.finished += now == "finished"
-            states = {"finished": self.finished, "running": int(now == "running")}
+            states = {"finished": self.finished, "running": int(now == "running"), "failed": len(self.failed)}
             self.row.update(Counts(len(self.expansion.bodies), states))
 
     def finish_attempt(
@@ -398,6 +502,7 @@ class _Run:
             if self.over:
                 return False
             self.over = True
+            self.stopped.set()
             about = {**self.about, "status": status}
             if error is not None:
                 about["exception"] = error
@@ -464,14 +569,20 @@ class _Run:
             "cost": attempt.function.needs.to_dict(),
         }
 
-    def result(self) -> ExecutionResult:
+    def result(self, status: ExecutionStatus) -> ExecutionResult:
         """What the run came to."""
         finished = {
-            key: self.records[key] for key, body in self.expansion.bodies.items() if not body.is_spawn
+            key: record
+            for key, body in self.expansion.bodies.items()
+            if not body.is_spawn and (record := self.records[key]).status == "finished"
         }
         return ExecutionResult(
             dag_id=self.expansion.dag_id,
-            results={key: self.values[key] for key in dict.fromkeys((*self.expansion.outputs, *self.items))},
+            results={
+                key: self.values[key]
+                for key in dict.fromkeys((*self.expansion.outputs, *self.items))
+                if key in finished or key in self.reused
+            },
             allocations=dict.fromkeys(finished, LOCAL_NODE),
             timings={
                 key: Timing(record.start, record.stop, record.attempts)
@@ -480,7 +591,7 @@ class _Run:
             },
             record=ExecutionRecord(
                 dag_id=self.expansion.dag_id,
-                status="finished",
+                status=status,
                 functions=tuple(self.records.values()),
                 nodes={LOCAL_NODE: {"threads": 1}},
                 strategy=LOCAL_NODE,
@@ -488,6 +599,9 @@ class _Run:
                 ended=time.time(),
                 logs=Logs(self.logs),
             ),
+            failed=self.failed,
+            skipped=self.skipped,
+            reused=self.reused,
         )
 
 

@@ -51,7 +51,7 @@ class Counts:
         '3 running, 4 waiting (room)'
         """
         parts = []
-        for state in ("running", "waiting", "failed", "cancelled"):
+        for state in ("running", "waiting", "failed", "skipped", "cancelled"):
             count = self.states.get(state, 0)
             if count:
                 causes = self.causes if state == "waiting" else {}

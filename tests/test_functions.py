@@ -209,3 +209,16 @@ def test_code_has_a_short_name():
     names = [name_of(code) for code in (len, "os.path:join", "builtins:str.upper", partial(round, 1))]
 
     assert names == ["len", "join", "upper", "round"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"accept_failed": 1}, "its accept_failed is 1"),
+        ({"type": "inline", "accept_failed": True}, "it runs inside its dependents"),
+        ({"type": "input", "code": None, "accept_failed": True}, "its value comes later"),
+    ],
+)
+def test_who_can_accept_failures(fields, why):
+    with pytest.raises(InvalidFunctionError, match=why):
+        Function(**{"id": "f", "args": [], "code": int, **fields})

@@ -39,7 +39,8 @@ ENVIRONMENT = {"os", "socket", "threading", "uuid", "datetime"}
 
 #: Modules of the vocabulary that need one of these, and why.
 EXCEPTIONS = {
-    "local.py": {"asyncio", "time"},  # awaits what is awaitable, times what it runs
+    # Awaits what is awaitable, times what it runs, spreads the waits before further attempts.
+    "local.py": {"asyncio", "time", "random"},
     "progress.py": {"time"},  # says how long something has run
     "reuse": {"time"},  # knows how old an entry of the cache is
     "simulation": {"random"},  # with a seed: the same plan each time

@@ -321,3 +321,28 @@ def test_a_value_that_cannot_be_measured_is_a_value():
 
     assert isinstance(result.results["a"], Shy)
     assert result.record.functions[0].nbytes is None
+
+
+def test_an_execution_may_go_on():
+    dag = [
+        Function("bad", [], int, extra_args=["x"]),
+        Function("needs", ["bad"], str),
+        Function("good", [], int, extra_args=["7"]),
+        Function("seen", ["needs", "good"], lambda *values: values, accept_failed=True),
+    ]
+    result = execute_local(dag, on_failure="return", max_retries=0)
+
+    failed, good = result.results["seen"]
+    assert (failed.function_id, type(failed.error), good) == ("bad", ValueError, 7)
+    assert (result.failed.keys(), result.skipped) == ({"bad"}, {"needs": "bad"})
+    assert result.allocations == {"good": "local", "seen": "local"}
+    assert (result.record.status, [f.status for f in result.record.functions]) == (
+        "failed",
+        ["failed", "skipped", "finished", "finished"],
+    )
+    with pytest.raises(FunctionFailedError, match="1 that needs it was skipped") as caught:
+        execute_local(dag, on_failure="continue", max_retries=0)
+    assert (caught.value.skipped, caught.value.execution) == ({"needs": "bad"}, None)
+    with pytest.raises(FunctionFailedError) as caught:
+        execute_local(dag, max_retries=0)
+    assert caught.value.skipped == {"needs": "bad", "seen": "bad"}

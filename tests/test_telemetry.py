@@ -359,6 +359,7 @@ def test_table_of_events():
         ("handoff", "execution", "function", "stop"): ({*began, "duration", "nbytes"}, function),
         ("handoff", "execution", "function", "exception"): ({*began, "duration"}, function | {"exception"}),
         ("handoff", "execution", "function", "retry"): ({*began, "duration"}, function | {"exception"}),
+        ("handoff", "execution", "function", "reused"): ({"system_time"}, {"dag_id", "function_id"}),
         ("handoff", "allocation", "function"): (
             {"wait_time", "candidates"},
             {"dag_id", "function_id", "node", "strategy", "reason"},

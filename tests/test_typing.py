@@ -27,12 +27,16 @@ OPTIONS = {
     "allocator": None,
     "resources": None,
     "max_retries": None,
+    "retry": None,
     "max_concurrency": None,
     "priority": 0,
     "share": 1.0,
     "outputs": None,
     "timeout": None,
     "progress": False,
+    "on_failure": "stop",
+    "cache": None,
+    "resume": None,
 }
 
 

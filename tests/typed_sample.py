@@ -51,6 +51,8 @@ def blocking(dag: handoff.DAG, client: Client) -> None:
     assert_type(result.timings["one"], handoff.Timing)
     assert_type(result.timings["one"].start, float)
     assert_type(result.makespan_s, "float | None")
+    assert_type(result.failed, Mapping[Hashable, BaseException])
+    assert_type(result.skipped, Mapping[Hashable, Hashable])
 
     execution = handoff.submit(
         dag,
@@ -58,13 +60,14 @@ def blocking(dag: handoff.DAG, client: Client) -> None:
         inputs={"x": 1},
         allocation_strategy="fastest",
         resources=[{"node": "a", "capabilities": {"cpu": 1}}],
-        max_retries=2,
         max_concurrency=3,
         priority=1,
         share=2.5,
         outputs=["two"],
         timeout=60,
         progress=True,
+        retry=handoff.Retry(5, delay=1.0, on=OSError),
+        on_failure="continue",
     )
     assert_type(execution, handoff.Execution)
     assert_type(execution.status, Status)
@@ -72,6 +75,7 @@ def blocking(dag: handoff.DAG, client: Client) -> None:
     assert_type(execution.futures, dict[Hashable, Future[Any]])
     assert_type(execution.result(timeout=5), handoff.ExecutionResult)
     assert_type(execution.get_result("two"), Any)
+    assert_type(execution.partial(), handoff.ExecutionResult)
     assert_type(execution.record(), ExecutionRecord)
     assert_type(execution.explain("two"), FunctionExplanation)
     for pair in execution.as_completed():

@@ -81,6 +81,11 @@ def handoff(traceback: bool) -> None:
 @click.option("--max-concurrency", type=click.IntRange(min=1), help="The most functions that run at once.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Cancel the DAG after that.")
 @click.option(
+    "--keep-going",
+    is_flag=True,
+    help="When a function has failed, run all that does not need it; exit with 1 all the same.",
+)
+@click.option(
     "--report",
     metavar="PATH",
     type=click.Path(dir_okay=False),
@@ -94,6 +99,7 @@ def run(
     nodes: dict[str, Any] | None,
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
+    keep_going: bool,
     report: str | None,
     quiet: bool,
     as_json: bool,
@@ -108,6 +114,7 @@ def run(
     wanted = ids_from(outputs, dag) if outputs else dag.sinks() or None
     values = inputs_from(inputs, dag)
     options["allocation_strategy"] = options.pop("strategy")
+    options["on_failure"] = "continue" if keep_going else "stop"
     with session_on(scheduler, nodes) as session:
         this = Run(session, dag, quiet=quiet, report=report, as_json=as_json)
         error = this.execute(inputs=values, outputs=wanted, **options)

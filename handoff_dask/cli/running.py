@@ -13,6 +13,7 @@ from toolz import frequencies
 from handoff_dask.cli.errors import line_of
 from handoff_dask.client.page_link import page_link
 from handoff_dask.client.session import Handoff
+from handoff_dask.errors import FunctionFailedError
 from handoff_dask.graph.dag import DAG
 from handoff_dask.record.execution import ExecutionRecord
 from handoff_dask.record.result import ExecutionResult
@@ -22,6 +23,8 @@ from handoff_dask.visualization.texts import id_texts, shortened, visible
 
 #: Characters of a result that are printed.
 SHOWN = 200
+#: Failed functions that are named.
+FAILED_SHOWN = 20
 
 
 class Run:
@@ -41,12 +44,13 @@ class Run:
             where = f"dask handoff top --scheduler {self._session.scheduler_address}"
             click.echo(f"to watch it: {page_link(self._session.client)} or {where}", err=True)
         execution = self._session.submit(self._dag, progress=not self._quiet, **options)
-        result: ExecutionResult | None = None
         error: Exception | None = None
         try:
             result = execution.result()
+        except FunctionFailedError as failure:
+            error, result = failure, execution.partial()
         except Exception as failure:
-            error = failure
+            error, result = failure, None
         except KeyboardInterrupt:
             execution.cancel()
             self._write_report(execution.record())
@@ -54,7 +58,7 @@ class Run:
         record = execution.record()
         if self._as_json:
             click.echo(json.dumps(self._data(record, result, error), indent=2))
-        elif result is not None and not self._quiet:
+        elif result is not None and not self._quiet and (error is None or options["on_failure"] != "stop"):
             self._print(record, result)
         self._write_report(record)
         return error
@@ -71,18 +75,26 @@ class Run:
         click.echo(f"{name} {record.status} in {took}: {where or 'nothing to run'}", err=True)
         for function_id, value in result.results.items():
             click.echo(f"{visible(self._texts[function_id])}: {_shown(value)}")
+        for function_id, why in list(result.failed.items())[:FAILED_SHOWN]:
+            click.echo(f"failed: {visible(self._text(function_id))}: {line_of(_error_text(why))}", err=True)
+        if len(result.failed) > FAILED_SHOWN:
+            click.echo(f"failed: {len(result.failed) - FAILED_SHOWN} more", err=True)
 
     def _data(
         self, record: ExecutionRecord, result: ExecutionResult | None, error: Exception | None
     ) -> dict[str, Any]:
         done = {f.id: f for f in record.functions if f.stop is not None}
         results: Mapping[Hashable, Any] = {} if result is None else result.results
+        failed: Mapping[Hashable, BaseException] = {} if result is None else result.failed
+        skipped: Mapping[Hashable, Hashable] = {} if result is None else result.skipped
         return {
             "dag_id": self._texts[self._dag.id],
             "status": record.status,
             "makespan_s": None if record.ended is None else record.ended - (record.submitted or record.ended),
             "error": None if error is None else line_of(str(error)),
             "results": {self._texts[i]: _plain(value) for i, value in results.items()},
+            "failed": {self._text(i): line_of(_error_text(why)) for i, why in failed.items()},
+            "skipped": {self._text(i): self._text(by) for i, by in skipped.items()},
             "allocations": {self._text(i): f.node for i, f in done.items()},
             "timings": {
                 self._text(i): {"start": f.start, "stop": f.stop, "attempts": f.attempts}
@@ -97,6 +109,10 @@ class Run:
 
 def _shown(value: Any) -> str:
     return shortened(visible(_repr(value)), SHOWN)
+
+
+def _error_text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _repr(value: Any) -> str:

@@ -14,13 +14,16 @@ from handoff_dask.client.explanations import FunctionExplanation
 from handoff_dask.client.nodes import local_node, shared_units
 from handoff_dask.client.options import refuse_unhashable, refuse_unknown, timeout_s
 from handoff_dask.client.pipeline import AsyncPipeline
+from handoff_dask.client.reuse import CacheLike
 from handoff_dask.client.scheduler_link import this_worker
 from handoff_dask.client.session_core import SessionCore
 from handoff_dask.client.stream_submission import prepare_stream
 from handoff_dask.graph.dag import DAG
 from handoff_dask.graph.functions import Function, FunctionId
+from handoff_dask.graph.retry import Retry
 from handoff_dask.local import execute_local
 from handoff_dask.record.result import ExecutionResult
+from handoff_dask.record.status import OnFailure
 from handoff_dask.resources import Capabilities, Cost
 from handoff_dask.streaming import OnNodeLoss
 
@@ -89,12 +92,16 @@ class AsyncHandoff(SessionCore):
         allocator: Strategy | None = None,
         resources: Iterable[Mapping[str, Any]] | None = None,
         max_retries: int | None = None,
+        retry: Retry | None = None,
         max_concurrency: int | None = None,
         priority: float = 0,
         share: float = 1.0,
         outputs: Collection[FunctionId] | None = None,
         timeout: float | None = None,
         progress: bool = False,
+        on_failure: OnFailure = "stop",
+        cache: CacheLike | None = None,
+        resume: AsyncExecution | Hashable | None = None,
         **unknown: NoReturn,
     ) -> AsyncExecution:
         """Start to execute a DAG, and return at once.
@@ -117,6 +124,8 @@ class AsyncHandoff(SessionCore):
         max_retries
             How often a function that raised is tried again, unless it says so itself.  If ``None``,
             the setting ``handoff.max-retries``.
+        retry
+            How, as a :class:`Retry`; give one of the two.
         max_concurrency
             The largest number of functions that run at once; no limit if ``None``.
         priority
@@ -132,6 +141,17 @@ class AsyncHandoff(SessionCore):
             Seconds, after which the execution is cancelled; no limit if ``None``.
         progress
             Show a progress bar in a terminal or a notebook.
+        on_failure
+            What becomes of the execution when a function has failed for good.  ``"stop"``: nothing further
+            of it starts.  ``"continue"``: all that does not need the function still runs, then the failure is
+            raised.  ``"return"``: the same, and the result is returned, with what has failed in ``failed``
+            and what needed it in ``skipped``.
+        cache
+            Where results are kept and found: a directory, an fsspec URL or a :class:`Cache`, which each
+            node must reach.  A function whose result is there does not run.
+        resume
+            An earlier execution, or the id of its DAG, failed or not: what the cluster still has of its
+            results is not computed again.
 
         Returns
         -------
@@ -152,12 +172,16 @@ class AsyncHandoff(SessionCore):
             allocator=allocator,
             resources=resources,
             max_retries=max_retries,
+            retry=retry,
             max_concurrency=max_concurrency,
             priority=priority,
             share=share,
             outputs=outputs,
             timeout=timeout,
             progress=progress,
+            on_failure=on_failure,
+            cache=cache,
+            resume=resume,
         )
         return await self.link.run(self._submit, prepare(), AsyncExecution)
 
@@ -170,12 +194,16 @@ class AsyncHandoff(SessionCore):
         allocator: Strategy | None = None,
         resources: Iterable[Mapping[str, Any]] | None = None,
         max_retries: int | None = None,
+        retry: Retry | None = None,
         max_concurrency: int | None = None,
         priority: float = 0,
         share: float = 1.0,
         outputs: Collection[FunctionId] | None = None,
         timeout: float | None = None,
         progress: bool = False,
+        on_failure: OnFailure = "stop",
+        cache: CacheLike | None = None,
+        resume: AsyncExecution | Hashable | None = None,
         **unknown: NoReturn,
     ) -> ExecutionResult:
         """Execute a DAG, and wait for its results.
@@ -198,6 +226,8 @@ class AsyncHandoff(SessionCore):
         max_retries
             How often a function that raised is tried again, unless it says so itself.  If ``None``,
             the setting ``handoff.max-retries``.
+        retry
+            How, as a :class:`Retry`; give one of the two.
         max_concurrency
             The largest number of functions that run at once; no limit if ``None``.
         priority
@@ -213,6 +243,17 @@ class AsyncHandoff(SessionCore):
             Seconds, after which the execution is cancelled; no limit if ``None``.
         progress
             Show a progress bar in a terminal or a notebook.
+        on_failure
+            What becomes of the execution when a function has failed for good.  ``"stop"``: nothing further
+            of it starts.  ``"continue"``: all that does not need the function still runs, then the failure is
+            raised.  ``"return"``: the same, and the result is returned, with what has failed in ``failed``
+            and what needed it in ``skipped``.
+        cache
+            Where results are kept and found: a directory, an fsspec URL or a :class:`Cache`, which each
+            node must reach.  A function whose result is there does not run.
+        resume
+            An earlier execution, or the id of its DAG, failed or not: what the cluster still has of its
+            results is not computed again.
 
         Returns
         -------
@@ -235,12 +276,16 @@ class AsyncHandoff(SessionCore):
             allocator=allocator,
             resources=resources,
             max_retries=max_retries,
+            retry=retry,
             max_concurrency=max_concurrency,
             priority=priority,
             share=share,
             outputs=outputs,
             timeout=timeout,
             progress=progress,
+            on_failure=on_failure,
+            cache=cache,
+            resume=resume,
         )
         return await self.link.run(self._execute, prepare, AsyncExecution)
 
@@ -255,12 +300,16 @@ class AsyncHandoff(SessionCore):
         allocator: Strategy | None = None,
         resources: Iterable[Mapping[str, Any]] | None = None,
         max_retries: int | None = None,
+        retry: Retry | None = None,
         max_concurrency: int | None = None,
         priority: float = 0,
         share: float = 1.0,
         outputs: Collection[FunctionId] | None = None,
         timeout: float | None = None,
         progress: bool = False,
+        on_failure: OnFailure = "stop",
+        cache: CacheLike | None = None,
+        resume: AsyncExecution | Hashable | None = None,
         **unknown: NoReturn,
     ) -> ExecutionResult:
         """Execute a DAG in this process, in a thread of its own.
@@ -288,9 +337,12 @@ class AsyncHandoff(SessionCore):
             dag,
             inputs=inputs,
             outputs=outputs,
-            max_retries=3 if max_retries is None else max_retries,
+            max_retries=max_retries,
+            retry=retry,
             timeout=timeout,
             progress=progress,
+            on_failure=on_failure,
+            cache=cache,
         )
 
     async def stream(

@@ -16,6 +16,7 @@ from dask.sizeof import sizeof
 from distributed import Future
 from toolz import concat, frequencies
 
+from handoff_dask.client.reuse import Reuse
 from handoff_dask.client.shared_values import SharedValues
 from handoff_dask.client.user_strategies import pack_functions
 from handoff_dask.collector import collector_held
@@ -24,8 +25,10 @@ from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.expansion import Body, Expansion, Transfer, expand, given_inputs
 from handoff_dask.graph.functions import Code, Function, FunctionId, name_of
 from handoff_dask.graph.items import Spawn
+from handoff_dask.graph.retry import Retry
 from handoff_dask.placement.events import Demand
 from handoff_dask.protocol.calls import After, Carried, Constant, Inlined, Moved, nothing
+from handoff_dask.protocol.failed_values import Guarded
 from handoff_dask.protocol.isolated_call import Isolated
 from handoff_dask.protocol.manifest import Items, Manifest, Options, position_of, token_of
 from handoff_dask.protocol.names import ANNOTATION, barrier_key, is_barrier
@@ -54,6 +57,12 @@ class Compiled:
     expansion: Expansion
     #: Inputs that are on the cluster already; they must stay there.
     held: Mapping[FunctionId, Future[Any]] = field(default_factory=dict)
+    #: Functions that do not run, since their results are known.
+    reused: frozenset[FunctionId] = frozenset()
+    #: Those of them whose results are wanted, in order.
+    wanted_reused: tuple[FunctionId, ...] = ()
+    #: ``{function: future}`` of those whose results an earlier run has, and are wanted.
+    wanted_earlier: Mapping[FunctionId, Future[Any]] = field(default_factory=dict)
 
     @cached_property
     def args(self) -> list[tuple[int, ...]]:
@@ -135,6 +144,7 @@ def compile(  # noqa: A001
     announced: bool = False,
     resources: bool = True,
     carrier: Mapping[str, str] | None = None,
+    reuse: Reuse | None = None,
 ) -> Compiled:
     """Turn a DAG into a Dask graph with ``resources=`` annotations.
 
@@ -155,6 +165,8 @@ def compile(  # noqa: A001
     carrier
         What the functions carry to their nodes (a trace, say); it may be filled until the graph
         is sent.
+    reuse
+        What need not run, and keeps what does.
 
     Raises
     ------
@@ -172,7 +184,12 @@ def compile(  # noqa: A001
     with collector_held(len(dag)):
         expansion = expand(dag, outputs)
         values = {} if inputs is None else given_inputs(dag, expansion, inputs)
-        return _Compiler(expansion, values, options or Options(), carrier).compiled(announced, resources)
+        if reuse is not None:
+            expansion = reuse.applied(dag, expansion, values)
+            values = {**values, **reuse.inputs}
+        return _Compiler(expansion, values, options or Options(), carrier, reuse).compiled(
+            announced, resources
+        )
 
 
 class _Compiler:
@@ -184,10 +201,12 @@ class _Compiler:
         inputs: Mapping[FunctionId, Any],
         options: Options,
         carrier: Mapping[str, str] | None,
+        reuse: Reuse | None,
     ) -> None:
         self.expansion = expansion
         self.carrier = carrier
         self.packer = Packer()
+        self.reuse = reuse
         self.inputs = inputs
         self.options = options
         bodies = expansion.bodies
@@ -198,6 +217,9 @@ class _Compiler:
             i: f"{name}-{self.token}-{n}" for n, (i, name) in enumerate(zip(bodies, self.names, strict=True))
         }
         self.positions = {i: n for n, i in enumerate(bodies)}
+        goes_on = options.on_failure != "stop"
+        #: The functions that run although arguments failed.
+        self.accepting = {i for i, body in bodies.items() if goes_on and body.function.accept_failed}
         self.input_nodes = self._input_nodes()
         #: ``{input: key}`` of those that Dask brings to the functions; the others travel within them.
         self.input_keys: dict[FunctionId, Any] = {i: node.key for i, node in self.input_nodes.items()}
@@ -249,6 +271,9 @@ class _Compiler:
             manifest,
             self.expansion,
             {i: v for i, v in self.inputs.items() if isinstance(v, Future)},
+            frozenset() if self.reuse is None else self.reuse.plan.reused,
+            () if self.reuse is None else self.reuse.wanted,
+            {} if self.reuse is None else self.reuse.wanted_futures,
         )
 
     # ------------------------------------------------------------------ tasks
@@ -259,6 +284,9 @@ class _Compiler:
             task.func = Isolated(task.func, body.function.timeout, self.carrier)
         elif body.function.timeout is not None:
             task.func = Timed(task.func, body.function.timeout)
+        if self.reuse is not None:
+            task.func = self.reuse.keeping(body.function.id, task.func)
+        self._guard(task, body.function)
         if body.after:
             barriers = [TaskRef(barrier_key(self.keys[i])) for i in body.after]
             task = Task(key, After(task.func, len(barriers)), *task.args, *barriers)
@@ -266,13 +294,23 @@ class _Compiler:
             task.func = Carried(task.func, self.carrier)
         return task
 
+    def _guard(self, task: Task, function: Function) -> None:
+        """Put around a call what heeds failures, where that is needed."""
+        retry = function.retries or self.options.retry
+        picky = None if retry.retries_all or not retry.times else retry
+        if self.accepting:
+            packed, accepts = cloudpickle.dumps(function.id), function.id in self.accepting
+            task.func = Guarded(task.func, self.packer.value(picky), packed, accepts)
+        elif picky is not None:
+            task.func = Guarded(task.func, self.packer.value(picky))
+
     def _plain_task(self, body: Body, key: str) -> Task:
         function, keys = body.function, self.keys
         if body.is_transfer:
             return Task(key, Moved(self.packer.code(function.code)), *self._refs(body.needs))
         if body.is_spawn:
             return self._spawn_task(body, key)
-        if body.inlined or (self.expansion.inputs and not all(i in keys for i in body.needs)):
+        if body.inlined or (self.inputs and not all(i in keys for i in body.needs)):
             return self._task_with_inlined(body, key)
         refs = [TaskRef(keys[i]) for i in function.argument_ids]
         call, shared = self.shared.call_of(function)
@@ -295,6 +333,9 @@ class _Compiler:
         call, shared = self.shared.call_of(template)
         if template.timeout is not None:
             call = Timed(call, template.timeout)
+        retry = template.retries or self.options.retry
+        if retry.times and not retry.retries_all:
+            call = Guarded(call, self.packer.value(retry))
         if self.carrier is not None:
             call = Carried(call, self.carrier)
         count = len(function.args)
@@ -311,12 +352,13 @@ class _Compiler:
         for i, body in self.expansion.bodies.items():
             if isinstance(body.function.code, Spawn):
                 template, of = body.function.code.template, self.positions[body.function.code.of]
-                retries = self.options.max_retries if template.max_retries is None else template.max_retries
+                retry = template.retries or self.options.retry
                 found[self.positions[i]] = Items(
                     of=of,
                     name=self._item_name(template),
                     demand=numbers.setdefault(self._demand(template), len(numbers)),
-                    retries=retries,
+                    retries=retry.times,
+                    retry=None if retry.bare == Retry(retry.times) else retry.bare,
                     priority=float(template.priority),
                     duration_s=None if template.duration is None else float(template.duration),
                     wanted=self.expansion.all_wanted,
@@ -371,7 +413,7 @@ class _Compiler:
         numbers: dict[Demand, int] = {}
         demand_of = self._demand_of(functions, numbers)
         items = self._items(numbers)
-        default = self.options.max_retries
+        retries = [function.retries or self.options.retry for function in functions]
         return Manifest(
             token=self.token,
             dag_id=cloudpickle.dumps(self.expansion.dag_id),
@@ -380,15 +422,26 @@ class _Compiler:
             names=self.names,
             demands=list(numbers),
             demand_of=demand_of,
-            retries=[default if f.max_retries is None else f.max_retries for f in functions],
+            retries=[retry.times for retry in retries],
+            retry={n: retry.bare for n, retry in enumerate(retries) if retry.bare != Retry(retry.times)},
             priorities={n: float(f.priority) for n, f in enumerate(functions) if f.priority},
             durations={n: float(f.duration) for n, f in enumerate(functions) if f.duration is not None},
             groups=self._groups(),
-            options=self.options,
+            options=replace(self.options, retry=self.options.retry.bare),
             shown=pack_functions(self.expansion) if isinstance(self.options.strategy, bytes) else None,
             transfers=self._transfers(),
             items=items,
+            accepting=frozenset(self.positions[i] for i in self.accepting),
+            **self._reused(),
         )
+
+    def _reused(self) -> dict[str, Any]:
+        """What does not run, of all functions and of those that are read in their place."""
+        if self.reuse is None:
+            return {}
+        plan = self.reuse.plan
+        reading = frozenset(self.positions[i] for i in plan.read if i in self.positions)
+        return {"reading": reading, "reused": cloudpickle.dumps(list(plan.reused))}
 
     def _demand_of(self, functions: list[Function], numbers: dict[Demand, int]) -> list[int]:
         """The number of each function's demand; most functions only have a cost."""

@@ -75,6 +75,8 @@ class Execution(ExecutionCore):
     def as_completed(self) -> Iterator[tuple[Hashable, Any]]:
         """Iterate over results as they come; with ``async for`` too.
 
+        Where the execution goes on after failures, all that ends well comes before they are raised.
+
         Returns
         -------
         iterator of (id, value)
@@ -85,6 +87,16 @@ class Execution(ExecutionCore):
             While iterating: what :meth:`result` raises.
         """
         return self.completed()
+
+    def partial(self) -> ExecutionResult:
+        """What has ended well so far, at any time: also of an execution that has failed or was cancelled.
+
+        Returns
+        -------
+        ExecutionResult
+            ``failed`` and ``skipped`` say what has failed so far.
+        """
+        return self._link.wait_for(self.fetch_partial)
 
     def cancel(self) -> None:
         """Start no further function, and drop what is queued.
@@ -197,6 +209,10 @@ class AsyncExecution(ExecutionCore):
         asynchronous iterator of (id, value)
         """
         return self.completed()
+
+    async def partial(self) -> ExecutionResult:
+        """What has ended well so far; as :meth:`Execution.partial`."""
+        return await self._link.run(self.fetch_partial)
 
     async def cancel(self) -> None:
         """Start no further function, and drop what is queued."""

@@ -11,19 +11,22 @@ from weakref import WeakSet
 from dask.utils import format_bytes
 from distributed import Future
 from distributed.metrics import time
+from distributed.protocol import pickle
 from toolz import frequencies
 
 from handoff_dask import config
 from handoff_dask.client.compile import Compiled
 from handoff_dask.client.completed import Completed
-from handoff_dask.client.execution_record import error_of, record_of
+from handoff_dask.client.execution_record import Failures, failed_error, failures_of, record_of
 from handoff_dask.client.explain import explain_function
 from handoff_dask.client.explanations import FunctionExplanation, from_record
 from handoff_dask.client.input_checks import settled
+from handoff_dask.client.reuse import CachedValues
 from handoff_dask.client.scheduler_link import SchedulerLink
 from handoff_dask.errors import (
     AllocationError,
     ExecutionCancelledError,
+    FunctionFailedError,
     HandoffError,
     NotFoundError,
     SchedulerLostError,
@@ -32,12 +35,13 @@ from handoff_dask.errors import (
 )
 from handoff_dask.graph.arguments import did_you_mean, id_of
 from handoff_dask.graph.dag import DAG
+from handoff_dask.protocol.failed_values import FailedValue
 from handoff_dask.protocol.futures import adopt
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.execution import ExecutionRecord, Timing
 from handoff_dask.record.logs import Logs
 from handoff_dask.record.result import ExecutionResult
-from handoff_dask.record.status import ExecutionStatus
+from handoff_dask.record.status import FINISHED, ExecutionStatus
 from handoff_dask.visualization.displays import counts_summary, record_summary
 from handoff_dask.visualization.summary import Summary, id_text
 
@@ -95,6 +99,11 @@ class ExecutionCore:
         self._status: ExecutionStatus = "pending"
         self._outcome: Outcome | None = None
         self._error: BaseException | None = None
+        self._failures = Failures()
+        #: Values of functions that did not run, if there are any.
+        self.cached: CachedValues | None = None
+        #: Done once the scheduler knows what the results depend on; None if nobody is to know.
+        self.noting: asyncio.Future[None] | None = None
         self._ended = asyncio.Event()
         self._timed_out: TimeoutError | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -167,7 +176,9 @@ class ExecutionCore:
     def final_record(self) -> ExecutionRecord | None:
         """The record of an execution that is over, made without asking the scheduler; else ``None``."""
         outcome = self._outcome
-        return None if outcome is None else record_of(self._dag, self.compiled, outcome, self._error)
+        if outcome is None:
+            return None
+        return record_of(self._dag, self.compiled, outcome, self._failures.failed)
 
     # ------------------------------------------------------------------ results
 
@@ -201,15 +212,42 @@ class ExecutionCore:
     async def fetch(self, timeout: float | None = None) -> ExecutionResult:
         """Wait for the end, and fetch all results; see :meth:`Execution.result`."""
         await self.wait_until_over(timeout)
-        self._raise_error()
+        if self._error is not self._failures.error or self._raises_failures:
+            self._raise_error()
         assert self._outcome is not None
         self._warn_of_size(self._outcome)
-        results = await self._collect(self.dag_id, self.token, self.futures)
+        return await self._result(self._outcome, self._failures)
+
+    @property
+    def _raises_failures(self) -> bool:
+        return self.compiled.manifest.options.on_failure != "return"
+
+    async def _result(
+        self, outcome: Outcome, failures: Failures, *, partial: bool = False
+    ) -> ExecutionResult:
+        """What has ended well."""
+        states = outcome.states or [""] * len(self.compiled.keys)
+        ids = list(self.compiled.keys)
+        finished = {ids[n]: n for n, status in enumerate(states) if status == FINISHED}
+        futures: Mapping[Hashable, Future[Any]] = self.futures
+        if outcome.status != FINISHED:
+            earlier = self.compiled.wanted_earlier
+            futures = {i: f for i, f in futures.items() if i in finished or i in earlier}
+        if partial:
+            # What a worker has lost meanwhile is not there; nobody waits for it here.
+            futures = {i: f for i, f in futures.items() if f.status == FINISHED}
+        results = await self._collect(self.dag_id, self.token, futures)
+        if self.cached is not None and self.compiled.wanted_reused:
+            results.update(await self.cached.fetch(self.compiled.wanted_reused))
+            results = {i: results[i] for i in self._dag.functions if i in results} | results
         # The result must not hold this execution, and with it the memory of workers.
-        dag, compiled, outcome = self._dag, self.compiled, self._outcome
-        keys = compiled.keys
-        bodies = compiled.expansion.bodies
-        ran = [(i, n) for n, i in enumerate(keys) if outcome.stop[n] is not None and not bodies[i].is_spawn]
+        dag, compiled = self._dag, self.compiled
+        bodies, reused = compiled.expansion.bodies, compiled.reused
+        ran = [
+            (i, n)
+            for i, n in finished.items()
+            if outcome.stop[n] is not None and i not in reused and not bodies[i].is_spawn
+        ]
         return ExecutionResult(
             dag_id=self.dag_id,
             results=results,
@@ -218,7 +256,10 @@ class ExecutionCore:
                 i: Timing(outcome.start[n] or 0.0, outcome.stop[n] or 0.0, outcome.attempts[n])
                 for i, n in ran
             },
-            record=lambda: record_of(dag, compiled, outcome),
+            record=lambda: record_of(dag, compiled, outcome, failures.failed),
+            failed=failures.failed,
+            skipped=failures.skipped,
+            reused=reused,
         )
 
     def _warn_of_size(self, outcome: Outcome) -> None:
@@ -226,7 +267,7 @@ class ExecutionCore:
         if self.asks_for_all and outcome.nbytes:
             sinks = set(self._dag.sinks())
             sizes = dict(zip(self.compiled.keys, outcome.nbytes, strict=True))
-            between = {i: sizes[i] or 0 for i in self.futures if i not in sinks}
+            between = {i: sizes.get(i) or 0 for i in self.futures if i not in sinks}
             total = sum(between.values())
             if total > config.nbytes("fetch-warning"):
                 largest = max(between, key=lambda i: between[i])
@@ -237,9 +278,33 @@ class ExecutionCore:
                     stacklevel=2,
                 )
 
+    async def fingerprints_noted(self) -> None:
+        """Wait until the scheduler knows what the results of this execution depend on."""
+        if self.noting is not None:
+            await asyncio.shield(self.noting)
+
+    async def fetch_partial(self) -> ExecutionResult:
+        """What has ended well so far; see :meth:`Execution.partial`."""
+        outcome, failures = self._outcome, self._failures
+        if outcome is None:
+            outcome, failures = await self._so_far()
+        return await self._result(outcome, failures, partial=True)
+
+    async def _so_far(self) -> tuple[Outcome, Failures]:
+        """How it stands now."""
+        try:
+            packed, exceptions = await self._link.ask("so_far", token=self.token)
+        except (NotFoundError, SchedulerLostError):
+            return Outcome(token=self.token, status=self._status), Failures()
+        outcome: Outcome = pickle.loads(packed)
+        self.has_grown(outcome.spawned)
+        return outcome, failures_of(self.compiled, outcome, exceptions)
+
     async def fetch_result(self, function_id: Hashable, timeout: float | None = None) -> Any:
         """Wait for one function's result, and fetch it; see :meth:`Execution.get_result`."""
         function_id = id_of(function_id)
+        if self.cached is not None and function_id in self.compiled.wanted_reused:
+            return (await self.cached.fetch([function_id]))[function_id]
         future = self.futures.get(function_id)
         if future is None:
             hint = did_you_mean(function_id, self.futures, "a result")
@@ -259,34 +324,71 @@ class ExecutionCore:
         try:
             await asyncio.wait({ended, there}, return_when=asyncio.FIRST_COMPLETED)
             if future.status != "finished":
-                self._raise_error()
+                self._raise_error(function_id)
             # One that was lost with its node is computed again.
             await there
             if future.status != "finished" and self._outcome is None:
-                # The future failed; the message how the run ended is on its way.
-                await self._ended.wait()
-                self._raise_error()
+                await self._raise_failure_of(function_id)
             try:
                 result = await self._collect(self.dag_id, self.token, {function_id: future})
             except AllocationError as error:  # of what it was made of: its run had ended well
                 raise NotFoundError(
                     "result", function_id, f"it was lost with its node and cannot be computed again: {error}"
                 ) from error
+            if isinstance(result[function_id], FailedValue):
+                await self._raise_failure_of(function_id)
             return result[function_id]
         finally:
             ended.cancel()
             there.cancel()
 
+    async def _raise_failure_of(self, function_id: Hashable) -> None:
+        """Raise what has become of a function that has no result."""
+        if self._outcome is None and self.compiled.manifest.options.on_failure != "stop":
+            outcome, failures = await self._so_far()
+            self._raise_failure(outcome, failures, function_id)
+        # The message how the run ended is on its way.
+        await self._ended.wait()
+        self._raise_error(function_id)
+
+    def _raise_failure(self, outcome: Outcome, failures: Failures, function_id: Hashable) -> None:
+        blamed = failures.skipped.get(function_id, function_id)
+        if blamed in failures.failed:
+            error = failed_error(self.compiled, outcome, failures.failed, failures.skipped, blamed)
+            raise error.of(self) if isinstance(error, FunctionFailedError) else error
+
     def completed(self) -> Completed:
         """Pairs ``(id, value)`` as they come; see :meth:`Execution.as_completed`."""
-        completed = Completed(self._link, self.futures, self.fetch_result, self.fetch)
+        goes_on = self.compiled.manifest.options.on_failure != "stop"
+        known = self.compiled.wanted_reused
+        completed = Completed(
+            self._link, self.futures, self._collect_one, self._has_ended_well, goes_on, known
+        )
         self._followed.add(completed)
         return completed
 
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            # Each time anew: what is raised holds the frames that it passed, and they hold this.
-            raise copy_of(self._error)
+    async def _collect_one(self, function_id: Hashable) -> Any:
+        if function_id not in self.futures:
+            return await self.fetch_result(function_id)
+        result = await self._collect(self.dag_id, self.token, {function_id: self.futures[function_id]})
+        return result[function_id]
+
+    async def _has_ended_well(self) -> None:
+        """Wait for the end; raise what the execution fails with."""
+        await self.wait_until_over()
+        if self._error is not self._failures.error or self._raises_failures:
+            self._raise_error()
+
+    def _raise_error(self, function_id: Hashable = None) -> None:
+        """Raise what the execution failed with; of a function of one that went on, its own failure."""
+        if self._error is None:
+            return
+        if self._outcome is not None and self.compiled.manifest.options.on_failure != "stop":
+            self._raise_failure(self._outcome, self._failures, function_id)
+        if isinstance(self._error, FunctionFailedError):
+            raise self._error.of(self)
+        # Each time anew: what is raised holds the frames that it passed, and they hold this.
+        raise copy_of(self._error)
 
     async def cancel_run(self) -> None:
         """Start nothing further; see :meth:`Execution.cancel`."""
@@ -298,13 +400,10 @@ class ExecutionCore:
 
     async def fetch_record(self) -> ExecutionRecord:
         """All that is known by now; see :meth:`Execution.record`."""
-        outcome = self._outcome
+        outcome, failures = self._outcome, self._failures
         if outcome is None:
-            try:
-                outcome = await self._link.ask("outcome", token=self.token)
-            except (NotFoundError, SchedulerLostError):
-                outcome = Outcome(token=self.token, status=self._status)
-        return record_of(self._dag, self.compiled, cast("Outcome", outcome), self._error)
+            outcome, failures = await self._so_far()
+        return record_of(self._dag, self.compiled, outcome, failures.failed)
 
     async def fetch_logs(self, function_id: Hashable = None) -> Logs:
         """What functions printed and logged; see :meth:`Execution.logs`."""
@@ -361,7 +460,7 @@ class ExecutionCore:
             for completed in self._followed:
                 completed.add(items)
 
-    def has_ended(self, outcome: Outcome, exception: Any, traceback: Any) -> None:
+    def has_ended(self, outcome: Outcome, exceptions: Sequence[Sequence[Any]] = ()) -> None:
         """The scheduler reports the end; of several ends the first counts."""
         if self.is_over:
             return
@@ -370,7 +469,8 @@ class ExecutionCore:
         self._status = cast("ExecutionStatus", outcome.status)
         if outcome.status == "failed":
             try:
-                self._error = error_of(self.compiled, outcome, exception, traceback)
+                self._failures = failures_of(self.compiled, outcome, exceptions)
+                self._error = self._failures.error
             except Exception as error:  # nobody must wait for ever because the reason cannot be read
                 self._error = HandoffError(f"DAG {self.dag_id!r} has failed; why cannot be read: {error!r}")
                 self._error.__cause__ = error

@@ -1,31 +1,120 @@
-"""Makes the record and the error of an execution from the scheduler's report."""
+"""Makes the record and the failures of an execution from the scheduler's report."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from traceback import format_exception
 from typing import Any
 
 from distributed.core import clean_exception
 
 from handoff_dask.client.compile import Compiled
-from handoff_dask.errors import AllocationError, FunctionFailedError, original
+from handoff_dask.errors import AllocationError, FunctionFailedError, HandoffError, original
 from handoff_dask.graph.dag import DAG
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.logs import LogLine, Logs
+from handoff_dask.record.status import REUSED
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Failures:
+    """What has failed of an execution."""
+
+    #: What the execution raises, of the function that failed first; ``None`` if none has.
+    error: FunctionFailedError | AllocationError | None = None
+    #: ``{function id: what it raised}``, the first to fail first.
+    failed: Mapping[Hashable, BaseException] = field(default_factory=dict)
+    #: ``{function id: id of the failed function that it needed}``.
+    skipped: Mapping[Hashable, Hashable] = field(default_factory=dict)
+
+
+def failures_of(compiled: Compiled, outcome: Outcome, exceptions: Sequence[Sequence[Any]]) -> Failures:
+    """What has failed of an execution.
+
+    Parameters
+    ----------
+    compiled
+        What was sent to Dask.
+    outcome
+        How the run stands, or ended.
+    exceptions
+        Exception and traceback of each function that failed, as Dask serialises them.
+    """
+    if not outcome.failures:
+        return Failures()
+    ids = list(compiled.keys)
+    with ThreadPoolExecutor(1) as threads:
+        # The traceback of an unpickled exception holds the frames of whoever has unpickled it.  Those of
+        # this thread hold the execution, and with it the memory of workers.
+        raised = threads.submit(_all_raised, list(exceptions)).result()
+    failed: dict[Hashable, BaseException] = {}
+    for (position, refusal), error in zip(outcome.failures, raised, strict=True):
+        function_id = ids[position]
+        if refusal is not None:
+            cost = compiled.expansion.functions[function_id].cost
+            error = AllocationError(function_id, cost, *refusal)
+        failed[function_id] = error
+    skipped = {ids[n]: ids[by] for n, by in outcome.skipped.items()}
+    if compiled.manifest.options.on_failure == "stop":
+        skipped = _needing(compiled, failed)
+    first = next(iter(failed))
+    return Failures(failed_error(compiled, outcome, failed, skipped, first), failed, skipped)
+
+
+def failed_error(
+    compiled: Compiled,
+    outcome: Outcome,
+    failed: Mapping[Hashable, BaseException],
+    skipped: Mapping[Hashable, Hashable],
+    function_id: Hashable,
+) -> FunctionFailedError | AllocationError:
+    """What is raised for one of the functions that have failed."""
+    cause, position = failed[function_id], list(compiled.keys).index(function_id)
+    if isinstance(cause, AllocationError) and dict(outcome.failures).get(position) is not None:
+        return cause
+    node, attempts = outcome.nodes[position], outcome.attempts[position]
+    return FunctionFailedError(function_id, node, attempts, cause, failed=failed, skipped=skipped)
+
+
+def _needing(compiled: Compiled, failed: Iterable[Hashable]) -> dict[Hashable, Hashable]:
+    """``{function that needs a failed one: the failed one}``."""
+    blamed: dict[Hashable, Hashable] = {i: i for i in failed}
+    for i, body in compiled.expansion.bodies.items():
+        by = next((blamed[a] for a in body.waits_for if a in blamed), None)
+        if by is not None:
+            blamed.setdefault(i, by)
+    return {i: by for i, by in blamed.items() if i != by}
+
+
+def _all_raised(exceptions: list[Sequence[Any]]) -> list[BaseException]:
+    return [_raised(*exceptions.pop(0)) for _ in range(len(exceptions))]
+
+
+def _raised(exception: Any, traceback: Any) -> BaseException:
+    cause: BaseException | None
+    try:
+        _, cause, trace = clean_exception(exception, traceback)
+    except Exception:  # whatever unpickling the user's traceback raises here
+        logger.warning("the traceback of a function cannot be read here", exc_info=True)
+        _, cause, trace = clean_exception(exception)
+    if cause is None:
+        return HandoffError("what the function has raised has not come here")
+    cause = cause if trace is None else cause.with_traceback(trace)
+    return original(cause) or cause
+
+
 def record_of(
-    dag: DAG, compiled: Compiled, outcome: Outcome, error: BaseException | None = None
+    dag: DAG, compiled: Compiled, outcome: Outcome, failed: Mapping[Hashable, BaseException] | None = None
 ) -> ExecutionRecord:
     """What the scheduler knows of a run, with what the DAG says of its functions."""
-    failed = outcome.failed if isinstance(error, FunctionFailedError) else None
     ids = list(compiled.keys)
+    raised = {i: e for i, e in (failed or {}).items() if not isinstance(e, AllocationError)}
     positions = {i: n for n, i in enumerate(compiled.keys)}
     functions = []
     for i, function in compiled.expansion.functions.items():
@@ -38,7 +127,9 @@ def record_of(
             "duration_s": function.duration,
         }
         n = positions.get(i)
-        if n is None:
+        if i in compiled.reused:
+            facts.update(status=REUSED, duration_s=None)
+        elif n is None:
             facts["status"] = "none"
         elif outcome.states:
             facts.update(
@@ -53,8 +144,8 @@ def record_of(
                 nbytes=outcome.nbytes[n],
                 transfer_s=outcome.transfers[n] if outcome.transfers else None,
             )
-        if error is not None and n is not None and n == failed:
-            facts["error"] = "".join(format_exception(error.__cause__ or error))
+        if i in raised:
+            facts["error"] = "".join(format_exception(raised[i]))
         functions.append(FunctionRecord(**facts))
     return ExecutionRecord(
         dag_id=dag.id,
@@ -72,37 +163,3 @@ def _settled_status(outcome: Outcome, status: str) -> str:
     """What had not begun when a run failed or was cancelled never will."""
     dropped = outcome.status in ("failed", "cancelled") and status in ("pending", "waiting")
     return "cancelled" if dropped else status
-
-
-def error_of(compiled: Compiled, outcome: Outcome, exception: Any, traceback: Any) -> BaseException:
-    """What an execution that has failed raises.
-
-    Parameters
-    ----------
-    compiled
-        What was sent to Dask.
-    outcome
-        How the run ended.
-    exception, traceback
-        What the function raised, as Dask serialises it.
-    """
-    position = outcome.failed
-    assert position is not None
-    function_id = list(compiled.keys)[position]
-    function = compiled.expansion.functions[function_id]
-    if outcome.refusal is not None:
-        return AllocationError(function_id, function.cost, *outcome.refusal)
-    # In a thread of its own: the frames of a traceback hold those that loaded it, and they the execution.
-    with ThreadPoolExecutor(1) as apart:
-        cause = apart.submit(_load, exception, traceback, function_id).result()
-    return FunctionFailedError(function_id, outcome.nodes[position], outcome.attempts[position], cause)
-
-
-def _load(exception: Any, traceback: Any, function_id: Hashable) -> BaseException | None:
-    """What a function raised, with the traceback from where it ran."""
-    try:
-        _, cause, trace = clean_exception(exception, traceback)
-    except Exception:  # whatever unpickling the user's traceback raises here
-        logger.warning("the traceback of %r cannot be read here", function_id, exc_info=True)
-        _, cause, trace = clean_exception(exception)
-    return original(cause if cause is None or trace is None else cause.with_traceback(trace))

@@ -26,10 +26,11 @@ class Executions:
         """Those that have ended and are still readable, then those that run."""
         return [*self._retained, *self.running.values()]
 
-    def add(self, execution: ExecutionCore) -> None:
-        """An execution has been submitted."""
+    def add(self, execution: ExecutionCore, *, is_hidden: bool = False) -> None:
+        """An execution has been submitted; a hidden one is not the latest of its DAG to anybody."""
         self.running[execution.token] = execution
-        self._by_dag[execution.dag_id] = execution
+        if not is_hidden:
+            self._by_dag[execution.dag_id] = execution
 
     def add_unnamed(self, execution: ExecutionCore) -> None:
         """An execution has been submitted whose DAG's id stands for another one."""
@@ -54,12 +55,20 @@ class Executions:
         if token in self.running:
             self.running[token].has_grown(spawned)
 
-    def has_ended(self, outcome: Outcome, exception: Any, traceback: Any) -> None:
+    def has_ended(self, outcome: Outcome, exceptions: Sequence[Sequence[Any]]) -> None:
         """A run is over; the last ones stay readable."""
         execution = self.running.pop(outcome.token, None)
         if execution is None:
             return
-        execution.has_ended(outcome, exception, traceback)
+        execution.has_ended(outcome, exceptions)
+        self._retain(execution)
+
+    def keep(self, execution: ExecutionCore) -> None:
+        """An execution of which nothing had to run stays readable, too."""
+        self._by_dag[execution.dag_id] = execution
+        self._retain(execution)
+
+    def _retain(self, execution: ExecutionCore) -> None:
         self._retained.append(execution)
         while len(self._retained) > config.get("retained-dags"):
             self._retained.popleft()

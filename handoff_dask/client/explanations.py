@@ -130,7 +130,7 @@ class FunctionExplanation:
     dag_id: Hashable
     function_id: Hashable
     #: ``"pending"`` (arguments are missing), ``"waiting"`` (for a node), ``"running"``,
-    #: ``"finished"``, ``"failed"``, ``"cancelled"``.
+    #: ``"finished"``, ``"failed"``, ``"cancelled"``, ``"skipped"`` (it needs what has failed).
     status: str
     strategy: str
     #: Its node, if it has been started.
@@ -163,7 +163,8 @@ class FunctionExplanation:
         if self.status == "waiting":
             return "\n".join([f"{name} has waited {self._waited()}", *self._details()])
         where = "" if self.node is None else f" on node {self.node!r}"
-        verb = {"running": "runs", "finished": "ran", "failed": "failed", "cancelled": "was cancelled"}
+        verb = {"running": "runs", "finished": "ran", "failed": "failed"}
+        verb |= {"cancelled": "was cancelled", "skipped": "was skipped"}
         head = f"{name} {verb[self.status]}{where}"
         why = [self._chosen()] if self.node is not None else []
         if self.stage is not None:

@@ -13,6 +13,7 @@ from distributed.utils_comm import gather_from_workers
 
 from handoff_dask.client.scheduler_link import SchedulerLink
 from handoff_dask.errors import HandoffError, NotFoundError
+from handoff_dask.protocol.failed_values import FailedValue
 from handoff_dask.protocol.packing import opened
 from handoff_dask.protocol.transfers import load, opaque_pool
 
@@ -114,6 +115,13 @@ class Fetcher:
     async def fetch(
         self, key: str, dag_id: Hashable, value_id: Hashable, from_node: str | None = None
     ) -> Any:
+        """A value that is in some worker's memory now; see :meth:`_fetch`."""
+        value = await self._fetch(key, dag_id, value_id, from_node)
+        if isinstance(value, FailedValue):
+            raise NotFoundError("value", value_id, f"it has failed, or needed what has, in DAG {dag_id!r}")
+        return value
+
+    async def _fetch(self, key: str, dag_id: Hashable, value_id: Hashable, from_node: str | None) -> Any:
         """A value that is in some worker's memory now.
 
         Raises

@@ -12,22 +12,28 @@ from distributed import Client
 from handoff_dask import config
 from handoff_dask.client.user_strategies import pack
 from handoff_dask.errors import ValidationError
+from handoff_dask.graph.retry import Retry, given_retry
 from handoff_dask.placement.strategies import BUILT_IN
 from handoff_dask.protocol.manifest import Options
+from handoff_dask.record.status import OnFailure, choice_on_failure
 from handoff_dask.resources import Capabilities
 
 #: What a user may say of an execution, beside the DAG.
 NAMES = (
     "allocation_strategy",
     "allocator",
+    "cache",
     "client",
     "inputs",
     "max_concurrency",
     "max_retries",
+    "on_failure",
     "outputs",
     "priority",
     "progress",
     "resources",
+    "resume",
+    "retry",
     "share",
     "timeout",
 )
@@ -63,9 +69,11 @@ def parse(
     allocator: Any,
     resources: Iterable[Mapping[str, Any]] | None,
     max_retries: int | None,
+    retry: Retry | None,
     max_concurrency: int | None,
     priority: float,
     share: float,
+    on_failure: OnFailure,
 ) -> Options:
     """Parse the options that are sent to the scheduler.
 
@@ -74,8 +82,8 @@ def parse(
     ValidationError
         If one is wrong.
     """
-    if max_retries is None:
-        max_retries = config.count("max-retries")
+    default = config.count("max-retries") if max_retries is None and retry is None else 0
+    max_retries = _count("max_retries", max_retries, least=0)
     config.count("retained-dags")  # refused now, not when the first execution ends
     strategy, name = strategy_of(allocation_strategy, allocator)
     return Options(
@@ -85,9 +93,10 @@ def parse(
         max_concurrency=_count("max_concurrency", max_concurrency, least=1),
         priority=run_priority(priority),
         share=run_share(share),
-        max_retries=_count("max_retries", max_retries, least=0) or 0,
+        retry=given_retry(max_retries, retry, default),
         allocation_timeout_s=config.seconds("allocation-timeout"),
         transfer_floor_s=config.seconds("transfer-floor"),
+        on_failure=choice_on_failure(on_failure),
     )
 
 
@@ -98,9 +107,11 @@ def configured() -> Options:
         allocator=None,
         resources=None,
         max_retries=None,
+        retry=None,
         max_concurrency=None,
         priority=0,
         share=1.0,
+        on_failure="stop",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import dask
 from distributed import Client, Future
+from distributed.metrics import time
 from distributed.protocol import pickle
 
 from handoff_dask.allocators import Strategy
@@ -27,6 +28,7 @@ from handoff_dask.client.executions import Executions
 from handoff_dask.client.explain import explain_latest, explain_task
 from handoff_dask.client.explanations import FunctionExplanation, from_record
 from handoff_dask.client.fetching import Fetcher
+from handoff_dask.client.fingerprints import Fingerprints
 from handoff_dask.client.input_checks import InputChecks, refuse_cancelled
 from handoff_dask.client.install import install
 from handoff_dask.client.messages import Messages
@@ -36,6 +38,7 @@ from handoff_dask.client.pipeline_core import PipelineCore
 from handoff_dask.client.planner import Planner
 from handoff_dask.client.progress import progress_updates
 from handoff_dask.client.results import Results, checked_store
+from handoff_dask.client.reuse import CachedValues, CacheLike
 from handoff_dask.client.scheduler_link import SchedulerLink, current_client
 from handoff_dask.client.sending import send
 from handoff_dask.client.session_summary import session_summary
@@ -44,13 +47,22 @@ from handoff_dask.client.stream_telemetry import StreamTelemetry
 from handoff_dask.client.submission import Submission, prepare
 from handoff_dask.client.telemetry import TelemetryReceiver
 from handoff_dask.config import Placing, placing_of
-from handoff_dask.errors import AllocationError, HandoffError, SchedulerLostError, ValidationError
+from handoff_dask.errors import (
+    AllocationError,
+    HandoffError,
+    NotFoundError,
+    SchedulerLostError,
+    ValidationError,
+)
 from handoff_dask.graph.arguments import id_of
 from handoff_dask.graph.dag import DAG
 from handoff_dask.graph.functions import Function, FunctionId
+from handoff_dask.graph.retry import Retry
+from handoff_dask.protocol.futures import adopt
 from handoff_dask.protocol.manifest import token_of
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.result import ExecutionResult
+from handoff_dask.record.status import OnFailure
 from handoff_dask.resources import Capabilities
 from handoff_dask.stores import ResultStore
 from handoff_dask.trackers import ResourceTracker
@@ -112,6 +124,8 @@ class SessionCore:
         self.link.restore = self._restore
         self._executions = Executions()
         self._pipelines: weakref.WeakValueDictionary[str, PipelineCore] = weakref.WeakValueDictionary()
+        #: What is under way to compute again what nodes could not read.
+        self._repairs: set[asyncio.Task[None]] = set()
         self._messages = Messages(self.link, is_needed=self._is_listening, take=self._take, lost=self._lose)
         self._telemetry = TelemetryReceiver(
             self.link,
@@ -323,16 +337,20 @@ class SessionCore:
                 self._pipelines[token].stage_changed(*rest)
         elif kind == "grew":
             self._executions.has_grown(*content)
+        elif kind == "missed":
+            repair = asyncio.ensure_future(self._repair(*content))
+            self._repairs.add(repair)
+            repair.add_done_callback(self._repairs.discard)
         elif kind == "events":
             self._telemetry.take(content)
         elif kind == "ended":
-            packed, exception, traceback = content
+            packed, exceptions = content
             outcome: Outcome = pickle.loads(packed)
             if outcome.token in self._executions.running:
                 try:
                     await self._telemetry.catch_up()
                 finally:
-                    self._executions.has_ended(outcome, exception, traceback)
+                    self._executions.has_ended(outcome, exceptions)
 
     def _lose(self, error: BaseException) -> None:
         """No further message can come."""
@@ -352,12 +370,16 @@ class SessionCore:
         allocator: Strategy | None,
         resources: Iterable[Mapping[str, Any]] | None,
         max_retries: int | None,
+        retry: Retry | None,
         max_concurrency: int | None,
         priority: float,
         share: float,
         outputs: Collection[FunctionId] | None,
         timeout: float | None,
         progress: bool,
+        on_failure: OnFailure,
+        cache: CacheLike | None,
+        resume: ExecutionCore | Hashable | None,
     ) -> Callable[[], Submission]:
         """What makes the submission of a DAG, when it is called."""
         return partial(
@@ -369,29 +391,41 @@ class SessionCore:
             allocator=allocator,
             resources=resources,
             max_retries=max_retries,
+            retry=retry,
             max_concurrency=max_concurrency,
             priority=priority,
             share=share,
             outputs=outputs,
             timeout=timeout,
             progress=progress,
+            on_failure=on_failure,
+            cache=cache,
+            resume=resume,
             default_allocator=self._allocator,
         )
 
-    async def _submit(self, submission: Submission, kind: type[E]) -> E:
-        """Send a DAG; ``kind`` is the class of the execution."""
+    async def _submit(self, submission: Submission, kind: type[E], *, is_hidden: bool = False) -> E:
+        """Send a DAG; ``kind`` is the class of the execution.  A hidden one is part of another."""
         self.link.refuse_if_over()
         if not self._started:
             await self._start()
+        if submission.resume is not None:
+            earlier = await self._earlier(submission.resume)
+            submission = await asyncio.to_thread(submission.again, earlier=earlier)
         dag, compiled = submission.dag, submission.compiled
         refuse_cancelled(compiled.held)
         compiled.manifest.listener = self.name
         ids = compiled.expansion.outputs
         keys = [compiled.keys[i] for i in ids]
         if not keys:
-            execution = kind(self.link, self._results.collect, dag, compiled, {})
-            execution.has_ended(Outcome(token=execution.token, status="finished"), None, None)
-            await self._telemetry.deliver_empty(dag.id, compiled.manifest.options.strategy_name)
+            execution = kind(self.link, self._results.collect, dag, compiled, dict(compiled.wanted_earlier))
+            self._give_cached(execution, submission)
+            now = time()
+            execution.has_ended(Outcome(token=execution.token, status="finished", submitted=now, ended=now))
+            if compiled.reused and not is_hidden:
+                self._executions.keep(execution)
+            strategy = compiled.manifest.options.strategy_name
+            await self._telemetry.deliver_empty(dag.id, strategy, compiled.reused)
             return execution
         await self._telemetry.sync()
         try:
@@ -403,10 +437,11 @@ class SessionCore:
             with suppress(SchedulerLostError):
                 await asyncio.shield(self.link.ask("withdraw", token=compiled.manifest.token))
             raise
-        held = dict(zip(ids, futures, strict=True))
+        held = {**compiled.wanted_earlier, **dict(zip(ids, futures, strict=True))}
         execution = kind(self.link, self._results.collect, dag, compiled, held)
         execution.asks_for_all = submission.asks_for_all
-        self._executions.add(execution)
+        self._give_cached(execution, submission)
+        self._executions.add(execution, is_hidden=is_hidden)
         self._messages.start()
         self._accompany(execution, submission)
         return execution
@@ -473,6 +508,49 @@ class SessionCore:
         if execution is not None:
             await execution.cancel_run()
 
+    def _give_cached(self, execution: ExecutionCore, submission: Submission) -> None:
+        """Let an execution read what did not run, and have computed what is missing."""
+        reuse = submission.reuse
+        if reuse is None or not submission.compiled.reused:
+            return
+
+        async def compute(ids: Collection[Hashable]) -> ExecutionCore:
+            again = await asyncio.to_thread(submission.again, list(ids), reuse.missed)
+            return await self._submit(again, ExecutionCore, is_hidden=True)
+
+        execution.cached = CachedValues(reuse, compute)
+
+    async def _repair(self, token: str, position: int, why: str) -> None:
+        """A node could not read a result that was known: have it computed, then let the node read again."""
+        execution = self._executions.running.get(token)
+        if execution is None or execution.cached is None:
+            return
+        try:
+            await execution.cached.compute_again(list(execution.compiled.keys)[position], why)
+        except Exception:
+            logger.warning("what could not be read from the cache cannot be computed again", exc_info=True)
+        finally:
+            await self.link.ask("repaired", token=token, position=position)
+
+    async def _earlier(self, of: ExecutionCore | Hashable) -> dict[str, Future[Any]]:
+        """``{fingerprint: future}`` of the results of an earlier run that the cluster still has."""
+        if isinstance(of, ExecutionCore):
+            await of.fingerprints_noted()
+            found = await self.link.ask("earlier", token=of.token, dag=None)
+        else:
+            latest = self._executions.latest(of)
+            if latest is not None:
+                await latest.fingerprints_noted()
+            found = await self.link.ask("earlier", token=None, dag=token_of(of))
+        if found is None:
+            raise NotFoundError(
+                "execution", getattr(of, "dag_id", of), "the cluster has none of it that can be resumed"
+            )
+        futures: dict[str, Future[Any]] = {f: Future(key) for f, key in found.items()}
+        if futures:
+            adopt(futures.values(), self.client)
+        return futures
+
     async def _announce(self, compiled: Compiled) -> None:
         """Send the manifest ahead of the graph; the scheduler refuses what no node could hold."""
         refused = await self.link.ask("announce", manifest=compiled.manifest)
@@ -499,11 +577,12 @@ class SessionCore:
                 self.link,
                 dag_id=execution.dag_id,
                 token=token,
-                first=next(iter(execution.futures.values())),
+                first=execution.futures[compiled.expansion.outputs[0]],
                 inputs=compiled.held,
                 fail=fail,
             )
         )
+        execution.accompany(Fingerprints(ask, execution, submission))
         planner = Planner(ask, compiled)
         if planner.is_worth_while:
             planner.start()

@@ -98,12 +98,16 @@ def prepare_stream(
         allocator=allocator,
         resources=resources,
         max_retries=0,
+        retry=None,
         max_concurrency=None,
         priority=0,
         share=1.0,
         outputs=None,
         timeout=None,
         progress=False,
+        on_failure="stop",
+        cache=None,
+        resume=None,
         default_allocator=default_allocator,
     )
     # The order of the run is topological, in which collocated functions may change places.

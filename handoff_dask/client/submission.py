@@ -7,14 +7,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distributed import Future
+
 from handoff_dask import telemetry
 from handoff_dask.allocators import Strategy
 from handoff_dask.client import options as checks
 from handoff_dask.client.compile import Compiled
 from handoff_dask.client.compile import compile as compile_dag
+from handoff_dask.client.reuse import CacheLike, Reuse
 from handoff_dask.client.scheduler_link import this_function
 from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.functions import Function, FunctionId
+from handoff_dask.graph.retry import Retry
+from handoff_dask.record.status import OnFailure
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,14 @@ class Submission:
     progress: bool
     #: Whether nobody has said which results are wanted.
     asks_for_all: bool
+    #: What need not run; None if nothing is kept.
+    reuse: Reuse | None
+    inputs: Mapping[FunctionId, Any]
+    #: The earlier run of which results are to be reused.
+    resume: Any
+    #: Makes a submission of the same DAG for some outputs, which looks for no missed fingerprint, or with
+    #: the results of an earlier run.
+    again: Callable[..., Submission]
     #: Puts the caller's trace into what the functions carry; called once the DAG is sure to begin.
     carry_trace: Callable[[], None]
 
@@ -41,25 +54,35 @@ def prepare(
     allocator: Strategy | None,
     resources: Iterable[Mapping[str, Any]] | None,
     max_retries: int | None,
+    retry: Retry | None,
     max_concurrency: int | None,
     priority: float,
     share: float,
     outputs: Collection[FunctionId] | None,
     timeout: float | None,
     progress: bool,
+    on_failure: OnFailure,
+    cache: CacheLike | None,
+    resume: Any,
     default_allocator: Strategy | None,
+    missed: set[str] | None = None,
+    earlier: Mapping[str, Future[Any]] | None = None,
 ) -> Submission:
     """Check a DAG and the options of its execution, and compile it.
 
     Parameters
     ----------
-    dag, inputs, allocation_strategy, allocator, resources, max_retries, max_concurrency, priority, \
-share, outputs, timeout, progress
+    dag, inputs, allocation_strategy, allocator, resources, max_retries, retry, max_concurrency, \
+priority, share, outputs, timeout, progress, on_failure, cache, resume
         As for :func:`~handoff_dask.submit`.
     unknown
         Options that do not exist.
     default_allocator
         The strategy of the session.
+    missed
+        Fingerprints that are not looked for in the cache.
+    earlier
+        ``{fingerprint: future}`` of the earlier run, once they are known.
 
     Raises
     ------
@@ -75,14 +98,23 @@ share, outputs, timeout, progress
         allocator=allocator,
         resources=resources,
         max_retries=max_retries,
+        retry=retry,
         max_concurrency=max_concurrency,
         priority=priority,
         share=share,
+        on_failure=on_failure,
     )
     limit_s = checks.timeout_s(timeout)
     carried: dict[str, str] | None = {} if telemetry.carries() else None
+    reuse = None if cache is None and earlier is None else Reuse(cache, missed, earlier)
     compiled = compile_dag(
-        dag, inputs=inputs or {}, outputs=outputs, options=options, announced=True, carrier=carried
+        dag,
+        inputs=inputs or {},
+        outputs=outputs,
+        options=options,
+        announced=True,
+        carrier=carried,
+        reuse=reuse,
     )
     compiled.manifest.parent = this_function()
     context = contextvars.copy_context()
@@ -91,6 +123,35 @@ share, outputs, timeout, progress
         if carried is not None:
             carried.update(context.run(telemetry.carrier, dag.id))
 
+    def again(
+        wanted: Collection[FunctionId] | None = None,
+        missed: set[str] | None = None,
+        earlier: Mapping[str, Future[Any]] | None = earlier,
+    ) -> Submission:
+        return prepare(
+            dag,
+            {},
+            inputs=inputs,
+            allocation_strategy=allocation_strategy,
+            allocator=allocator,
+            resources=resources,
+            max_retries=max_retries,
+            retry=retry,
+            max_concurrency=max_concurrency,
+            priority=priority,
+            share=share,
+            outputs=outputs if wanted is None else wanted,
+            timeout=timeout if wanted is None else None,
+            progress=progress and wanted is None,
+            on_failure=on_failure,
+            cache=cache,
+            resume=None,
+            default_allocator=None,
+            missed=missed,
+            earlier=earlier,
+        )
+
+    shows = checks.switch("progress", progress)
     return Submission(
-        dag, compiled, limit_s, checks.switch("progress", progress), outputs is None, carry_trace
+        dag, compiled, limit_s, shows, outputs is None, reuse, inputs or {}, resume, again, carry_trace
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -14,7 +14,7 @@ from distributed.metrics import monotonic, time
 from handoff_dask import telemetry
 from handoff_dask.client.messages import Messages
 from handoff_dask.client.scheduler_link import SchedulerLink
-from handoff_dask.protocol.telemetry import DAG_START, DAG_STOP, KnownRun, expand, unpack
+from handoff_dask.protocol.telemetry import DAG_START, DAG_STOP, REUSED, KnownRun, expand, unpack
 from handoff_dask.telemetry.events import Event
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class TelemetryReceiver:
             self._taken += 1
             self._thread.submit(self._deliver, packed)
 
-    async def deliver_empty(self, dag_id: Hashable, strategy: str) -> None:
+    async def deliver_empty(self, dag_id: Hashable, strategy: str, reused: Iterable[Hashable] = ()) -> None:
         """Call the handlers for a DAG of which nothing runs, so that the scheduler never sees it."""
         if not telemetry.has_handlers():
             return
@@ -179,6 +179,7 @@ class TelemetryReceiver:
         begun = {"system_time": time()}
         batch: list[Any] = [
             (DAG_START, begun, {**about, "status": "pending"}),
+            *((REUSED, begun, {"dag_id": dag_id, "function_id": i}) for i in reused),
             (DAG_STOP, {**begun, "duration": 0.0}, {**about, "status": "finished"}),
         ]
         await asyncio.get_running_loop().run_in_executor(self._thread, telemetry.deliver, batch)

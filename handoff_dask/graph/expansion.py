@@ -15,6 +15,7 @@ from handoff_dask.graph.fields import with_arguments
 from handoff_dask.graph.functions import (
     Argument,
     Collocated,
+    Failed,
     Function,
     FunctionId,
     id_of,
@@ -129,8 +130,13 @@ class Body:
         known = dict(zip(self.needs, values, strict=True))
         value: Any = None
         for function in (*self.inlined, self.function):
+            given = [known[key] for key in function.argument_ids]
+            failed = next((value for value in given if isinstance(value, Failed)), None)
+            if failed is not None and function.type == "inline":
+                known[function.id] = failed  # for the function that accepts it
+                continue
             try:
-                value = complete(call_function(function, [known[key] for key in function.argument_ids]))
+                value = complete(call_function(function, given))
             except Exception as error:
                 if function.type == "inline":
                     blame_inline(error, repr(function.id))
@@ -225,7 +231,7 @@ class Expansion:
         for key in self.bodies:
             if key in self.roots:
                 root = self.roots[key]
-                costs[root] = costs.get(root, NOTHING).union(self.functions[key].needs)
+                costs[root] = costs.get(root, NOTHING).union(self.bodies[key].function.needs)
         return costs
 
     def consumer_of(self, function_id: FunctionId) -> FunctionId:
@@ -391,6 +397,8 @@ def _way(producer: Function, arg: Argument, consumer: Function, number: int) -> 
                 Transfer(side[0], side[1:], role),
                 node=Collocated(end.id),
                 priority=consumer.priority,
+                max_retries=consumer.max_retries,
+                retry=consumer.retry,
             )
             steps.append(step)
             taken = step.id

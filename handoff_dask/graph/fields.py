@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypedDict
 from handoff_dask.errors import InvalidFunctionError
 from handoff_dask.graph.arguments import Reference, id_of, replaced
 from handoff_dask.graph.functions import Argument, Collocated, Function, FunctionId, FunctionType
+from handoff_dask.graph.retry import Retry
 
 __all__ = ["TaskFields", "made", "refuse_unknown_fields", "settled", "with_arguments"]
 
@@ -34,6 +35,10 @@ class TaskFields(TypedDict, total=False):
     batch_size: int | None
     batch_timeout: float | None
     after: Sequence[Any]
+    retry: Retry | None
+    accept_failed: bool
+    cache: bool
+    version: Any
 
 
 class Named(Protocol):

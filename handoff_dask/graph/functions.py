@@ -26,12 +26,14 @@ from handoff_dask.graph.arguments import (
     id_of,
     is_hashable,
 )
+from handoff_dask.graph.retry import Retry
 from handoff_dask.resources import NOTHING, Cost
 
 __all__ = [
     "Argument",
     "Code",
     "Collocated",
+    "Failed",
     "Function",
     "FunctionId",
     "FunctionType",
@@ -55,7 +57,21 @@ COUNTED = ("cpu", "gpu")
 _IMPORTABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _set = object.__setattr__
 #: What says how code runs, and an input has none.
-_NOT_OF_INPUTS = ("args", "code", "cost", "node", "extra_args", "kwargs", "after", "timeout", "isolated")
+_NOT_OF_INPUTS = (
+    "args",
+    "code",
+    "cost",
+    "node",
+    "extra_args",
+    "kwargs",
+    "after",
+    "timeout",
+    "isolated",
+    "max_retries",
+    "retry",
+    "accept_failed",
+    "version",
+)
 
 
 def resolve_code(code: Code) -> Callable[..., Any]:
@@ -99,6 +115,22 @@ def name_of(code: Code | None) -> str:
     name = str(funcname(code))
     # An object without a name would show its address: each would seem another code.
     return type(code).__name__ if name == str(code)[: len(name)] else name
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What a function with ``accept_failed=True`` gets in the place of an argument that failed.
+
+    Examples
+    --------
+    >>> [a for a in (1, Failed("load", OSError("gone")), 3) if not isinstance(a, Failed)]
+    [1, 3]
+    """
+
+    #: The function that failed: the argument itself, or what the argument needed.
+    function_id: FunctionId
+    #: What it raised.
+    error: BaseException
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +195,16 @@ class Function:
     batch_timeout: float | None = None
     #: What stands for results in ``extra_args`` and ``kwargs``, in order.
     inside: tuple[Argument, ...] = field(init=False, repr=False, compare=False, default=())
+    #: How it is tried again after it raised; ``max_retries=n`` is short for ``Retry(n)``.
+    retry: Retry | None = None
+    #: Whether it runs although arguments failed; it gets a :class:`Failed` in the place of each.  It does
+    #: not where the execution stops at the first failure.
+    accept_failed: bool = False
+    #: Whether its result may be kept in a cache and reused.  ``False`` of an inline function holds for
+    #: those that it runs in.
+    cache: bool = True
+    #: Changed by hand when its result changes for a reason that its code does not show: a plain value.
+    version: Any = None
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -176,6 +218,7 @@ class Function:
             _set(self, "after", _checked_after(self))
         _check_hints(self)
         _check_stage(self)
+        _check_failures(self)
         if self.type != "regular":
             _check_type(self)
 
@@ -201,6 +244,11 @@ class Function:
     def is_batched(self) -> bool:
         """Whether a stream gives its items to the code in batches."""
         return self.batch_size is not None or self.batch_timeout is not None
+
+    @property
+    def retries(self) -> Retry | None:
+        """How it is tried again, by ``retry`` or ``max_retries``; ``None``: as the execution says."""
+        return self.retry if self.max_retries is None else Retry(self.max_retries)
 
     @property
     def name(self) -> str:
@@ -368,6 +416,21 @@ def _is_count(value: Any) -> bool:
     return type(value) is not bool and isinstance(value, numbers.Integral) and int(value) >= 1
 
 
+def _check_failures(function: Function) -> None:
+    retry: Any = function.retry
+    if retry is not None:
+        if not isinstance(retry, Retry):
+            _refuse(function, f"its retry is {retry!r}; give a Retry, or max_retries=n for Retry(n)")
+        if function.max_retries is not None:
+            _refuse(function, "it has a retry and max_retries, which is short for Retry(n); give one of them")
+    for name in ("accept_failed", "cache"):
+        given: Any = getattr(function, name)
+        if not isinstance(given, bool):
+            _refuse(function, f"its {name} is {given!r}; give True or False")
+    if function.type == "input" and not function.cache:
+        _refuse(function, 'it has type="input" and cache=False; it is not computed, so leave cache out')
+
+
 def _is_finite(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False
@@ -380,7 +443,8 @@ def _is_finite(value: object) -> bool:
 def _check_type(function: Function) -> None:
     forbidden: tuple[str, ...]
     if function.type == "inline":
-        forbidden, why = ("node", "cost", "timeout", "isolated"), "it runs inside its dependents"
+        forbidden = ("node", "cost", "timeout", "isolated", "max_retries", "retry", "accept_failed")
+        why = "it runs inside its dependents"
     elif function.type == "input":
         forbidden, why = _NOT_OF_INPUTS, "its value comes later"
     else:
@@ -397,5 +461,5 @@ def _check_type(function: Function) -> None:
     for name in forbidden:
         value = getattr(function, name)
         # An empty list or mapping says nothing; a callable that is false is still code.
-        if value is not None and (name in ("code", "node") or value):
+        if value is not None and (name in ("code", "node", "max_retries", "retry", "version") or value):
             _refuse(function, f'it has type="{function.type}" and a {name}; {why}, so leave {name} out')

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from handoff_dask.errors import ValidationError
 
-__all__ = ["Retry"]
+__all__ = ["Retry", "given_retry"]
 
 #: A class of exceptions, or several.
 Exceptions: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
@@ -91,6 +91,23 @@ class Retry:
         kind = error if isinstance(error, type) else type(error)
         return issubclass(kind, self.on) and not issubclass(kind, self.not_on)
 
+    @property
+    def retries_all(self) -> bool:
+        """Whether every exception is worth another attempt."""
+        return self.on == (Exception,) and not self.not_on
+
+    @property
+    def bare(self) -> Retry:
+        """The same without the classes of exceptions, which the scheduler need not know."""
+        return Retry(
+            self.times,
+            delay=self.delay,
+            factor=self.factor,
+            max_delay=self.max_delay,
+            jitter=self.jitter,
+            elsewhere=self.elsewhere,
+        )
+
     def wait(self, n: int, chance: float = 0.5) -> float:
         """How many seconds to wait before the n-th further attempt.
 
@@ -127,3 +144,29 @@ def _classes(field: str, given: Any) -> tuple[type[BaseException], ...]:
                 f"Retry: {field} has {each!r}, which is no class of exceptions; give one, or a tuple of them"
             )
     return classes
+
+
+def given_retry(max_retries: int | None, retry: Any, default: int) -> Retry:
+    """How functions are tried again that do not say so themselves, by the options of an execution.
+
+    Parameters
+    ----------
+    max_retries
+        How many further attempts; checked already.
+    retry
+        What the user gave as ``retry``.
+    default
+        How many, if neither is given.
+
+    Raises
+    ------
+    ValidationError
+        If both are given, or ``retry`` is none.
+    """
+    if retry is None:
+        return Retry(default if max_retries is None else max_retries)
+    if not isinstance(retry, Retry):
+        raise ValidationError(f"retry is {retry!r}; give a Retry, or max_retries=n for Retry(n)")
+    if max_retries is not None:
+        raise ValidationError("max_retries and retry are both given; max_retries=n is short for Retry(n)")
+    return retry

@@ -31,6 +31,8 @@ class Demand:
     group: GroupKey | None = None
     #: A group that must have a node before this function starts (its value is sent there).
     binds: GroupKey | None = None
+    #: Nodes where it goes only if no other node could ever hold it: it has failed there.
+    avoid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from handoff_dask.placement.locality import Locality
 from handoff_dask.placement.prefetch import PrefetchQueues
 from handoff_dask.placement.prefetch_timed import TimedPrefetches
 from handoff_dask.placement.queues import ScheduledFunction
+from handoff_dask.placement.requests import ResourceRequest
 from handoff_dask.placement.runs import Run
 from handoff_dask.placement.settings import DEFAULT_SETTINGS, EngineSettings
 from handoff_dask.placement.strategies import AllocateStrategy
@@ -187,7 +188,7 @@ class PlacementEngine(EngineView):
             self._lose(known, returning=False)
         node = self._ledger.join(event.node, event.address, event.capabilities, event.threads)
         for request in self._backlog.tables.requests.values():
-            request.review(node)
+            self._review(request, node)
         self._look_again_at_binding()
         self._look_again_at(event.node)
         if event.address is not None:
@@ -234,10 +235,20 @@ class PlacementEngine(EngineView):
 
     def _review_requests(self, node: Node, gone: bool) -> None:
         for request in self._backlog.tables.requests.values():
-            if request.review(node, gone):
+            if self._review(request, node, gone):
                 # Whoever could run only there starts to wait for another node.
                 for queue in self._backlog.tables.queues_asking(request):
                     self._unplaceable.review(queue, self._now)
+
+    def _review(self, request: ResourceRequest, node: Node, gone: bool = False) -> bool:
+        """Look again at whether a node could hold a request; True if it no longer can but could."""
+        before = request.eligible
+        lost = request.review(node, gone)
+        if request.avoid and request.eligible != before:
+            # Nodes that it avoids may be the only ones by now, or not any longer.
+            for queue in self._backlog.tables.queues_asking(request):
+                self._backlog.refresh(queue)
+        return lost
 
     def _look_again_at_binding(self) -> None:
         """Look again at functions that may have had room, but nowhere to send their results."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from handoff_dask.placement.collocation import Group
 from handoff_dask.placement.demand import Demand
@@ -20,6 +21,7 @@ from handoff_dask.resources import NOTHING, Cost
 
 #: So many queues a run may have in which nothing waits before some are looked for that can be dropped.
 _IDLE = 64
+RequestKey: TypeAlias = tuple[Cost, Cost, Confinement | None, frozenset[str]]
 
 
 @dataclass(slots=True)
@@ -55,7 +57,7 @@ class QueueTables:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self.requests: dict[tuple[Cost, Cost, Confinement | None], ResourceRequest] = {}
+        self.requests: dict[RequestKey, ResourceRequest] = {}
         #: The request of a function that costs nothing, which every node could hold.
         self.anything = ResourceRequest(NOTHING)
         #: What functions still to come ask for.
@@ -115,7 +117,7 @@ class QueueTables:
         """The queue of a run's functions of one demand; those that user code gave a node have their own."""
         own = self._of_run[run]
         if assigned is not None and demand.pin is None:
-            demand = replace(demand, pin=assigned)
+            demand = replace(demand, pin=assigned, avoid=frozenset())
         queue = (own.common if assigned is None else own.assigned).get(demand)
         if queue is None:
             if len(own) >= own.many:
@@ -139,7 +141,7 @@ class QueueTables:
 
     def request_of(self, run: Run, demand: Demand) -> ResourceRequest:
         """What functions of one demand ask for, that are in no collocation group."""
-        return self._request(demand.cost, demand.cost, run.queue_group.confinement)
+        return self._request(demand.cost, demand.cost, run.queue_group.confinement, demand.avoid)
 
     def _drop_idle(self, own: _Queues) -> None:
         """Drop queues that nothing needs, now and then: functions may all have costs of their own."""
@@ -214,18 +216,25 @@ class QueueTables:
         group = None if demand.group is None else run.groups[demand.group]
         to_bind = None if demand.binds is None else run.groups[demand.binds]
         hold = demand.cost if group is None else group.request.cost
-        request = self._request(demand.cost, hold, run.queue_group.confinement)
+        request = self._request(demand.cost, hold, run.queue_group.confinement, demand.avoid)
         queue = Queue(run, demand, request, group, to_bind)
         self._uses[request].queues[queue] = None
         if group is not None:
             self._members[group][queue] = None
         return queue
 
-    def _request(self, cost: Cost, hold: Cost, confinement: Confinement | None) -> ResourceRequest:
-        request = self.requests.get((cost, hold, confinement))
+    def _request(
+        self,
+        cost: Cost,
+        hold: Cost,
+        confinement: Confinement | None,
+        avoid: frozenset[str] = frozenset(),
+    ) -> ResourceRequest:
+        key = (cost, hold, confinement, avoid)
+        request = self.requests.get(key)
         if request is None:
-            request = ResourceRequest(cost, hold, confinement, self._ledger.shared, self.to_come)
-            self.requests[cost, hold, confinement] = request
+            request = ResourceRequest(cost, hold, confinement, self._ledger.shared, self.to_come, avoid)
+            self.requests[key] = request
             self._uses[request] = _Uses()
             for node in self._ledger.nodes.values():
                 request.review(node)
@@ -234,5 +243,5 @@ class QueueTables:
     def _release(self, request: ResourceRequest) -> None:
         uses = self._uses.get(request)
         if uses is not None and not uses.queues and not uses.groups:
-            del self.requests[request.cost, request.hold, request.confinement]
+            del self.requests[request.cost, request.hold, request.confinement, request.avoid]
             del self._uses[request]

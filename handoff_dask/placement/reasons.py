@@ -81,6 +81,8 @@ def obstacle_now(backlog: Backlog, node: Node, queue: Queue, scheduled: Schedule
     found = idle_obstacle(node, queue.request.cost, queue.pin, queue.request.hold, confinement, shared)
     if found is not None:
         return found
+    if node.name in queue.request.avoid and node.name not in queue.request.eligible:
+        return Obstacle(cause="failed there")
     if group is not None and group.node is not None and group.node is not node:
         return Obstacle(cause="collocation", detail=f"its group is on {group.node.name!r}")
     if not node.present:

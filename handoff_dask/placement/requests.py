@@ -95,8 +95,10 @@ class ResourceRequest:
         "_of_node",
         "_spared",
         "_to_come",
+        "able",
         "amounts",
         "asked",
+        "avoid",
         "claims",
         "confined",
         "confinement",
@@ -117,6 +119,7 @@ class ResourceRequest:
         confinement: Confinement | None = None,
         resources: SharedResources | None = None,
         to_come: Sparing | None = None,
+        avoid: frozenset[str] = frozenset(),
     ) -> None:
         self.cost = cost
         self.hold = cost if hold is None else hold
@@ -130,8 +133,12 @@ class ResourceRequest:
         #: with the version of the first.
         self._to_come = to_come
         self._spared: tuple[int, frozenset[str]] = (-1, frozenset())
+        #: Names of nodes that are eligible only where no other is.
+        self.avoid = avoid
         #: Nodes that could hold it when idle, by name, those being restarted included.
-        self.eligible: dict[str, Node] = {}
+        self.able: dict[str, Node] = {}
+        #: Those of them that it may go to: the same mapping, unless it avoids some.
+        self.eligible = self.able
         #: ``{strategy: its order of the nodes with room}``.
         self.orders: dict[Hashable, Order] = {}
 
@@ -194,10 +201,18 @@ class ResourceRequest:
 
     def review(self, node: Node, gone: bool = False) -> bool:
         """Look again at whether a node could hold it; True if it no longer can but could."""
+        before = self.eligible
+        was_eligible = node.name in before
         if not gone and self.could_hold(node):
-            self.eligible[node.name] = node
-            return False
-        return self.eligible.pop(node.name, None) is not None
+            self.able[node.name] = node
+        else:
+            self.able.pop(node.name, None)
+        if self.avoid:
+            rest = {name: other for name, other in self.able.items() if name not in self.avoid}
+            self.eligible = rest or dict(self.able)
+            if self.eligible != before:
+                self.orders.clear()  # they know of the nodes that were eligible
+        return was_eligible and node.name not in self.eligible
 
     def count_fitting(self, few: int) -> int:
         """How many nodes have room; where more than a few are eligible, how many may have."""

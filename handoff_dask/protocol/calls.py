@@ -13,7 +13,8 @@ from distributed import Future, get_client, get_worker
 from handoff_dask.bridges.opentelemetry import run_in_context
 from handoff_dask.errors import blame_inline
 from handoff_dask.graph.arguments import Structure, fill, id_of, without_ids
-from handoff_dask.graph.functions import Function, name_of, resolve_code
+from handoff_dask.graph.functions import Failed, Function, name_of, resolve_code
+from handoff_dask.protocol.failed_values import FailedValue
 from handoff_dask.protocol.failures import loading, travelling
 from handoff_dask.protocol.futures import adopt
 from handoff_dask.protocol.packing import Packed, Packer, Sent, opened, opened_code
@@ -205,6 +206,10 @@ class Inlined(Runs):
         """Run the steps; the value of the last."""
         values = list(results)
         for call, sources, inline in self.steps:
+            failed = next((values[i] for i in sources if isinstance(values[i], Failed)), None)
+            if failed is not None and inline is not None:
+                values.append(failed)  # for the function that accepts it
+                continue
             try:
                 values.append(call.run(*[values[i] for i in sources]))
             except Exception as error:
@@ -265,11 +270,15 @@ class After:
 
     def __call__(self, *results: Any) -> Any:
         """Call it with its own results."""
+        for ended in results[-self.count :]:
+            if isinstance(ended, FailedValue):
+                return ended
         return self.call(*results[: -self.count])
 
 
-def nothing(result: Any) -> None:
-    """The code of a barrier: a result is there, and what it is does not matter."""
+def nothing(result: Any) -> FailedValue | None:
+    """The code of a barrier: a result is there, and what it is does not matter, unless it is a failure."""
+    return result if isinstance(result, FailedValue) else None
 
 
 class Constant(Runs):

@@ -13,6 +13,9 @@ def adopt(futures: Iterable[Future[Any]], client: Client) -> None:
 
     A future that has been unpickled belongs to no client, and would never hear how it ends.
     """
-    for future in futures:
+    adopted = list(futures)
+    for future in adopted:
         future.bind_client(client)
-    client._inform_scheduler_of_futures()
+    # Dask's own way asks for all futures of the client, also for those that are gone.
+    keys = list({future.key for future in adopted})
+    client._send_to_scheduler({"op": "client-desires-keys", "keys": keys})

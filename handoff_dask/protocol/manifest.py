@@ -10,7 +10,9 @@ from typing import Any
 
 from dask.base import tokenize
 
+from handoff_dask.graph.retry import Retry
 from handoff_dask.placement.events import Demand
+from handoff_dask.record.status import OnFailure
 from handoff_dask.resources import Capabilities
 
 
@@ -28,11 +30,14 @@ class Options:
     #: Of the whole run: larger goes first.  What it may hold beside others of equal priority, in proportion.
     priority: float = 0
     share: float = 1.0
-    max_retries: int = 3
+    #: How functions are tried again that do not say so themselves.
+    retry: Retry = field(default_factory=Retry)
     #: Seconds.
     allocation_timeout_s: float = 0.0
     #: Seconds; moves of arguments that take less do not matter.
     transfer_floor_s: float = 0.01
+    #: What becomes of the run when a function has failed for good.
+    on_failure: OnFailure = "stop"
 
 
 @dataclass(slots=True)
@@ -46,6 +51,8 @@ class Items:
     #: Number of their demand.
     demand: int
     retries: int
+    #: How further attempts are made, if they wait or may go where an item has failed.
+    retry: Retry | None = None
     priority: float = 0.0
     duration_s: float | None = None
     #: Whether the client wants their results.
@@ -71,7 +78,7 @@ class Manifest:
     #: The distinct demands, and for each function the position of its own.
     demands: list[Demand]
     demand_of: list[int]
-    #: Positions of the functions that each one waits for.
+    #: How many further attempts each function has.
     retries: list[int]
     #: Of the functions that have one.
     priorities: dict[int, float] = field(default_factory=dict)
@@ -89,6 +96,14 @@ class Manifest:
     transfers: dict[int, Any] = field(default_factory=dict)
     #: Of a pipeline: ``(position of the stage, number of the worker)`` of each function.
     stages: list[tuple[int, int]] | None = None
+    #: How they are made, for the functions that wait before them, or may go where they have failed.
+    retry: dict[int, Retry] = field(default_factory=dict)
+    #: Positions of the functions that run although arguments failed; then failures travel as values.
+    accepting: frozenset[int] = frozenset()
+    #: Positions of what is read in the place of functions that do not run.
+    reading: frozenset[int] = frozenset()
+    #: Ids of all functions that do not run since their results are known, pickled; None if there can be none.
+    reused: bytes | None = None
     #: Positions of the functions that make the items of maps, and what is known of these.
     items: dict[int, Items] = field(default_factory=dict)
     #: Items that are there: ``[(position of the first, how many, position of what takes their results), …]``.
@@ -102,6 +117,8 @@ class Manifest:
         self.demand_of += [items.demand] * count
         self.retries += [items.retries] * count
         added = range(first, first + count)
+        if items.retry is not None:
+            self.retry.update(dict.fromkeys(added, items.retry))
         if items.priority:
             self.priorities.update(dict.fromkeys(added, items.priority))
         if items.duration_s is not None:

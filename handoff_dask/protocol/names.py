@@ -19,6 +19,8 @@ STARTED = "handoff-started"
 RAISED = "handoff-raised"
 #: Stream, worker to scheduler: lines that an attempt of ours has printed or logged.
 LOGGED = "handoff-logged"
+#: Stream, worker to scheduler: an attempt has failed for good, and its result says so.
+GAVE_UP = "handoff-gave-up"
 #: Stream, worker to scheduler: tasks, ours or not, need a result that has come and cannot be read.
 UNREADABLE = "handoff-unreadable"
 

@@ -46,10 +46,11 @@ class Outcome:
     capabilities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     submitted: float = 0.0
     ended: float | None = None
-    #: Position of the function that failed.
-    failed: int | None = None
-    #: Why it could not be placed, if that is how it failed: ``({node: why not}, what else)``.
-    refusal: tuple[dict[str, str], str | None] | None = None
+    #: The functions that have failed, the first to fail first: ``(position, why it could not be placed)``,
+    #: ``({node: why not}, what else)`` if that is how it failed.  Their exceptions come beside this.
+    failures: Sequence[tuple[int, tuple[dict[str, str], str | None] | None]] = ()
+    #: ``{position: position of the failed function that it needed}``.
+    skipped: Mapping[int, int] = field(default_factory=dict)
     #: Items of maps; see :attr:`~handoff_dask.protocol.manifest.Manifest.spawned`.
     spawned: Sequence[tuple[int, int, int]] = ()
     #: What functions printed and logged: ``(position, attempt, node, time, source, text)``.

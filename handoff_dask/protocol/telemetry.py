@@ -24,6 +24,7 @@ NODE = ("handoff", "node")
 DAG_START, DAG_STOP, DAG_EXCEPTION = (*DAG, "start"), (*DAG, "stop"), (*DAG, "exception")
 START = (*FUNCTION, "start")
 ENDS: Mapping[str, Event] = {end: (*FUNCTION, end) for end in ("stop", "exception", "retry")}
+REUSED = (*FUNCTION, "reused")
 ALLOCATION = ("handoff", "allocation", "function")
 CLAIM = ("handoff", "resources", "claim")
 RELEASE = ("handoff", "resources", "release")
@@ -252,6 +253,21 @@ class RunNoted(NamedTuple):
         return self.event, measurements, metadata
 
 
+class ReusedNoted(NamedTuple):
+    """Functions of a run do not run, since their results are known."""
+
+    event: Event
+    run: str
+    #: Their ids, pickled.
+    ids: bytes
+    at: float
+
+    def told(self, run: KnownRun) -> list[Told]:
+        """The events, one for each function."""
+        ids = pickle.loads(self.ids)
+        return [(self.event, {"system_time": self.at}, {"dag_id": run.dag_id, "function_id": i}) for i in ids]
+
+
 class NodeNoted(NamedTuple):
     """A node is there, is gone, or offers something else."""
 
@@ -266,7 +282,7 @@ class NodeNoted(NamedTuple):
         return self.event, {"capabilities": self.capabilities}, {"node": self.node, "address": self.address}
 
 
-Note: TypeAlias = Allocated | Booked | Began | Ended | RunNoted | NodeNoted
+Note: TypeAlias = Allocated | Booked | Began | Ended | RunNoted | ReusedNoted | NodeNoted
 
 
 def pack_exception(exception: Any) -> bytes | str:
@@ -296,6 +312,7 @@ def read_exception(packed: bytes | str) -> Any:
 #: What kind of note an event is made from.
 KINDS: Mapping[Event, type[Note]] = {
     ALLOCATION: Allocated,
+    REUSED: ReusedNoted,
     CLAIM: Booked,
     RELEASE: Booked,
     START: Began,
@@ -323,6 +340,10 @@ def expand(notes: Sequence[Note], known: Callable[[str], KnownRun | None]) -> li
     for note in notes:
         if isinstance(note, NodeNoted):
             told.append(note.told(None))
-        elif (run := known(note.run)) is not None:
+        elif (run := known(note.run)) is None:
+            continue
+        elif isinstance(note, ReusedNoted):
+            told.extend(note.told(run))
+        else:
             told.append(note.told(run))
     return told

@@ -37,7 +37,8 @@ class FunctionRecord:
     #: As the user wrote it.
     cost: Mapping[str, Any] = field(default_factory=dict)
     #: ``"pending"`` (arguments missing), ``"waiting"`` (for a node), ``"running"``,
-    #: ``"finished"``, ``"failed"``, ``"cancelled"``; inline and input: ``"none"``.
+    #: ``"finished"``, ``"failed"``, ``"cancelled"``, ``"skipped"`` (it needed what had failed), ``"reused"``
+    #: (its result was known); inline and input: ``"none"``.
     status: str = "pending"
     #: Name of its node.
     node: str | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
-from handoff_dask.errors import NotFoundError
+from handoff_dask.errors import NotFoundError, failures_text
 from handoff_dask.graph.arguments import did_you_mean, id_of
 from handoff_dask.record.execution import ExecutionRecord, Timing
 from handoff_dask.record.logs import Logs
@@ -20,7 +20,7 @@ class ExecutionResult:
 
     Parameters
     ----------
-    dag_id, results, allocations, timings
+    dag_id, results, allocations, timings, failed, skipped, reused
         See the attributes.
     record
         All that is known of the run, or a function that gives it when somebody asks.
@@ -33,6 +33,10 @@ class ExecutionResult:
         allocations: Mapping[Hashable, str],
         timings: Mapping[Hashable, Timing],
         record: ExecutionRecord | Callable[[], ExecutionRecord],
+        *,
+        failed: Mapping[Hashable, BaseException] | None = None,
+        skipped: Mapping[Hashable, Hashable] | None = None,
+        reused: Iterable[Hashable] = (),
     ) -> None:
         #: The DAG's id.
         self.dag_id = dag_id
@@ -42,6 +46,12 @@ class ExecutionResult:
         self.allocations = allocations
         #: ``{function id: Timing}``.
         self.timings = timings
+        #: ``{function id: what it raised}`` of the functions that have failed for good.
+        self.failed: Mapping[Hashable, BaseException] = dict(failed or {})
+        #: ``{function id: id of the failed function that it needed}``.
+        self.skipped: Mapping[Hashable, Hashable] = dict(skipped or {})
+        #: Ids of the functions that did not run, since their results were known.
+        self.reused: frozenset[Hashable] = frozenset(reused)
         self._record = record
 
     def __getitem__(self, function: Any) -> Any:
@@ -68,7 +78,8 @@ class ExecutionResult:
         return self.record.logs.of(function)
 
     def __repr__(self) -> str:
-        return f"<ExecutionResult of DAG {self.dag_id!r}: {len(self.results)} results>"
+        failures = f", {failures_text(len(self.failed), len(self.skipped))}" if self.failed else ""
+        return f"<ExecutionResult of DAG {self.dag_id!r}: {len(self.results)} results{failures}>"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_record": self.record}

@@ -148,17 +148,20 @@ class Cache:
 
     # ------------------------------------------------------------------ values
 
-    def get(self, fingerprint: str) -> Hit | Miss:
+    def get(self, fingerprint: str, *, warn: bool = True) -> Hit | Miss:
         """The value of a fingerprint, or why there is none; a damaged entry is warned of.
 
         Parameters
         ----------
         fingerprint
             As :func:`~handoff_dask.reuse.fingerprint.fingerprint` gives it.
+        warn
+            Whether to warn of damage here.
         """
         found = self._read(fingerprint, keep=True)
         if isinstance(found, Miss):
-            self._warn(fingerprint, found)
+            if warn:
+                self._warn(fingerprint, found)
             return found
         head, parts = found
         try:

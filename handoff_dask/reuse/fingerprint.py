@@ -210,7 +210,7 @@ class _Call:
         function, gathered = self.function, self.gathered
         assert function.code is not None
         node, code, gathered.unknown = self.maker.code(function.code)
-        version = getattr(function, "version", None)
+        version = function.version
         told = [function.argument_inclusion.encode()]
         shown = ""
         if version is not None:

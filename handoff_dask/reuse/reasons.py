@@ -142,7 +142,7 @@ def opting_out(dag: DAG) -> frozenset[FunctionId]:
     for key in dag.order():
         function = dag.functions[key]
         inside = (a for a in function.argument_ids if dag.functions[a].type == "inline")
-        if not getattr(function, "cache", True) or any(a in found for a in inside):
+        if not function.cache or any(a in found for a in inside):
             found.add(key)
     return frozenset(found)
 
@@ -207,7 +207,7 @@ class _Asking:
     def why(self, function: Function, now: Details, present: set[str]) -> Reason:
         """Why a function would run again."""
         if function.id in self.off:
-            own = not getattr(function, "cache", True)
+            own = not function.cache
             return Reason(
                 "off", why="it has cache=False" if own else "an inline function in it has cache=False"
             )

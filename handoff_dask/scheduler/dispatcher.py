@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 from distributed.metrics import monotonic, time
@@ -17,6 +18,7 @@ from handoff_dask.placement.decisions import Decision, Place, Reject
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
+    Demand,
     FunctionFinished,
     FunctionReady,
     FunctionWithdrawn,
@@ -37,7 +39,7 @@ from handoff_dask.scheduler.ranks import Ranks
 from handoff_dask.scheduler.refusals import Refusal, refusal_of
 from handoff_dask.scheduler.registry import Registry
 from handoff_dask.scheduler.runs import FunctionState
-from handoff_dask.scheduler.states import Attempt, Prefetched, Waiting
+from handoff_dask.scheduler.states import Attempt, Failed, Pending, Prefetched, Waiting
 from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.scheduler.transfers import Transfers
 
@@ -61,6 +63,8 @@ class Dispatcher:
         Calls a function in the next turn of the scheduler's event loop.
     admission
         What of a cost a worker (by its address) has to admit itself, since tasks of Dask's own are there.
+    call_later
+        Calls a function after so many seconds.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Dispatcher:
         observers: Observer,
         later: Callable[..., object],
         admission: Callable[[str, Cost], dict[str, float]],
+        call_later: Callable[..., object],
     ) -> None:
         self._registry = registry
         self._nodes = nodes
@@ -92,6 +97,7 @@ class Dispatcher:
         self._transfers = transfers
         self._observers = observers
         self._later = later
+        self._call_later = call_later
         self._lifecycle = life.Lifecycle()
         #: Called after each turn of the engine.
         self.after: Callable[[PlacementEngine], None] = lambda engine: None
@@ -99,7 +105,9 @@ class Dispatcher:
         self._to_take_back: list[str] = []
         self._carry: dict[type, Callable[[FunctionState, Any], object]] = {
             life.Offer: self._offer,
+            life.Postpone: self._postpone,
             life.Refuse: lambda function, action: self._later(self._refuse, function),
+            life.PassOn: lambda function, action: self._later(self._tasks.free, function.key),
             life.Withdraw: self._withdraw,
             life.Send: self._restrict,
             life.Hold: self._hold,
@@ -125,6 +133,25 @@ class Dispatcher:
                 self._observers.claim_returned(function, action.attempt)
         # Last of all: with its last function a run ends.
         self._registry.function_changed(function, event)
+        if isinstance(event, (life.FailedForGood, life.GivenUp, life.Rejected)):
+            is_passed_on = isinstance(event, life.FailedForGood) and event.is_passed_on
+            if isinstance(function.state, Failed) and function.run.keeps_going:
+                self._skip_what_needs(function, is_passed_on)
+
+    def _skip_what_needs(self, failed: FunctionState, is_passed_on: bool) -> None:
+        """Skip what needs a function that has failed, unless it accepts that; at once, to tell people."""
+        accepting = failed.run.manifest.accepting if is_passed_on else ()
+        ahead: list[Any] = [failed.key]
+        while ahead:
+            producer = ahead.pop()
+            for key in list(self._tasks.dependents(producer)):
+                function = self._registry.functions.get(key)
+                if function is None or function.run is not failed.run:
+                    continue
+                accepts = function.position in accepting and self._tasks.takes(key, producer)
+                if isinstance(function.state, Pending) and not accepts:
+                    self.tell(function, life.ArgumentFailed(failed.position))
+                    ahead.append(key)
 
     # ------------------------------------------------------------------ actions
 
@@ -138,7 +165,7 @@ class Dispatcher:
         ready = FunctionReady(
             function=function.key,
             run=run.engine_run,
-            demand=run.demand(position),
+            demand=self._demand(function),
             priority=run.manifest.priorities.get(position, 0),
             rank=function.rank,
             duration_s=function.expected_s,
@@ -148,6 +175,22 @@ class Dispatcher:
             preferred_node=preferred_node,
         )
         self._driver.gather([ready])
+
+    @staticmethod
+    def _demand(function: FunctionState) -> Demand:
+        """What a function asks of a node; after a failure, another node if there is one."""
+        demand = function.run.demand(function.position)
+        is_free = demand.pin is None and demand.group is None
+        if function.failed_on and is_free and function.retry.elsewhere:
+            return replace(demand, avoid=frozenset(function.failed_on))
+        return demand
+
+    def _postpone(self, function: FunctionState, action: life.Postpone) -> None:
+        self._call_later(action.seconds, self._wait_over, function, function.state)
+
+    def _wait_over(self, function: FunctionState, state: object) -> None:
+        if function.state is state:  # it has waited all the time
+            self.tell(function, life.WaitOver())
 
     def _is_short(self, function: FunctionState) -> bool:
         return function.expected_s is not None and function.expected_s <= DEFAULT_SETTINGS.round_trip_s
@@ -218,6 +261,16 @@ class Dispatcher:
             f"the execution of DAG {run.dag_id!r} {how}; execute it again"
         )
         self.tell(function, life.Rejected(error, ({}, str(error))))
+
+    def repaired(self, client: str, token: str, position: int) -> None:
+        """A client says that a result can be read that could not be."""
+        run = self._registry.run(token)
+        function = None if run is None else run.functions.get(position)
+        if function is not None and function.not_before:
+            if isinstance(function.state, Waiting):
+                self.tell(function, life.WaitOver())
+            else:
+                function.not_before = 0.0
 
     # ------------------------------------------------------------------ from the workers
 
@@ -315,6 +368,8 @@ class Dispatcher:
         self._transfers.placed(function, node.name, decision.bound)
         if function.run.manifest.transfers:
             self._transfers.tell(function, task, node.name)
+        if function.run.manifest.accepting:
+            self._tasks.note_last_attempt(key)
         self.tell(function, life.Placed(attempt, behind, decision.waited_s))
         if decision.prefetch_queue is not None and decision.prefetch_queue[1] < node.threads:
             task.resource_restrictions = self._queues.restriction((node.address, number), slots)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from distributed.metrics import monotonic
+from distributed.metrics import monotonic, time
 
 from handoff_dask.errors import NotFoundError
 from handoff_dask.placement.explanation import Obstacle
 from handoff_dask.protocol.explain import Finding, Hindrance, Party
 from handoff_dask.protocol.telemetry import Introduction
 from handoff_dask.record.pipeline import PipelineFigures
-from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, WAITING
+from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, SKIPPED, WAITING
 from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.lingering import LingeringThreads
 from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
@@ -122,7 +122,7 @@ class ExplainSource:
             finding.cause, finding.candidates = attempt.cause, attempt.candidates
             finding.sent_ahead = attempt.prefetched
             finding.waited_s = max(0.0, attempt.placed - attempt.ready)
-        if status in (FAILED, CANCELLED):
+        if status in (FAILED, CANCELLED, SKIPPED):
             self._problem(run, function, finding)
         finding.introductions = [r.introduction() for r in runs.values()]
         return finding
@@ -142,6 +142,9 @@ class ExplainSource:
         return sorted(missing, key=lambda found: (found[0].position or 0, found[0].name))
 
     def _waiting(self, function: FunctionState, finding: Finding, runs: dict[str, RunState]) -> None:
+        if function.not_before:
+            finding.cause, finding.waited_s = "retry", max(0.0, time() - (function.ready or time()))
+            return
         why = self._driver.engine.explain(function.key, now=monotonic())
         finding.cause, finding.waited_s, finding.ahead = why.cause, why.waited_s, why.ahead
         nodes: dict[str, Hindrance | None] = {}
@@ -178,11 +181,15 @@ class ExplainSource:
 
     def _problem(self, run: RunState, function: FunctionState, finding: Finding) -> None:
         finding.problem = "the execution was cancelled"
-        if run.refusal is not None:
-            reasons, problem = run.refusal
+        because = run.skipped.get(function.position, run.failed)
+        if function.position in run.failures:
+            because = function.position
+        failure = run.problem if because is None else run.failures.get(because, run.problem)
+        if failure.refusal is not None:
+            reasons, problem = failure.refusal
             each = [f"{node}: {why}" for node, why in reasons.items()]
             finding.problem = "; ".join([*([problem] if problem else []), *each]) or "there are no nodes"
-        elif run.error is not None:
-            finding.problem = run.error.strip().rpartition("\n")[2]
-        if run.failed is not None and run.failed != function.position:
-            finding.because = run.failed
+        elif failure.text:
+            finding.problem = failure.text.strip().rpartition("\n")[2]
+        if because is not None and because != function.position:
+            finding.because = because

@@ -8,6 +8,10 @@ state          event              next state             what must be done
 =============  =================  =====================  ==========================================
 pending        ArgumentsReady     waiting                offer it to the engine; refuse it if its
                                                          run is over
+pending        ArgumentsReady     waiting                after a failure: wait until the next attempt
+waiting        WaitOver           the same               offer it to the engine
+pending        ArgumentFailed     skipped
+skipped        ArgumentsReady     the same               pass the failure on to what it feeds
 waiting        Placed             running, prefetched    send it to its node
 waiting        Withdrawn          pending                withdraw it from the engine
 waiting        GivenUp            failed                 withdraw it from the engine
@@ -55,6 +59,7 @@ from handoff_dask.scheduler.states import (
     Pending,
     Prefetched,
     Running,
+    Skipped,
     Waiting,
 )
 
@@ -99,6 +104,16 @@ class Began:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a function has failed, as Dask has it."""
+
+    exception: Any
+    traceback: Any
+    #: Both as text.
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Raised:
     """An attempt has raised; Dask decides next whether it is repeated."""
 
@@ -106,6 +121,18 @@ class Raised:
     startstops: Any = ()
     #: Whether its thread goes on nevertheless: its time was over.
     left_behind: bool = False
+    #: The exception as text.
+    text: str = ""
+    #: Given if it is not repeated, and the failure is passed on as the result of the function.
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentFailed:
+    """Something that the function needs has failed, in a run that goes on."""
+
+    #: Position of the function that failed.
+    by: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +167,6 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a function has failed, as Dask has it."""
-
-    exception: Any
-    traceback: Any
-    #: Both as text.
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class FailedForGood:
     """The attempt has raised, and is not repeated."""
 
@@ -158,6 +175,8 @@ class FailedForGood:
     failure: Failure | None = None
     #: False if its node has died, and Dask gives it up for that.
     node_is_there: bool = True
+    #: Whether the failure is the function's result, so that what accepts it may run.
+    is_passed_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +185,13 @@ class Dropped:
 
     #: Whether the node is still there, so that a thread may go on.
     node_is_there: bool
+    #: A random number from 0 to 1, which spreads the waits before further attempts.
+    chance: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class WaitOver:
+    """The next attempt may be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +227,8 @@ class NeededAgain:
 
 LifeEvent: TypeAlias = (
     ArgumentsReady
+    | ArgumentFailed
+    | WaitOver
     | Placed
     | TurnCame
     | NotTaken
@@ -229,8 +257,20 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Postpone:
+    """Tell :class:`WaitOver` after so many seconds, if the function still waits then."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """Fail the task soon: its run is over, and nobody places it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """Let Dask run the task soon, on any worker: it passes on that an argument has failed, no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +345,9 @@ class GiveResultUp:
 
 Action: TypeAlias = (
     Offer
+    | Postpone
     | Refuse
+    | PassOn
     | Withdraw
     | Send
     | Hold
@@ -329,8 +371,10 @@ _ON_NODE: Mapping[type, tuple[type, ...]] = {
 
 #: ``{state: {event: the states that may follow}}``.
 TRANSITIONS: Mapping[type, Mapping[type, tuple[type, ...]]] = {
-    Pending: {ArgumentsReady: (Waiting,)},
+    Pending: {ArgumentsReady: (Waiting,), ArgumentFailed: (Skipped,)},
+    Skipped: {ArgumentsReady: (Skipped,)},
     Waiting: {
+        WaitOver: (Waiting,),
         Placed: (Running, Prefetched),
         Withdrawn: (Pending,),
         GivenUp: (Failed,),
@@ -380,6 +424,8 @@ class Lifecycle:
     def __init__(self) -> None:
         self._apply: dict[type, Callable[[FunctionState, Any, float], list[Action]]] = {
             ArgumentsReady: self._arguments_ready,
+            ArgumentFailed: self._argument_failed,
+            WaitOver: self._wait_over,
             Placed: self._placed,
             TurnCame: self._turn_came,
             NotTaken: self._not_taken,
@@ -420,10 +466,28 @@ class Lifecycle:
     # ------------------------------------------------------------------ before it is placed
 
     def _arguments_ready(self, function: FunctionState, event: ArgumentsReady, now: float) -> list[Action]:
+        if isinstance(function.state, Skipped):
+            return [PassOn()]
         function.state = Waiting(now)
         run = function.run
         # What is asked for after the end of its run must not wait for ever.
-        return [Refuse() if run.over and run.status != FINISHED else Offer()]
+        if run.over and run.status != FINISHED:
+            return [Refuse()]
+        if function.not_before > now:
+            return [Postpone(function.not_before - now)]
+        function.not_before = 0.0
+        return [Offer()]
+
+    def _wait_over(self, function: FunctionState, event: WaitOver, now: float) -> list[Action]:
+        if not function.not_before:  # offered already
+            return []
+        function.not_before = 0.0
+        function.state = Waiting(now)
+        return [Offer()]
+
+    def _argument_failed(self, function: FunctionState, event: ArgumentFailed, now: float) -> list[Action]:
+        function.state = Skipped(event.by)
+        return []
 
     def _withdrawn(self, function: FunctionState, event: Withdrawn, now: float) -> list[Action]:
         function.state = Pending()
@@ -472,6 +536,9 @@ class Lifecycle:
         _take_times(attempt, event.startstops, now)
         attempt.raised = event.exception
         attempt.left_behind = event.left_behind
+        attempt.raised_text = event.text
+        attempt.failure = event.failure
+        function.failed_on.append(attempt.node)
         return []
 
     def _seceded(self, function: FunctionState, event: Seceded, now: float) -> list[Action]:
@@ -530,6 +597,9 @@ class Lifecycle:
         function.state = Cancelled(attempt) if function.run.over else Pending()
         has_ended = attempt.raised is not None and not attempt.left_behind
         is_over = not event.node_is_there or has_ended or attempt.recalled
+        if attempt.raised is not None and function.failed_on:
+            wait_s = function.retry.wait(len(function.failed_on), event.chance)
+            function.not_before = now + wait_s if wait_s else 0.0
         stuck = was_running and not is_over
         queue = LeaveQueue(attempt, goes_on=event.node_is_there, is_stuck=stuck)
         return [Hold(), queue, ReturnClaim(attempt) if is_over else KeepClaim(attempt)]

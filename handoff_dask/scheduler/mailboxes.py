@@ -9,8 +9,10 @@ from typing import Any
 
 from distributed.protocol import pickle
 
+from handoff_dask.scheduler.lifecycle import Dropped, LifeEvent
 from handoff_dask.scheduler.observer import Observer
-from handoff_dask.scheduler.runs import RunState
+from handoff_dask.scheduler.runs import FunctionState, RunState
+from handoff_dask.scheduler.states import State
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ class Mailboxes:
 
 
 class RunMessages(Observer):
-    """Tells the session that submitted a run when it begins and how it ends.
+    """Tells the session that submitted a run when it begins, what it cannot read, and how it ends.
 
     Parameters
     ----------
@@ -96,9 +98,17 @@ class RunMessages(Observer):
         ``{node: capabilities and threads}``, as records have it.
     """
 
+    watches = (Dropped,)
+
     def __init__(self, mailboxes: Mailboxes, offers: Callable[[], dict[str, dict[str, Any]]]) -> None:
         self._mailboxes = mailboxes
         self._offers = offers
+
+    def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
+        """A result that was known could not be read: the session has it computed."""
+        run, attempt = function.run, function.attempt
+        if function.position in run.manifest.reading and attempt is not None and attempt.raised is not None:
+            self._tell(run, "missed", [run.token, function.position, attempt.raised_text])
 
     def run_began(self, run: RunState) -> None:
         """The first function of a run has been placed."""
@@ -114,7 +124,7 @@ class RunMessages(Observer):
         """A run is over."""
         if run.watched:
             outcome = pickle.dumps(run.outcome(self._offers()))
-            self._tell(run, "ended", [outcome, run.exception, run.traceback])
+            self._tell(run, "ended", [outcome, run.exceptions()])
 
     def _tell(self, run: RunState, kind: str, content: Any) -> None:
         self._mailboxes.tell(run.client, run.manifest.listener, kind, content)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ from handoff_dask.scheduler.round_trip import RoundTrip
 from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
 from handoff_dask.scheduler.shared_resources import SharedRegister
 from handoff_dask.scheduler.spawning import Spawning
-from handoff_dask.scheduler.states import Cancelled, Failed, Finished, Waiting
+from handoff_dask.scheduler.states import Cancelled, Failed, Finished, Skipped, Waiting
 from handoff_dask.scheduler.stored_values import StoredValues
 from handoff_dask.scheduler.streams import Pipelines
 from handoff_dask.scheduler.suspicion import Suspicion
@@ -132,6 +133,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.registry, self.nodes, self.tasks, self.data, self.driver,
             self.ranks, self.queues, self.threads, self.transfers, self.observers, later,
             self.dask_tasks.admission,
+            loop.call_later,
         )  # fmt: skip
         self.pauses = Pauses(self.runs, self.tasks, self.driver, self.threads, self.dispatcher.tell)
         self.dispatcher.after = self.pauses.review
@@ -200,6 +202,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         )  # fmt: skip
         for part in asked:
             self.requests.add(**part.methods())
+        self.requests.add(repaired=self.dispatcher.repaired)
         scheduler.handlers[NAME] = self.requests.handle
         self.worker_messages.install(scheduler.handlers, scheduler.stream_handlers)
 
@@ -330,14 +333,19 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
     def _event(
         self, function: FunctionState, start: str, finish: str, facts: dict[str, Any]
     ) -> life.LifeEvent | None:
+        if isinstance(function.state, Skipped):
+            return life.ArgumentsReady() if finish == "no-worker" else None
         if start == "processing":
             if finish == "memory":
+                failure = function.fact("failure")
+                if failure is not None:
+                    return life.FailedForGood(facts.get("startstops"), failure, is_passed_on=True)
                 return life.Ended(facts.get("startstops"), facts.get("nbytes"))
             is_there = function.fact("address") in self.scheduler.workers
             if finish == "erred":
                 failure = self.tasks.failure(function.key)
                 return life.FailedForGood(facts.get("startstops"), failure, is_there)
-            return life.Dropped(is_there)
+            return life.Dropped(is_there, random.random())
         if finish == "no-worker":
             return life.ArgumentsReady()
         if start == "no-worker" and finish != "processing":

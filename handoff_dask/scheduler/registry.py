@@ -19,7 +19,7 @@ from handoff_dask.scheduler import lifecycle as life
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import Observer
 from handoff_dask.scheduler.ranks import Ranks
-from handoff_dask.scheduler.runs import FunctionState, Runs, RunState, TaskRun
+from handoff_dask.scheduler.runs import FunctionState, RunFailure, Runs, RunState, TaskRun
 from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.scheduler.user_strategies import load
 
@@ -67,6 +67,10 @@ class Registry:
     def functions(self) -> Mapping[Any, FunctionState]:
         """Every function that is known now, by Dask key."""
         return self._runs.functions
+
+    def run(self, token: str) -> RunState | None:
+        """A run that is known now."""
+        return self._runs.by_token.get(token)
 
     # ------------------------------------------------------------------ begin
 
@@ -138,16 +142,18 @@ class Registry:
     def _hold(self, run: RunState, keys: list[str], wanted: set[Hashable]) -> None:
         manifest = run.manifest
         shared = [{"resources": d.cost.to_amounts()} if d.cost.amounts else {} for d in manifest.demands]
-        for key in keys:
-            if key in self._runs.functions or is_barrier(key):
-                continue
+        new = [key for key in keys if key not in self._runs.functions and not is_barrier(key)]
+        for key in new:
             position = position_of(key)
             function = FunctionState(run, key, position)
             run.functions[position] = self._runs.functions[key] = function
             run.alive += 1
             self._tasks.hold_first(key, shared[manifest.demand_of[position]], manifest.retries[position])
         run.wanted |= {k for k in keys if k in wanted}
-        run.missing = {k for k in run.wanted if not self._tasks.is_in_memory(k)}
+        if run.keeps_going:
+            run.missing |= {k for k in new if not self._tasks.is_in_memory(k)}
+        else:
+            run.missing = {k for k in run.wanted if not self._tasks.is_in_memory(k)}
         self._ranks.order(run)
 
     # ------------------------------------------------------------------ what becomes of its functions
@@ -160,30 +166,57 @@ class Registry:
                 run.status = RUNNING
                 self._observers.run_began(run)
         elif isinstance(event, life.Ended):
-            run.missing.discard(function.key)
-            if not run.missing and not run.over:
-                self.end(run, FINISHED)
+            if not run.over:
+                run.failures.pop(function.position, None)  # computed again, and well this time
+            self._settled(run, function.key)
         elif isinstance(event, life.ResultLost):
             if function.key in run.wanted and not run.over:
                 run.missing.add(function.key)
         elif isinstance(event, (life.FailedForGood, life.GivenUp)):
-            if event.failure is not None and not run.over and run.failed is None:
-                run.exception, run.traceback = event.failure.exception, event.failure.traceback
-                run.error = event.failure.text
-                self._failed(run, function.position)
+            if event.failure is not None:
+                failure = event.failure
+                self._failed(
+                    run, function.position, RunFailure(failure.exception, failure.traceback, failure.text)
+                )
         elif isinstance(event, life.Rejected):
-            self.refuse(run, function.position, event.refusal)
+            self._failed(run, function.position, RunFailure(refusal=event.refusal, text=str(event.error)))
+        elif isinstance(event, life.ArgumentFailed):
+            run.skipped[function.position] = event.by
+            self._settled(run, function.key)
 
     def refuse(self, run: RunState, position: int, refusal: tuple[dict[str, str], str | None]) -> None:
-        """End a run of which a function cannot be placed."""
-        if not run.over and (run.failed is None or run.goes_on):
-            run.refusal = refusal
-            self._failed(run, position)
+        """End a run that handoff cannot go on with; of tasks of Dask's own, fail one."""
+        self._failed(run, position, RunFailure(refusal=refusal), ends=not run.is_of_tasks)
 
-    def _failed(self, run: RunState, position: int) -> None:
-        run.failed = position
-        if run.watched:
-            self.end(run, FAILED)
+    def _failed(self, run: RunState, position: int, failure: RunFailure, *, ends: bool = False) -> None:
+        """Note that a function has failed for good, and end its run unless that goes on."""
+        ends = ends or not run.goes_on
+        if run.over or (run.failures and ends and not run.keeps_going):
+            return
+        run.failures[position] = failure
+        if ends:
+            if run.watched:
+                self.end(run, FAILED)
+        elif run.keeps_going:
+            if len(run.failures) == 1:
+                self._keep_rest(run)
+            self._settled(run, run.functions[position].key)
+
+    def _settled(self, run: RunState, key: str) -> None:
+        """A function has a result, or will have none."""
+        run.missing.discard(key)
+        if key in run.kept:
+            run.kept.discard(key)
+            self._later(self._tasks.let_go, [key])
+        if not run.missing and not run.over:
+            self.end(run, FAILED if run.failures and not run.is_of_tasks else FINISHED)
+
+    def _keep_rest(self, run: RunState) -> None:
+        """Let what the client does not want run all the same, although what needs it may have failed."""
+        rest = {key for key in run.missing if key not in run.wanted}
+        if rest:
+            run.kept |= rest
+            self._tasks.keep(rest)
 
     def not_placed(self, key: str) -> None:
         """A function is gone of which the engine has just decided: whoever permitted it may know."""
@@ -195,6 +228,9 @@ class Registry:
         """A run is over: nothing further of it starts, its client is told."""
         run.status = status
         run.ended = time()
+        if run.kept:
+            kept, run.kept = run.kept, set()
+            self._later(self._tasks.let_go, kept)
         if status != FINISHED and not run.is_of_tasks:
             self._gather([RunClosed(run=run.engine_run)])
             if run.watched:

@@ -24,6 +24,8 @@ from handoff_dask.scheduler.telemetry import Telemetry
 from handoff_dask.scheduler.user_strategies import load
 from handoff_dask.version import VERSION
 
+#: Requests whose answers may carry exceptions that only the client can unpickle.
+CARRY_EXCEPTIONS = ("settled", "so_far")
 #: Why a run is refused: the position of the function, and the reasons.
 Refused = tuple[int, dict[str, str], "str | None"]
 
@@ -75,6 +77,7 @@ class Requests(Observer):
             "announce": self.announce,
             "cancel": self.cancel,
             "outcome": self.outcome,
+            "so_far": self.so_far,
             "withdraw": self.withdraw,
             "discover": self.discover,
             "register": self.register,
@@ -94,7 +97,7 @@ class Requests(Observer):
 
     async def handle(self, method: str, client: str, arguments: bytes) -> dict[str, Any]:
         """Answer a client: ``{"value": …}``, or ``{"error": …}`` for what it should raise."""
-        if method == "watch":  # it and settled may carry exceptions that only the client can unpickle
+        if method == "watch":  # it may carry exceptions that only the client can unpickle
             return {"messages": await self._mailboxes.watch(client, **pickle.loads(arguments))}
         try:
             answer = self._methods[method](client, **pickle.loads(arguments))
@@ -102,7 +105,7 @@ class Requests(Observer):
                 answer = await answer
         except HandoffError as error:
             return {"error": pickle.dumps(error)}
-        if method == "settled":
+        if method in CARRY_EXCEPTIONS:
             return {"as_is": answer}
         return {"value": pickle.dumps(answer)}
 
@@ -179,6 +182,13 @@ class Requests(Observer):
         if run is None:
             raise NotFoundError("execution", token, "it has been forgotten")
         return run.outcome(self._nodes.as_recorded())
+
+    def so_far(self, client: str, token: str) -> list[Any]:
+        """How a run stands: its outcome so far, pickled, and what its functions have raised."""
+        run = self._runs.by_token.get(token)
+        if run is None:
+            raise NotFoundError("execution", token, "it has been forgotten")
+        return [pickle.dumps(run.outcome(self._nodes.as_recorded())), run.exceptions()]
 
     # ------------------------------------------------------------------ messages to clients
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from distributed.metrics import time
 from distributed.protocol import pickle
 
+from handoff_dask.graph.retry import Retry
 from handoff_dask.placement.estimates import Kind, family_of
 from handoff_dask.placement.events import Demand
 from handoff_dask.placement.strategies import Strategy
@@ -25,10 +26,25 @@ from handoff_dask.scheduler.states import Attempt, Pending, Prefetched, Running,
 logger = logging.getLogger(__name__)
 
 
+#: No waits, and elsewhere if possible.
+_PLAIN = Retry()
+
+
 class FunctionState:
     """One function of a run, as the scheduler sees it."""
 
-    __slots__ = ("attempt", "attempts", "expected_s", "key", "position", "rank", "run", "state")
+    __slots__ = (
+        "attempt",
+        "attempts",
+        "expected_s",
+        "failed_on",
+        "key",
+        "not_before",
+        "position",
+        "rank",
+        "run",
+        "state",
+    )
 
     def __init__(self, run: RunState, key: str, position: int) -> None:
         self.run = run
@@ -39,6 +55,10 @@ class FunctionState:
         self.attempt: Attempt | None = None
         #: How many attempts have begun.
         self.attempts = 0
+        #: Names of the nodes on which it has raised, once for each time.
+        self.failed_on: list[str] = []
+        #: When its next attempt may be made, in seconds since the epoch.
+        self.not_before = 0.0
         self.rank = 0.0
         #: Expected seconds, if anything is known.
         self.expected_s: float | None = None
@@ -59,6 +79,11 @@ class FunctionState:
         if isinstance(self.state, Waiting):
             return self.state.since
         return None if self.attempt is None else self.attempt.ready
+
+    @property
+    def retry(self) -> Retry:
+        """How it is tried again; how often, Dask knows."""
+        return self.run.manifest.retry.get(self.position, _PLAIN)
 
     def fact(self, name: str) -> Any:
         """A fact of the last attempt; None if there was none."""
@@ -90,13 +115,23 @@ class RunKind:
         return other.known is None and other.name == self.name and other.cost == self.cost
 
 
+class RunFailure(NamedTuple):
+    """How a function of a run has failed."""
+
+    #: As Dask serialises them.
+    exception: Any = None
+    traceback: Any = None
+    #: Both as text.
+    text: str = ""
+    #: Why it could not be placed, if that is how it failed: ``({node: why not}, what else)``.
+    refusal: tuple[dict[str, str], str | None] | None = None
+
+
 class RunState:
     """One execution of a DAG."""
 
     #: Whether it is no DAG, but tasks of Dask's own that handoff places.
     is_of_tasks: ClassVar[bool] = False
-    #: Whether it goes on when one of its functions has failed.
-    goes_on: ClassVar[bool] = False
 
     def __init__(self, manifest: Manifest, client: str, *, submitted: float, watched: bool) -> None:
         self.manifest = manifest
@@ -112,23 +147,25 @@ class RunState:
         self.ended: float | None = None
         #: By position; absent where only some outputs were asked for.
         self.functions: dict[int, FunctionState] = {}
-        #: Keys that the client wants and that are not there yet.
+        #: Keys that the run still waits for: those that the client wants, all of a run that goes on.
         self.missing: set[str] = set()
         self.wanted: frozenset[str] = frozenset()
         #: Functions that Dask has not forgotten.
         self.alive = 0
-        self.failed: int | None = None
+        #: The functions that have failed for good, by position, the first to fail first.
+        self.failures: dict[int, RunFailure] = {}
+        #: ``{position: position of the failed function that it needed}``.
+        self.skipped: dict[int, int] = {}
+        #: What each result depends on, by position, once the client has worked it out.
+        self.fingerprints: list[str | None] | None = None
+        #: Keys that are kept for this run although its client does not want them.
+        self.kept: set[str] = set()
         #: The client's planner has ordered it.
         self.planned = False
         #: A fixed order, by position; absent where it follows from the graph and the durations.
         self.ranks: list[float] | None = None
         self._kinds: dict[tuple[str, int], dict[str, RunKind]] = {}
         self._kind_of: dict[int, RunKind] = {}
-        self.exception: Any = None
-        self.traceback: Any = None
-        self.refusal: tuple[dict[str, str], str | None] | None = None
-        #: The traceback and the exception of the function that failed, as text.
-        self.error: str | None = None
         #: Positions, and for each of them which of these take its result.
         self.dependents: tuple[list[int], list[list[int]]] = ([], [])
         #: What its functions printed and logged: ``(position, attempt, node, time, source, text)``.
@@ -144,6 +181,26 @@ class RunState:
     def over(self) -> bool:
         """Whether it has finished, failed or been cancelled."""
         return self.ended is not None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the engine goes on with it when a function has been rejected."""
+        return self.keeps_going
+
+    @property
+    def keeps_going(self) -> bool:
+        """Whether all that does not need what has failed still runs."""
+        return self.watched and self.manifest.options.on_failure != "stop"
+
+    @property
+    def failed(self) -> int | None:
+        """Position of the function that failed first."""
+        return next(iter(self.failures), None)
+
+    @property
+    def problem(self) -> RunFailure:
+        """How the first function failed; empty if none has."""
+        return next(iter(self.failures.values()), RunFailure())
 
     @property
     def strategy_name(self) -> str:
@@ -242,11 +299,15 @@ class RunState:
             capabilities=capabilities,
             submitted=self.submitted,
             ended=self.ended,
-            failed=self.failed,
-            refusal=self.refusal,
+            failures=[(position, failure.refusal) for position, failure in self.failures.items()],
+            skipped=dict(self.skipped),
             spawned=tuple(self.manifest.spawned),
             logs=list(self.logs),
         )
+
+    def exceptions(self) -> list[list[Any]]:
+        """Exception and traceback of each failed function, in the order of the outcome."""
+        return [[failure.exception, failure.traceback] for failure in self.failures.values()]
 
 
 class TaskRun(RunState):
@@ -268,7 +329,6 @@ class TaskRun(RunState):
     """
 
     is_of_tasks = True
-    goes_on = True
 
     def __init__(
         self, manifest: Manifest, keys: list[Any], ranks: list[float], client: str, engine_run: str
@@ -279,6 +339,11 @@ class TaskRun(RunState):
         self.ranks = ranks
         # The order is Dask's: memory stays low in it.
         self.planned = True
+
+    @property
+    def goes_on(self) -> bool:
+        """They have little to do with each other."""
+        return True
 
     @property
     def dag_id(self) -> Hashable:

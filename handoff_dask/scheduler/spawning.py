@@ -142,7 +142,8 @@ class Spawning:
     def _let_go(self, run: RunState, keys: list[str]) -> None:
         """Let the items go with what takes their results: nobody else wants them."""
         run.wanted = run.wanted.difference(keys)
-        run.missing.difference_update(keys)
+        if not run.keeps_going:
+            run.missing.difference_update(keys)
         self._scheduler.client_releases_keys(
             keys=keys, client=run.client, stimulus_id=f"handoff-spawn-{time()}"
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from handoff_dask.protocol.names import SHORT_LANES
-from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, WAITING
+from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, SKIPPED, WAITING
 from handoff_dask.resources import Cost
 
 #: A node's address and the number of a prefetch queue there.
@@ -58,6 +58,10 @@ class Attempt:
     paused: bool = False
     #: What it has raised, before Dask has decided about a retry.
     raised: Any = None
+    #: The same as text.
+    raised_text: str = ""
+    #: Why it has failed for good, if its result says so.
+    failure: Any = None
     #: Whether its worker has given it back: no thread of it goes on.
     recalled: bool = False
     #: Whether its thread goes on although it has raised: its time was over.
@@ -135,4 +139,13 @@ class Cancelled:
     attempt: Attempt
 
 
-State: TypeAlias = Pending | Waiting | Prefetched | Running | Finished | Failed | Cancelled
+@dataclass(slots=True)
+class Skipped:
+    """It needs what has failed, in a run that goes on."""
+
+    status: ClassVar[str] = SKIPPED
+    #: Position of the function that failed.
+    by: int
+
+
+State: TypeAlias = Pending | Waiting | Prefetched | Running | Finished | Failed | Cancelled | Skipped

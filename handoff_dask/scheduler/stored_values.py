@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import time
 
 from handoff_dask.errors import NotFoundError
+from handoff_dask.protocol.manifest import position_of
 from handoff_dask.record.status import CANCELLED, FAILED
-from handoff_dask.scheduler.lifecycle import Ended, LifeEvent
+from handoff_dask.scheduler.lifecycle import (
+    ArgumentFailed,
+    Ended,
+    FailedForGood,
+    GivenUp,
+    LifeEvent,
+    Rejected,
+)
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import Observer
 from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
-from handoff_dask.scheduler.states import Finished, State
+from handoff_dask.scheduler.states import Failed, Finished, Skipped, State
 from handoff_dask.scheduler.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -49,7 +57,7 @@ class StoredValues(Observer):
         Dask's, which keeps the values.
     """
 
-    watches = (Ended,)
+    watches = (Ended, FailedForGood, GivenUp, Rejected, ArgumentFailed)
 
     def __init__(self, runs: Runs, nodes: Nodes, tasks: Tasks, scheduler: Scheduler) -> None:
         self._runs = runs
@@ -59,6 +67,8 @@ class StoredValues(Observer):
         self._stored: dict[str, StoredOfDAG] = {}
         #: Runs that are not spoken of any more although Dask has not forgotten them yet.
         self._dropped: weakref.WeakSet[RunState] = weakref.WeakSet()
+        #: Fingerprints of runs whose graph is on its way, by token.
+        self._early: dict[str, list[str | None]] = {}
         #: For whoever waits for a run: ``{token: event}``.
         self._news: dict[str, asyncio.Event] = {}
 
@@ -69,6 +79,8 @@ class StoredValues(Observer):
             "find": self.find,
             "functions_of": self.functions_of,
             "settled": self.settled,
+            "note_fingerprints": self.note_fingerprints,
+            "earlier": self.earlier,
             "some_node": self.some_node,
             "where": self.where,
             "register_location": self.register_location,
@@ -161,6 +173,37 @@ class StoredValues(Observer):
         held.sort(key=lambda node: (node.name != maker, node.name))
         return {node.name: node.address for node in held}
 
+    # ------------------------------------------------------------------ results of earlier runs
+
+    def note_fingerprints(self, client: str, token: str, fingerprints: list[str | None]) -> None:
+        """A client says what the results of a run depend on."""
+        run = self._runs.by_token.get(token)
+        if run is not None:
+            run.fingerprints = fingerprints
+        elif token in self._runs.announced:
+            self._early[token] = fingerprints
+
+    def earlier(self, client: str, token: str | None, dag: str | None) -> dict[str, str] | None:
+        """``{fingerprint: key}`` of what the cluster still has of a run, or of the latest one of a DAG.
+
+        None if there is none that can be resumed.
+        """
+        runs = [
+            run
+            for run in self._runs.by_token.values()
+            if run.token == token or (run.manifest.dag_token == dag and run not in self._dropped)
+        ]
+        run = next((run for run in reversed(runs) if run.fingerprints is not None), None)
+        if run is None or run.fingerprints is None:
+            return None
+        found = {}
+        for position, function in run.functions.items():
+            fingerprint = run.fingerprints[position]
+            is_known = isinstance(function.state, Finished) and self._is_there(function.key)
+            if fingerprint is not None and is_known and position not in run.manifest.reading:
+                found[fingerprint] = function.key
+        return found
+
     # ------------------------------------------------------------------ waiting
 
     async def settled(self, client: str, token: str, key: str, timeout: float | None) -> tuple[str, Any]:
@@ -175,19 +218,23 @@ class StoredValues(Observer):
             return "waiting", None
         if run is None:
             return "cancelled", None
-        if self._is_there(key) or run.status not in (FAILED, CANCELLED):
-            return "memory", None
-        if run.status == CANCELLED or run.failed is None:
-            return "cancelled", None
-        failed = run.functions[run.failed]
+        position = position_of(key)
+        blamed = run.skipped.get(position, position)
+        if blamed not in run.failures:
+            if self._is_there(key) or run.status not in (FAILED, CANCELLED):
+                return "memory", None
+            if run.status == CANCELLED or run.failed is None:
+                return "cancelled", None
+            blamed = run.failed
+        failed, why = run.functions[blamed], run.failures[blamed]
         return "failed", {
             "key": failed.key,
             "cost": run.cost(failed.position),
-            "refusal": run.refusal,
+            "refusal": why.refusal,
             "node": failed.fact("node"),
             "attempts": failed.attempts,
-            "exception": run.exception,
-            "traceback": run.traceback,
+            "exception": why.exception,
+            "traceback": why.traceback,
         }
 
     async def _until_settled(self, token: str, key: str) -> RunState | None:
@@ -196,7 +243,7 @@ class StoredValues(Observer):
             run = self._runs.by_token.get(token)
             if self._is_there(key) or (run is None and token not in self._runs.announced):
                 return run
-            if run is not None and run.over:
+            if run is not None and (run.over or _has_no_result(run, position_of(key))):
                 return run
             await self._news.setdefault(token, asyncio.Event()).wait()
 
@@ -205,11 +252,12 @@ class StoredValues(Observer):
 
     def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
         """A function has ended: whoever waits for one of its run looks again."""
-        if self._news and isinstance(new, Finished):
+        if self._news and isinstance(new, (Finished, Failed, Skipped)):
             self._has_news(function.run.token)
 
     def run_opened(self, run: RunState) -> None:
         """The graph of a run has arrived."""
+        run.fingerprints = self._early.pop(run.token, None)
         self._has_news(run.token)
 
     def run_ended(self, run: RunState) -> None:
@@ -218,9 +266,15 @@ class StoredValues(Observer):
 
     def run_withdrawn(self, token: str) -> None:
         """The graph of a run will not come."""
+        self._early.pop(token, None)
         self._has_news(token)
 
     def _has_news(self, token: str) -> None:
         news = self._news.pop(token, None)
         if news is not None:
             news.set()
+
+
+def _has_no_result(run: RunState, position: int) -> bool:
+    """Whether a function of a run has failed, or was skipped since another has."""
+    return position in run.failures or position in run.skipped

@@ -15,12 +15,16 @@ from distributed.metrics import time
 from distributed.protocol import pickle
 
 from handoff_dask.placement.devices import DEVICE
+from handoff_dask.protocol.failed_values import LAST_ATTEMPT
 from handoff_dask.protocol.names import ATTEMPT, DEVICES, is_barrier
 from handoff_dask.scheduler.lifecycle import Failure
 
 if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState
+
+#: The client in whose name tasks are kept that nobody else wants.
+KEEPER = "handoff-runs"
 
 #: The worker restriction of a held task: no worker has such an address.
 HELD = {"handoff://held"}
@@ -106,6 +110,33 @@ class Tasks:
         # Dask takes recommendations from the end.
         self._transitions(dict.fromkeys(reversed(list(keys)), "processing"), "place")
 
+    def free(self, key: str) -> None:
+        """Let Dask run a task that is held, wherever it likes."""
+        task = self._tasks.get(key)
+        if task is not None and task.state == "no-worker":
+            task.worker_restrictions = set()
+            task.resource_restrictions = {}
+            self._transitions({key: "processing"}, "free")
+
+    def keep(self, keys: Iterable[str]) -> None:
+        """Want tasks that nobody else may want."""
+        known = [key for key in keys if key in self._tasks]
+        self._scheduler.client_desires_keys(keys=known, client=KEEPER)
+
+    def let_go(self, keys: Iterable[str]) -> None:
+        """Want them no longer.  Not from within a transition."""
+        self._scheduler.client_releases_keys(
+            keys=[key for key in keys if key in self._tasks],
+            client=KEEPER,
+            stimulus_id=f"handoff-let-go-{time()}",
+        )
+
+    def note_last_attempt(self, key: str) -> None:
+        """Tell a function that is about to be sent that it will not be tried again, if that is so."""
+        task = self._tasks[key]
+        if task.retries == 0:
+            task.annotations = {**(task.annotations or {}), LAST_ATTEMPT: True}
+
     def release(self, keys: Iterable[str], state: str, why: str) -> None:
         """Release those tasks that are in this state: what is wanted of them is computed again."""
         found = [key for key in keys if key in self._tasks and self._tasks[key].state == state]
@@ -180,6 +211,10 @@ class Tasks:
                 yield from (after.key for after in dependent.dependents)
             else:
                 yield dependent.key
+
+    def takes(self, key: Key, of: Key) -> bool:
+        """Whether a task takes the result of another one, and does not just run after it."""
+        return any(dependent.key == key for dependent in self._tasks[of].dependents)
 
     def next_ready(self, key: Key) -> list[Key]:
         """Keys of the tasks that lack nothing but a task's result."""

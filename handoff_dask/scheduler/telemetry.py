@@ -21,6 +21,7 @@ from handoff_dask.protocol.telemetry import (
     NODE_UP,
     NODE_UPDATE,
     RELEASE,
+    REUSED,
     START,
     Allocated,
     Began,
@@ -29,6 +30,7 @@ from handoff_dask.protocol.telemetry import (
     Introduction,
     NodeNoted,
     Note,
+    ReusedNoted,
     RunNoted,
     pack,
     pack_exception,
@@ -183,6 +185,8 @@ class Telemetry(Observer):
         """A DAG's functions are on the scheduler."""
         if DAG_START in self._wanted and not run.is_of_tasks:
             self._note(RunNoted(DAG_START, run.token, run.status, len(run.functions), run.submitted))
+        if REUSED in self._wanted and run.manifest.reused is not None:
+            self._note(ReusedNoted(REUSED, run.token, run.manifest.reused, run.submitted))
 
     def run_ended(self, run: RunState) -> None:
         """A DAG has finished, failed or been cancelled; its client hears of it after this."""
@@ -202,6 +206,8 @@ class Telemetry(Observer):
             return
         why = "another function has failed" if run.status == FAILED else "the execution was cancelled"
         for function in run.functions.values():
+            if function.position in run.manifest.reading:
+                continue
             if isinstance(function.state, (Running, Prefetched)):
                 self._lost(function, function.state, f"cancelled: {why}")
                 self._over.add(function.state.attempt)
@@ -210,10 +216,11 @@ class Telemetry(Observer):
         position = run.failed
         if position is None:
             return None
-        if run.refusal is not None:
-            return RefusedNote(position, *run.refusal)
-        function = run.functions[position]
-        return FailedNote(position, function.fact("node"), function.attempts, pack_exception(run.exception))
+        failure, function = run.problem, run.functions[position]
+        if failure.refusal is not None:
+            return RefusedNote(position, *failure.refusal)
+        exception = pack_exception(failure.exception)
+        return FailedNote(position, function.fact("node"), function.attempts, exception)
 
     def run_forgotten(self, run: RunState) -> None:
         """A run is gone: no more will be said of it, unless a thread of its own goes on."""
@@ -232,7 +239,7 @@ class Telemetry(Observer):
 
     def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
         """Tell what has become of a function."""
-        if not self._wanted:
+        if not self._wanted or function.position in function.run.manifest.reading:
             return
         if isinstance(event, Placed):
             self._placed(function, event)
@@ -267,6 +274,8 @@ class Telemetry(Observer):
     def attempt_began(self, function: FunctionState, began: float) -> None:
         """A worker reports that the present attempt has begun."""
         attempt = function.attempt
+        if function.position in function.run.manifest.reading:
+            return
         if self._wanted and attempt is not None and attempt not in self._over:
             self._start(function, attempt, began)
 

@@ -20,7 +20,7 @@ from handoff_dask.graph.arguments import did_you_mean
 from handoff_dask.placement.explanation import Explanation
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.logs import LogLine, Logs
-from handoff_dask.record.status import CANCELLED, FAILED, PENDING, RUNNING, WAITING
+from handoff_dask.record.status import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, WAITING
 from handoff_dask.resources import amount_of
 from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.nodes import Nodes, WorkerInfo
@@ -116,10 +116,11 @@ class Views(Observer):
     def _causes(self, run: RunState) -> dict[str, int]:
         """Functions of equal demand wait together, so it is enough to ask about one of them."""
         demand_of = run.manifest.demand_of
-        waiting = [f for f in run.functions.values() if f.status == WAITING]
+        waiting = [f for f in run.functions.values() if f.status == WAITING and not f.not_before]
+        later = sum(1 for f in run.functions.values() if f.status == WAITING and f.not_before)
         counts = Counter(demand_of[f.position] for f in waiting)
         one_of = {demand_of[f.position]: f.key for f in waiting}
-        causes: Counter[str] = Counter()
+        causes: Counter[str] = Counter({"retry": later} if later else {})
         for demand, count in counts.items():
             causes[self._driver.engine.waiting_cause(one_of[demand])] += count
         return dict(causes)
@@ -150,7 +151,7 @@ class Views(Observer):
                 cause=f.fact("cause") or "",
                 nbytes=f.fact("nbytes"),
                 duration_s=run.manifest.durations.get(f.position),
-                error=run.error if f.position == run.failed else None,
+                error=_error(run, f.position),
             )
             for f in sorted(run.functions.values(), key=attrgetter("position"))
         ]
@@ -259,21 +260,26 @@ class Views(Observer):
             "functions": len(run.functions),
             "states": countby(_now, run.functions.values()),
             "failed": None if run.failed is None else self._ids(run)[run.failed],
+            "failures": len(run.failures),
+            "skipped": len(run.skipped),
             "error": self._problem(run),
         }
 
     def _problem(self, run: RunState) -> str | None:
-        if run.refusal is not None:
-            reasons, problem = run.refusal
+        first = run.problem
+        if first.refusal is not None:
+            reasons, problem = first.refusal
             return "; ".join(
                 [*([problem] if problem else []), *(f"{n}: {why}" for n, why in reasons.items())]
             )
-        return None if run.error is None else run.error.strip().rpartition("\n")[2]
+        return first.text.strip().rpartition("\n")[2] or None
 
     def waiting(self) -> list[dict[str, Any]]:
         """What waits and why: functions of one run and one demand together, the most first."""
         waiting = (f for f in self._runs.functions.values() if f.status == WAITING)
-        groups = groupby(lambda f: (f.run.token, f.run.manifest.demand_of[f.position]), waiting)
+        groups = groupby(
+            lambda f: (f.run.token, f.run.manifest.demand_of[f.position], f.not_before > 0), waiting
+        )
         return [self._kind(group) for group in topk(LISTED, groups.values(), key=len)]
 
     def _kind(self, group: list[FunctionState]) -> dict[str, Any]:
@@ -286,7 +292,7 @@ class Views(Observer):
             "count": len(group),
             "since": min(f.ready or time() for f in group),
             "functions": [texts[f.position] for f in foremost],
-            "cause": why.cause,
+            "cause": "retry" if first.not_before else why.cause,
             "nodes": _obstacles(why),
         }
 
@@ -376,6 +382,12 @@ class Views(Observer):
         return None if function is None else self._ids(function.run)[function.position]
 
 
+def _error(run: RunState, position: int) -> str | None:
+    """Traceback and exception of a function that has raised."""
+    failure = run.failures.get(position)
+    return failure.text or None if failure is not None and failure.refusal is None else None
+
+
 def _now(f: FunctionState) -> str:
     """Where a function stands, also when Dask has not been told yet that its run is over."""
     over = f.run.status in (FAILED, CANCELLED) and f.status in (PENDING, WAITING)
@@ -391,6 +403,10 @@ def _obstacles(why: Explanation) -> Mapping[str, str | None]:
 
 
 def _words(f: FunctionState, why: Explanation, name: str, missing: list[str]) -> str:
+    if f.status == WAITING and f.not_before:
+        return (
+            f"{name} is tried again in {max(0.0, f.not_before - time()):.3g} s, after {f.attempts} attempts"
+        )
     if f.status == WAITING:
         lines = [f"{name} has waited {why.waited_s:.3g} s ({why.cause or 'about to be placed'})"]
         if why.ahead:
@@ -407,7 +423,7 @@ def _words(f: FunctionState, why: Explanation, name: str, missing: list[str]) ->
     if f.status == PENDING:
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         return f"{name} waits for its arguments: {', '.join(missing[:NAMED])}{more}"
-    return f"{name} has {f.status}" if f.status != CANCELLED else f"{name} was cancelled"
+    return f"{name} was {f.status}" if f.status in (CANCELLED, SKIPPED) else f"{name} has {f.status}"
 
 
 def _text(value: Hashable, otherwise: str) -> str:

@@ -10,6 +10,7 @@ from distributed.metrics import time
 from handoff_dask.protocol.capabilities import declared
 from handoff_dask.protocol.names import (
     ENDED,
+    GAVE_UP,
     LOGGED,
     LONG,
     RAISED,
@@ -84,6 +85,7 @@ class WorkerMessages:
                 STARTED: self.started,
                 RAISED: self.raised,
                 LOGGED: self.logged,
+                GAVE_UP: self.gave_up,
                 UNREADABLE: self.unreadable,
                 SECEDED: self.seceded,
                 LONG: self.runs_long,
@@ -152,12 +154,27 @@ class WorkerMessages:
         exception: Any,
         startstops: Any = (),
         left_behind: bool = False,
+        is_final: bool = False,
+        text: str = "",
         **kwargs: Any,
     ) -> None:
         """An attempt has raised; whether it is repeated, Dask decides next."""
         function = self._present(key, run_id)
         if function is not None:
-            self._dispatcher.tell(function, life.Raised(exception, startstops, left_behind))
+            if is_final:
+                self._tasks.forbid_retries(key)
+            self._dispatcher.tell(function, life.Raised(exception, startstops, left_behind, text))
+
+    def gave_up(
+        self, key: str, run_id: int, failure: dict[str, Any], left_behind: bool = False, **kwargs: Any
+    ) -> None:
+        """An attempt has failed for good, and its result says so."""
+        function = self._present(key, run_id)
+        if function is not None:
+            text = f"{failure['traceback_text']}{failure['exception_text']}"
+            why = life.Failure(failure["exception"], failure["traceback"], text)
+            raised = life.Raised(failure["exception"], left_behind=left_behind, failure=why)
+            self._dispatcher.tell(function, raised)
 
     def logged(self, key: str, attempt: int, lines: list[Any], worker: str, **kwargs: Any) -> None:
         """An attempt has printed or logged something."""

@@ -50,6 +50,7 @@ _BEGAN = {
     "queue_time": "seconds from ready (all its arguments there) to its start",
 }
 _LASTED = {"duration": "seconds from start to end"}
+_REUSED = {"dag_id": "id of the DAG", "function_id": "id of the function"}
 _NODE = {"node": "name of the node", "address": "its address"}
 _CLAIM = {"node": "name of the node", "dag_id": "id of the DAG", "function_id": "id of the function"}
 _AMOUNTS = {
@@ -96,6 +97,11 @@ def _table() -> dict[Event, EventDescription]:
             "an attempt has failed and another one follows",
             {**_BEGAN, **_LASTED},
             {**_FUNCTION, **_EXCEPTION},
+        ),
+        (*function, "reused"): row(
+            "a function does not run, since its result is known; nothing else is told of it",
+            {"system_time": "when its DAG was submitted, in seconds since the epoch"},
+            _REUSED,
         ),
         ("handoff", "allocation", "function"): row(
             "a function is bound to a node",

@@ -106,10 +106,10 @@ def record_summary(
         causes = countby(lambda f: f.cause, waiting)
         rows.append(("waiting for", ", ".join(f"{cause} ({n:,})" for cause, n in causes.items())))
     rows.append(("strategy", record.strategy))
-    if failed := next((f for f in regular if f.status == "failed"), None):
-        rows.append(
-            ("failed", id_text(failed.id) + (f" on node {id_text(failed.node)}" if failed.node else ""))
-        )
+    if failed := [f for f in regular if f.status == "failed"]:
+        where = f" on node {id_text(failed[0].node)}" if failed[0].node else ""
+        named = id_text(failed[0].id) + where if len(failed) == 1 else listed([id_text(f.id) for f in failed])
+        rows.append(("failed", named))
     if error:
         rows.append(("error", error))
     state = f"{record.status} {'in' if is_over else 'for'} {seconds_text(max(lasted, 0.0))}"

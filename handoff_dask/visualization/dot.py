@@ -27,6 +27,8 @@ STATUS_STYLE: dict[str, dict[str, str]] = {
     "running": {"penwidth": "3"},
     "failed": {"shape": "octagon", "color": "#c00000", "penwidth": "3"},
     "cancelled": {"shape": "octagon", "style": "filled,dashed"},
+    "skipped": {"shape": "octagon", "style": "filled,dotted"},
+    "reused": {"shape": "box", "style": "filled,rounded", "fillcolor": "#ffffff"},
 }
 TYPE_STYLE: dict[str, dict[str, str]] = {
     "inline": {"shape": "ellipse", "style": "filled,dashed", "fillcolor": "#ffffff"},
@@ -40,6 +42,8 @@ MEANINGS = {
     "finished": "plain box: finished",
     "failed": "octagon, thick red border: failed",
     "cancelled": "octagon, dashed border: cancelled",
+    "reused": "rounded white box: not run, its result was known",
+    "skipped": "octagon, dotted border: skipped, it needs what failed",
     "inline": "dashed ellipse: inline, runs inside those that take it",
     "input": "box with a folded corner: input",
 }
@@ -154,7 +158,7 @@ def _function(node: Mapping[str, Any], colours: Mapping[str, str]) -> str:
         rest.append(shortened(node["name"], 32))
     if node["start"] is not None and node["stop"] is not None:
         rest.append(seconds_text(max(0.0, node["stop"] - node["start"])))
-    if node["status"] in ("failed", "cancelled"):
+    if node["status"] in ("failed", "cancelled", "skipped", "reused"):
         rest.append(node["status"])
     second = quoted(", ".join(rest))[1:-1]
     facts = [f"{name}: {node[name]}" for name in ("name", "node", "status", "cost") if node[name]]

@@ -18,6 +18,8 @@ STATUS_COLOURS: Mapping[str, str] = {
     "pending": "#999999",
     "failed": "#d55e00",
     "cancelled": "#b06f9a",
+    "skipped": "#8c6bb1",
+    "reused": "#66c2a5",
 }
 
 #: Characters of an id, and of a value in a table.

@@ -11,9 +11,11 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.metrics import time
 
 from handoff_dask import output
+from handoff_dask.protocol.failed_values import FailedValue
 from handoff_dask.protocol.names import (
     DEVICES,
     ENDED,
+    GAVE_UP,
     LANE_UNITS,
     LANES,
     LONG,
@@ -65,6 +67,8 @@ class HandoffWorkerPlugin(WorkerPlugin):
         self._report_starts = False
         #: Starts that are to be reported soon: ``{key: when, by this machine's clock}``.
         self._begun: dict[str, float] = {}
+        #: Keys of tasks that have raised what is not worth another attempt.
+        self._final: set[str] = set()
 
     async def setup(self, worker: Worker) -> None:
         """Announce this worker, and listen to the scheduler's plugin."""
@@ -160,8 +164,8 @@ class HandoffWorkerPlugin(WorkerPlugin):
         elif start == "flight" and finish == "error":
             result = self.worker.state.tasks[key]
             self._say_unreadable(result.dependents, _failure(result))
-        elif finish == "error":
-            self._say_raised(key)
+        elif finish in ("error", "memory"):
+            self._has_ended(key, finish)
         elif finish == "long-running":
             self._say_seceded(key)
         elif finish == "released":
@@ -179,12 +183,22 @@ class HandoffWorkerPlugin(WorkerPlugin):
             # In a process of its own it can be ended.
             self._isolated.cancel(key)
 
+    def _has_ended(self, key: str, finish: str) -> None:
+        if finish == "error":
+            self._say_raised(key)
+        elif self.worker.state.tasks[key].type is FailedValue:
+            self._say_gave_up(key)
+
     def _runs(self, task: TaskState | None) -> bool:
         state = self.worker.state
         return task is not None and (task in state.executing or task in state.long_running)
 
     def _say_ended(self, claim: int) -> None:
         self.worker.batched_send({"op": ENDED, "claim": claim})
+
+    def is_final(self, key: str) -> None:
+        """A task is about to raise what is not worth another attempt; called from its thread."""
+        self._final.add(key)
 
     def _say_raised(self, key: str) -> None:
         # Dask's own message of a failure that is retried reaches no plugin with its exception.
@@ -197,8 +211,25 @@ class HandoffWorkerPlugin(WorkerPlugin):
                 "startstops": task.startstops,
                 "exception": task.exception,
                 "left_behind": self._left_behind.has(key),
+                "is_final": key in self._final,
+                "text": task.exception_text,
             }
         )
+        self._final.discard(key)
+
+    def _say_gave_up(self, key: str) -> None:
+        # Before Dask tells its scheduler of the result.
+        task, value = self.worker.state.tasks[key], self.worker.data.get(key)
+        if isinstance(value, FailedValue) and value.error is not None:
+            self.worker.batched_send(
+                {
+                    "op": GAVE_UP,
+                    "key": key,
+                    "run_id": task.run_id,
+                    "failure": value.message(),
+                    "left_behind": self._left_behind.has(key),
+                }
+            )
 
     def run_isolated(
         self,

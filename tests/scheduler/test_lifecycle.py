@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from handoff_dask.graph.retry import Retry
 from handoff_dask.record.status import CANCELLED, FAILED, FINISHED
 from handoff_dask.resources import Cost
 from handoff_dask.scheduler import lifecycle as life
@@ -21,13 +22,15 @@ from handoff_dask.scheduler.states import (
     Finished,
     Pending,
     Running,
+    Skipped,
     Waiting,
 )
 
 
 def function_of(run_status: str | None = None) -> FunctionState:
     """A function of a run that goes on, or that has ended so."""
-    run = SimpleNamespace(over=run_status is not None, status=run_status or "running")
+    manifest = SimpleNamespace(retry={})
+    run = SimpleNamespace(over=run_status is not None, status=run_status or "running", manifest=manifest)
     return FunctionState(run, "f-0123-0", 0)
 
 
@@ -57,6 +60,27 @@ def test_from_ready_to_finished():
 
     assert actions == [life.Hold(), life.LeaveQueue(mine, goes_on=True), life.ReturnClaim(mine, 2.0)]
     assert (function.state, mine.start, mine.stop, mine.nbytes) == (Finished(mine), 3.0, 5.0, 7)
+
+
+def test_a_further_attempt_waits():
+    """Nothing is offered to the engine, and nothing held, until the wait is over."""
+    function, mine = function_of(), attempt()
+    function.run.manifest.retry[0] = Retry(delay=4.0, jitter=0.5)
+    raised = [life.ArgumentsReady(), life.Placed(mine), life.Raised(ValueError()), life.Dropped(True, 1.0)]
+    assert life.ReturnClaim(mine) in lived(function, *raised)
+
+    assert lived(function, life.ArgumentsReady()) == [life.Postpone(6.0)]
+    assert lived(function, life.WaitOver(), now=16.0) == [life.Offer()]
+    assert function.state == Waiting(16.0)
+    assert lived(function, life.WaitOver(), now=17.0) == []
+
+
+def test_what_needs_a_failed_function_is_skipped():
+    function = function_of()
+
+    assert lived(function, life.ArgumentFailed(3)) == []
+    assert lived(function, life.ArgumentsReady()) == [life.PassOn()]
+    assert function.state == Skipped(3)
 
 
 def test_an_attempt_counts_when_its_turn_comes():
@@ -269,6 +293,7 @@ def test_the_table_in_words_is_the_table_in_code():
 #: How to make an event of each kind: of a choice, and of two moments in order.
 EVENTS = {
     life.Placed: lambda choice, start, stop: life.Placed(attempt(), behind=choice),
+    life.ArgumentFailed: lambda choice, start, stop: life.ArgumentFailed(start),
     life.Began: lambda choice, start, stop: life.Began(start),
     life.Raised: lambda choice, start, stop: life.Raised(ValueError()),
     life.Ended: lambda choice, start, stop: life.Ended(compute(start, stop)),

@@ -41,6 +41,11 @@ dag = (
     .add_function(handoff.Function("unpack", [("pack", 1)], unpack, duration=2, node="small"))
 )
 broken = [handoff.Function("x", [], boom, max_retries=0)]
+partly = [
+    *broken,
+    handoff.Function("after", ["x"], str),
+    handoff.Function("good", [], int, extra_args=["7"]),
+]
 large = [handoff.Function(("x", 1), [], boom, cost={"gpus": 2}, duration=3)]
 circle = [handoff.Function("a", ["b"], abs), handoff.Function("b", ["a"], abs)]
 number = 3

@@ -49,6 +49,8 @@ def test_run_as_json(file, on_cluster):
         "status": "finished",
         "error": None,
         "results": {"('pack', 1)": "Box(content=42)"},
+        "failed": {},
+        "skipped": {},
         "allocations": {"('pack', 1)": "big"},
     }
     assert timings["('pack', 1)"]["attempts"] == 1
@@ -86,7 +88,23 @@ def test_failure_as_json(file, on_cluster):
     said = json.loads(run("run", f"{file}:broken", "--json", *on_cluster, code=1)[0])
 
     assert (said["status"], said["results"]) == ("failed", {})
+    assert said["failed"] == {"x": "ValueError: no way"}
     assert said["error"].endswith("ValueError: no way")
+
+
+def test_run_that_keeps_going(file, on_cluster):
+    text = f"{file}:partly"
+    stopped = error_of("run", text, *on_cluster, code=1)
+    out, err = run("run", text, "--keep-going", *on_cluster, code=1)
+
+    assert stopped.endswith("(1 function failed, 1 that needs it was skipped)")
+    assert out == "good: 7\n"
+    assert "failed: x: ValueError: no way\n" in err
+    assert err.rstrip().endswith("ValueError: no way (1 function failed, 1 that needs it was skipped)")
+
+    said = json.loads(run("run", text, "--keep-going", "--json", "--quiet", *on_cluster, code=1)[0])
+    assert (said["status"], said["results"]) == ("failed", {"good": 7})
+    assert (said["failed"], said["skipped"]) == ({"x": "ValueError: no way"}, {"after": "x"})
 
 
 def test_function_that_fits_nowhere(file, on_cluster):
