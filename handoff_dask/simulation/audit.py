@@ -37,6 +37,11 @@ from handoff_dask.resources import Capabilities, undeclared
 MOST = 100
 
 
+#: States in which an argument may be when a function that takes it is placed; where it has failed, the
+#: function accepts that.
+_HAS_ENDED = ("Finished", "Failed", "Skipped")
+
+
 @dataclass
 class AuditReport:
     """What an audit has found."""
@@ -230,7 +235,7 @@ class Audit:
     def _life(self, key: str, event: str, state: str, node: str | None, raised: bool, at: float) -> None:
         if event == "Placed":
             missing = [
-                a for a in self._arguments.get(key, ()) if self._states.get(a, "Finished") != "Finished"
+                a for a in self._arguments.get(key, ()) if self._states.get(a, "Finished") not in _HAS_ENDED
             ]
             if missing:
                 self.report.found(f"at {at:.6f} {key} was sent to {node!r} before {missing[0]} had ended")
