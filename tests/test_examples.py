@@ -269,3 +269,10 @@ def test_a_program_runs_on_a_cluster_of_its_own(tmp_path):
     command = [sys.executable, str(script), sys.executable, str(program)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "3 accelerated\n"), done.stderr
+
+
+def test_examples_in_the_words_of_tasks():
+    """A grid search, a map over files, and an ETL whose large intermediate stays where it is."""
+    assert "is right in 9" in run_example("grid_search")
+    assert len(run_example("word_counts").split(", ")) == 5
+    assert "of shape (569, 100)" in run_example("etl")
