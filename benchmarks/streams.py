@@ -18,7 +18,7 @@ from benchmarks.cluster import cluster
 NODES = {name: {"cpu": 2, "memory": 4000} for name in ("a", "b", "c")}
 STAGES = (1, 3, 6)
 #: Items of each run, by system: so many that it takes some seconds.
-TINY = {"stream": 20_000, "execute": 100, "actors": 1000, "streamz": 1000}
+TINY = {"stream": 20_000, "execute": 100, "actors": 500, "streamz": 500}
 #: Bytes of a large item, and how many of them.
 LARGE, COUNT = 10_000_000, 60
 #: Items that are under way at the same time, in all systems.
