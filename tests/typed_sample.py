@@ -135,6 +135,33 @@ async def asynchronous(dag: handoff.DAG, client: Client) -> None:
         print(one.execute(dag).results)  # type: ignore[attr-defined]  # not awaited
 
 
+def streamed(dag: handoff.DAG, one: handoff.Handoff) -> None:
+    stage = handoff.Function(
+        "f", ["x"], double, init=(dict, ()), parallelism=2, batch_size=8, batch_timeout=0.1
+    )
+    dag.add_function(stage)
+    with handoff.stream(
+        dag, max_in_flight=4, join_timeout=1.5, on_node_loss="fail", ordered=False
+    ) as pipeline:
+        assert_type(pipeline, handoff.Pipeline)
+        assert_type(pipeline.push(1, timeout=2.0), int)
+        assert_type(pipeline.stages, "dict[Hashable, str | None]")
+        assert_type(pipeline.status, Literal["running", "closed", "stopped", "failed"])
+        for result in pipeline.map([1, 2]):
+            print(result)
+    assert_type(one.stream(dag), handoff.Pipeline)
+    one.stream(dag, on_node_loss="stay")  # type: ignore[arg-type]
+    handoff.stream(dag, inputs={"x": 1})  # type: ignore[arg-type]
+
+
+async def streamed_async(dag: handoff.DAG, one: handoff.AsyncHandoff) -> None:
+    async with await one.stream(dag) as pipeline:
+        assert_type(pipeline, handoff.AsyncPipeline)
+        assert_type(await pipeline.push(1), int)
+        async for result in pipeline.map([1]):
+            print(result)
+
+
 async def misspelt_async(dag: handoff.DAG, one: handoff.AsyncHandoff) -> None:
     await one.execute(dag, max_retry=1)  # type: ignore[arg-type]
     await one.submit(dag, strategy="fastest")  # type: ignore[arg-type]
