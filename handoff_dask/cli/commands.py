@@ -14,6 +14,7 @@ from handoff_dask.cli.cluster import address_of, ask, overview_of, running_clust
 from handoff_dask.cli.errors import UNPLACEABLE, Commands, Stop
 from handoff_dask.cli.loading import load_dag
 from handoff_dask.cli.parsing import ids_from, inputs_from, parse_amount, parse_nodes
+from handoff_dask.cli.reuse import COMMANDS
 from handoff_dask.cli.running import Run
 from handoff_dask.cli.tables import amounts, labels, number, shared_text, table
 from handoff_dask.client.embedded import this_machine
@@ -66,6 +67,10 @@ def handoff(traceback: bool) -> None:
     """
 
 
+for _command in COMMANDS:
+    handoff.add_command(_command)
+
+
 @handoff.command()
 @TARGET
 @SCHEDULER
@@ -80,6 +85,16 @@ def handoff(traceback: bool) -> None:
 )
 @click.option("--max-concurrency", type=click.IntRange(min=1), help="The most functions that run at once.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Cancel the DAG after that.")
+@click.option(
+    "--cache",
+    metavar="URL",
+    help="Where results are kept and found: a directory, or an fsspec URL.",
+)
+@click.option(
+    "--resume",
+    metavar="ID",
+    help="Reuse what the cluster still has of this DAG's latest execution.",
+)
 @click.option(
     "--keep-going",
     is_flag=True,

@@ -1,0 +1,51 @@
+"""``dask handoff``: caches, and why functions would run again."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from commands import error_of, run
+
+
+def test_a_cache_on_the_command_line(file, on_cluster, tmp_path):
+    place = str(tmp_path / "cache")
+    job = ["run", file, "--input", "n=21", "--cache", place, *on_cluster]
+
+    out, err = run("why-rerun", file, "--cache", place, "--input", "n=21")
+    assert out.splitlines() == [
+        f"{i}: new: it has not been computed with this cache" for i in ("('pack', 1)", "unpack")
+    ]
+    assert err == "2 would run, 0 are reused\n"
+
+    assert run(*job)[0] == "unpack: 42\n"
+    out, err = run(*job)
+    assert out == "unpack: 42\n"
+    assert "nothing to run" in err
+    said = json.loads(run("why-rerun", file, "--cache", place, "--input", "n=21", "--json")[0])
+    assert {one["kind"] for one in said.values()} == {"reused"}
+    out, _ = run("why-rerun", file, "--cache", place, "--input", "n=22")
+    assert out.startswith("('pack', 1): argument: its argument 'n' has changed\n")
+
+
+def test_a_cache_is_looked_at_and_pruned(file, on_cluster, tmp_path):
+    place = str(tmp_path / "cache")
+    run("run", file, "--input", "n=21", "--cache", place, "--quiet", *on_cluster)
+
+    assert re.fullmatch(r".*cache: 2 entries, .*B\n", run("cache", place)[0])
+    assert run("cache", place, "--prune", "30d", "--keep", "10GB")[0].endswith("2 entries, " + _size(place))
+    out, _ = run("cache", place, "--keep", "1B")
+    assert out.startswith("removed 2 entries, ")
+    assert json.loads(run("cache", place, "--json")[0])["entries"] == 0
+    assert "--prune is 'soon'" in error_of("cache", place, "--prune", "soon", code=2)
+    assert "--keep is 'much'" in error_of("cache", place, "--keep", "much", code=2)
+
+
+def _size(place):
+    return run("cache", place)[0].rpartition("entries, ")[2]
+
+
+def test_a_run_is_resumed(file, on_cluster):
+    error = error_of("run", f"{file}:Makers.one", "--resume", "nobody", *on_cluster, code=2)
+
+    assert "no execution 'nobody'" in error
