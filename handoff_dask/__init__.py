@@ -58,6 +58,8 @@ from handoff_dask.record.current import Current, attempt_here, devices_here
 from handoff_dask.record.execution import Timing
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.record.status import OnFailure
+from handoff_dask.record.suggestions import CostSuggestion, CostSuggestions, suggest_costs
+from handoff_dask.record.usage import Usage
 from handoff_dask.reuse.cache import Cache
 from handoff_dask.reuse.file import File
 from handoff_dask.reuse.fingerprint import fingerprint
@@ -96,6 +98,9 @@ __all__ = [
     "ProcessEndedError",
     "Handoff",
     "HandoffError",
+    "CostSuggestion",
+    "CostSuggestions",
+    "Usage",
     "InvalidFunctionError",
     "MissingFunctionError",
     "NotFoundError",
@@ -143,6 +148,7 @@ __all__ = [
     "store_value",
     "stream",
     "submit",
+    "suggest_costs",
     "task",
     "telemetry",
     "unregister_node",

@@ -356,7 +356,10 @@ def test_table_of_events():
         ("handoff", "execution", "dag", "stop"): ({"system_time", "duration"}, dag),
         ("handoff", "execution", "dag", "exception"): ({"system_time", "duration"}, dag | {"exception"}),
         ("handoff", "execution", "function", "start"): (began, function),
-        ("handoff", "execution", "function", "stop"): ({*began, "duration", "nbytes"}, function),
+        ("handoff", "execution", "function", "stop"): (
+            {*began, "duration", "nbytes", "cpu_s", "peak_memory_mb", "exact"},
+            function,
+        ),
         ("handoff", "execution", "function", "exception"): ({*began, "duration"}, function | {"exception"}),
         ("handoff", "execution", "function", "retry"): ({*began, "duration"}, function | {"exception"}),
         ("handoff", "execution", "function", "reused"): ({"system_time"}, {"dag_id", "function_id"}),

@@ -18,6 +18,7 @@ from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.logs import LogLine, Logs
 from handoff_dask.record.status import REUSED
+from handoff_dask.record.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ def record_of(
                 attempts=outcome.attempts[n],
                 cause=outcome.causes[n],
                 nbytes=outcome.nbytes[n],
+                usage=Usage(*used) if outcome.used and (used := outcome.used[n]) is not None else None,
                 transfer_s=outcome.transfers[n] if outcome.transfers else None,
             )
         if i in raised:

@@ -17,6 +17,7 @@ from handoff_dask.graph.functions import Failed, Function, name_of, resolve_code
 from handoff_dask.protocol.failed_values import FailedValue
 from handoff_dask.protocol.failures import loading, travelling
 from handoff_dask.protocol.futures import adopt
+from handoff_dask.protocol.measured import measured
 from handoff_dask.protocol.packing import Packed, Packer, Sent, opened, opened_code
 from handoff_dask.record.status import LOCAL_NODE
 from handoff_dask.time_limit import cancellable
@@ -37,7 +38,7 @@ class Runs:
     def __call__(self, *results: Any) -> Any:
         """Run it; what it raises can be read wherever it arrives."""
         try:
-            return self.run(*[opened(result) for result in results])
+            return measured(lambda: self.run(*[opened(result) for result in results]))
         except BaseException as error:
             told = travelling(error)
             if told is error:

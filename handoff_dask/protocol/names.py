@@ -51,6 +51,8 @@ LANE_UNITS = 720_720
 ATTEMPT = "handoff-attempt"
 #: The annotation that tells a task which devices of its node it has: ``{"gpu": [indices]}``.
 DEVICES = "handoff-devices"
+#: Where Dask tells the times of an attempt: ``[processor seconds, megabytes, whether that is exact]``.
+USED = "handoff-used"
 
 #: The layer annotation by which the scheduler plugin knows our tasks.
 ANNOTATION = "handoff"

@@ -39,6 +39,8 @@ class Outcome:
     attempts: Sequence[int] = ()
     causes: Sequence[str] = ()
     nbytes: Sequence[int | None] = ()
+    #: Processor seconds, megabytes, and whether these are exact.
+    used: Sequence[Sequence[Any] | None] = ()
     #: Seconds that the arguments took to the node.
     transfers: Sequence[float | None] = ()
     states: Sequence[str] = ()

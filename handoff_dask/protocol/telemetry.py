@@ -165,14 +165,18 @@ class Ended(NamedTuple):
     nbytes: int | None
     #: Pickled, or a text where no exception was raised.
     exception: bytes | str | None
+    #: Processor seconds, megabytes, and whether these are exact.
+    used: Sequence[Any] | None = None
 
     def told(self, run: KnownRun) -> Told:
         """The event."""
-        measurements = {
+        measurements: dict[str, Any] = {
             "system_time": self.began,
             "queue_time": self.queued_s,
             "duration": self.duration_s,
         }
+        if self.used is not None:
+            measurements.update(zip(("cpu_s", "peak_memory_mb", "exact"), self.used, strict=True))
         if self.nbytes is not None:
             measurements["nbytes"] = self.nbytes
         metadata = _about_attempt(self, run)

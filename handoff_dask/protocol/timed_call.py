@@ -51,7 +51,10 @@ class Timed:
 
         try:
             return run_within(
-                self.timeout_s, lambda: self.call(*results), within=stand_in.in_place, left_behind=left_behind
+                self.timeout_s,
+                lambda: self.call(*results),
+                within=stand_in.in_place,
+                left_behind=left_behind,
             )
         finally:
             stand_in.close()

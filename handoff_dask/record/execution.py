@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handoff_dask.record.logs import Logs
+from handoff_dask.record.usage import Usage
 
 __all__ = ["ExecutionRecord", "FunctionRecord", "Timing"]
 
@@ -53,6 +54,8 @@ class FunctionRecord:
     cause: str = ""
     #: Size of its result in bytes.
     nbytes: int | None = None
+    #: What its last attempt used, if that was measured.
+    usage: Usage | None = None
     #: Expected or hinted seconds.
     duration_s: float | None = None
     #: Seconds between ``placed`` and ``start`` that its arguments took to its node, if known.

@@ -11,6 +11,7 @@ from handoff_dask.record.execution import ExecutionRecord, Timing
 from handoff_dask.record.logs import Logs
 from handoff_dask.record.lower_bound import lower_bounds
 from handoff_dask.record.time_split import TimeSplit, time_split
+from handoff_dask.record.usage import Usage
 
 __all__ = ["ExecutionResult"]
 
@@ -90,6 +91,11 @@ class ExecutionResult:
         if not isinstance(self._record, ExecutionRecord):
             self._record = self._record()
         return self._record
+
+    @property
+    def usage(self) -> dict[Hashable, Usage]:
+        """``{function id: what its last attempt used}``, of those that were measured."""
+        return {f.id: f.usage for f in self.record.functions if f.usage is not None}
 
     @property
     def time_split(self) -> TimeSplit:

@@ -49,6 +49,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from handoff_dask.errors import HandoffError
+from handoff_dask.protocol.names import USED
 from handoff_dask.record.status import FINISHED
 from handoff_dask.scheduler.runs import FunctionState
 from handoff_dask.scheduler.states import (
@@ -634,6 +635,7 @@ def _take_times(attempt: Attempt, startstops: Any, now: float) -> None:
             # A start that has been told stays what it is.
             attempt.start = start if attempt.start is None else min(attempt.start, stop)
             attempt.stop = stop
+            attempt.used = part.get(USED)
 
 
 def within(attempt: Attempt, now: float, start: float, stop: float) -> tuple[float, float]:

@@ -294,6 +294,7 @@ class RunState:
             attempts=column(attrgetter("attempts"), 0),
             causes=attempts("cause", ""),
             nbytes=attempts("nbytes"),
+            used=attempts("used"),
             transfers=attempts("transfer_s"),
             states=column(attrgetter("status"), "none"),
             capabilities=capabilities,

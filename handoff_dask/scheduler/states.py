@@ -44,6 +44,8 @@ class Attempt:
     stop: float | None = None
     #: Seconds that it ran, once it has ended.
     took_s: float | None = None
+    #: What it used: processor seconds, megabytes, and whether that is exact.
+    used: tuple[float, float, bool] | None = None
     #: Seconds that its arguments took to the node.
     transfer_s: float | None = None
     #: Bytes of arguments that had to be moved to the node, as the engine saw it.

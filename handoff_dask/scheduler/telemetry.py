@@ -340,6 +340,7 @@ class Telemetry(Observer):
                 max(0.0, (attempt.stop or time()) - told.began),
                 attempt.nbytes if how == "stop" else None,
                 None if exception is None else pack_exception(exception),
+                attempt.used,
             )
         )
 

@@ -51,6 +51,11 @@ _BEGAN = {
 }
 _LASTED = {"duration": "seconds from start to end"}
 _REUSED = {"dag_id": "id of the DAG", "function_id": "id of the function"}
+_USED = {
+    "cpu_s": "seconds of processor time, where it was measured",
+    "peak_memory_mb": "the most memory that it held, in megabytes, where it was measured",
+    "exact": "whether both were measured of a process of its own",
+}
 _NODE = {"node": "name of the node", "address": "its address"}
 _CLAIM = {"node": "name of the node", "dag_id": "id of the DAG", "function_id": "id of the function"}
 _AMOUNTS = {
@@ -85,7 +90,7 @@ def _table() -> dict[Event, EventDescription]:
         (*function, "start"): row("an attempt begins on its node", _BEGAN, _FUNCTION),
         (*function, "stop"): row(
             "an attempt has succeeded",
-            {**_BEGAN, **_LASTED, "nbytes": "size of the result in bytes"},
+            {**_BEGAN, **_LASTED, "nbytes": "size of the result in bytes", **_USED},
             _FUNCTION,
         ),
         (*function, "exception"): row(

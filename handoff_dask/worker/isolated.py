@@ -125,8 +125,9 @@ class IsolatedProcesses:
         carrier: Mapping[str, str],
         timeout_s: float | None,
         current: Callable[[], Any],
-    ) -> tuple[Any, Usage]:
-        """Run a call in a process of its own; its value, and what it used.
+        used: Callable[[Usage], object],
+    ) -> Any:
+        """Run a call in a process of its own; its value.
 
         Parameters
         ----------
@@ -140,6 +141,8 @@ class IsolatedProcesses:
             How long it may take.
         current
             Says which attempt it is, if it asks.
+        used
+            Told what it has used, whether it ended well or raised.
 
         Raises
         ------
@@ -163,17 +166,16 @@ class IsolatedProcesses:
         process = self._take(key, environment)
         limit_mb = resources.get("memory")
         try:
-            answer = _Run(process, timeout_s, limit_mb, current, lambda: key in self._cancelled)
-            value, usage = answer.of(pickle.dumps(head), buffers)
+            answer = _Run(process, timeout_s, limit_mb, current, lambda: key in self._cancelled, used)
+            value = answer.of(pickle.dumps(head), buffers)
         except _Failed as failed:
             self._give_back(key, environment, process)
-            failed.usage_of(failed.error)
             raise failed.error.with_traceback(failed.trace) from None
         except BaseException:
             self._forget(key, process)
             raise
         self._give_back(key, environment, process)
-        return value, usage
+        return value
 
     def cancel(self, key: str) -> None:
         """End the process of a task that nobody wants any longer."""
@@ -252,16 +254,10 @@ class IsolatedProcesses:
 class _Failed(Exception):
     """The call has raised; its process is as good as before."""
 
-    def __init__(self, error: BaseException, trace: Any, usage: Usage) -> None:
+    def __init__(self, error: BaseException, trace: Any) -> None:
         super().__init__()
         self.error = error
         self.trace = trace
-        self.usage = usage
-
-    def usage_of(self, error: BaseException) -> None:
-        """Let an exception say what its attempt used."""
-        with contextlib.suppress(Exception):  # a class of the user's may forbid attributes
-            error._handoff_usage = self.usage  # type: ignore[attr-defined]
 
 
 class _Run:
@@ -274,18 +270,20 @@ class _Run:
         limit_mb: float | None,
         current: Callable[[], Any],
         is_cancelled: Callable[[], bool],
+        used: Callable[[Usage], object],
     ) -> None:
         self._process = process
         self._timeout_s = timeout_s
         self._limit_mb = limit_mb
         self._current = current
         self._is_cancelled = is_cancelled
+        self._used = used
         #: What the process held before the call, and the most that it was seen to hold beyond that.
         self._base_mb = 0.0
         self._peak_mb = 0.0
         self._give_up_s = float("inf")
 
-    def of(self, head: bytes, buffers: list[Any]) -> tuple[Any, Usage]:
+    def of(self, head: bytes, buffers: list[Any]) -> Any:
         """Send the call, and wait for its answer."""
         process = self._process
         try:
@@ -337,20 +335,20 @@ class _Run:
         if self._limit_mb is not None and self._peak_mb > self._limit_mb:
             raise MemoryExceededError(self._limit_mb, self._peak_mb)
 
-    def _answer(self, kind: str, usage: tuple[float, float | None], count: int) -> tuple[Any, Usage]:
+    def _answer(self, kind: str, usage: tuple[float, float | None], count: int) -> Any:
         connection = self._process.connection
         data = connection.recv_bytes()
         buffers = [connection.recv_bytes() for _ in range(count)]
         cpu_s, peak_mb = usage
         # The system knows the peak; what was seen at looks is less.
         known = self._peak_mb if peak_mb is None else max(0.0, peak_mb - self._base_mb)
-        used = Usage(cpu_s=cpu_s, peak_memory_mb=round(known, 3), exact=True)
+        self._used(Usage(cpu_s=cpu_s, peak_memory_mb=round(known, 3), exact=True))
         if kind == "exit":
             raise ProcessEndedError(pickle.loads(data), None)
         if kind == "error":
             error, trace = with_tracebacks.loads(data)
-            raise _Failed(error, trace, used)
-        return pickle.loads(data, buffers=buffers), used
+            raise _Failed(error, trace)
+        return pickle.loads(data, buffers=buffers)
 
     def _ended_by_itself(self) -> NoReturn:
         if self._is_cancelled():

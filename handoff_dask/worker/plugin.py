@@ -41,6 +41,7 @@ from handoff_dask.worker.isolated import IsolatedProcesses
 from handoff_dask.worker.left_behind import LeftBehind
 from handoff_dask.worker.logs import AttemptLogs
 from handoff_dask.worker.streams import Streams
+from handoff_dask.worker.usage import UsageMeter
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -76,6 +77,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         self._clock = Clock(worker)
         self.streams = Streams(worker)
         self._logs = AttemptLogs(worker)
+        self.usage = UsageMeter(worker)
         self._isolated = IsolatedProcesses(max(1, worker.state.nthreads))
         let_nobody_block(worker.state)
         self._arrivals = Arrivals(worker, self._say_unreadable)
@@ -111,6 +113,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         self._isolated.close()
         self._clock.close()
         self._logs.close()
+        self.usage.close()
         await self._arrivals.close()
         as_before(self.worker.state)
         if worker.stream_handlers.get(WATCH) == self.watch:
@@ -154,6 +157,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         if finish == "executing":
             output.ensure()
             self._clock.keep()
+            self.usage.begins(key)
             self._arrivals.begins(self.worker.state.tasks[key])
             if self._report_starts:
                 self._has_begun(key, time())
@@ -179,6 +183,8 @@ class HandoffWorkerPlugin(WorkerPlugin):
     def _leaves(self, key: Any, finish: str) -> None:
         """Note that a task has ended, or is not wanted any more."""
         self._logs.ended(key)
+        if finish != "long-running":
+            self.usage.ended(self.worker.state.tasks[key])
         if finish == "released":
             # In a process of its own it can be ended.
             self._isolated.cancel(key)
@@ -242,7 +248,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         key = str(self.worker.get_current_task())
         task = self.worker.state.tasks.get(key)
         annotations = {} if task is None else task.annotations or {}
-        value, _ = self._isolated.run(
+        return self._isolated.run(
             key,
             call,
             results,
@@ -251,8 +257,8 @@ class HandoffWorkerPlugin(WorkerPlugin):
             carrier=carrier,
             timeout_s=timeout_s,
             current=attempt_on_worker,
+            used=lambda usage: self.usage.measured(key, usage),
         )
-        return value
 
     def left_behind(self, key: str, leftover: Leftover) -> None:
         """Note, from any thread, that the thread of a task goes on although its time is over."""
