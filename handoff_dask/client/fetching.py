@@ -14,6 +14,7 @@ from distributed.utils_comm import gather_from_workers
 from handoff_dask.client.scheduler_link import SchedulerLink
 from handoff_dask.errors import HandoffError, NotFoundError
 from handoff_dask.protocol.failed_values import FailedValue
+from handoff_dask.protocol.names import LOST
 from handoff_dask.protocol.packing import opened
 from handoff_dask.protocol.transfers import load, opaque_pool
 
@@ -56,8 +57,7 @@ class Fetcher:
         try:
             packed = await self._gather_packed({str(future.key) for future in futures.values()})
             lost = {one: future for one, future in futures.items() if future.key not in packed}
-            # Dask waits for what has to be computed again.
-            rest = dict(await client.gather(lost, asynchronous=True)) if lost else {}
+            rest = await self._computed_again(lost) if lost else {}
         except CancelledError as error:
             if client.status != "running":  # what it held went with it
                 self._link.refuse_if_over()
@@ -67,6 +67,15 @@ class Fetcher:
         # Not in the event loop: it would wait for whatever the values do when they are loaded.
         loaded = await asyncio.to_thread(_load_all, dag_id, here)
         return {one: loaded[one] if one in loaded else rest[one] for one in futures}
+
+    async def _computed_again(self, lost: Mapping[Hashable, Future[Any]]) -> dict[Hashable, Any]:
+        """Wait for results that were lost with their node: they are computed again for who asks."""
+        for future in lost.values():
+            state: Any = future._state
+            if _was_lost(state):
+                state.retry()
+        await self._link.ask("again", keys=[str(future.key) for future in lost.values()])
+        return dict(await self._link.client.gather(dict(lost), asynchronous=True))
 
     async def _gather_packed(self, keys: Collection[str]) -> dict[str, Any]:
         """Values as they are sent; those that nobody has are left out."""
@@ -165,6 +174,11 @@ class Fetcher:
             else:
                 self._direct = True
         return self._direct
+
+
+def _was_lost(state: Any) -> bool:
+    """Whether a future was told that its result is computed again for who asks."""
+    return state.status == "cancelled" and getattr(state.exception, "reason", None) == LOST
 
 
 def _load_all(dag_id: Hashable, packed: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -78,3 +78,7 @@ COST_ANNOTATION = "handoff-cost"
 def element_key(key: str, number: int) -> str:
     """The key of a large element of a list that an item of a map takes."""
     return f"element:{number}:{key}"
+
+
+#: What futures of a finished execution are told whose results are lost with their node.
+LOST = "its node is gone, and its execution is over; ask the execution for it to have it computed again"

@@ -27,6 +27,7 @@ from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.event_log import open_log
 from handoff_dask.scheduler.explain import ExplainSource
 from handoff_dask.scheduler.lingering import LingeringThreads
+from handoff_dask.scheduler.lost_results import LostResults
 from handoff_dask.scheduler.mailboxes import Mailboxes, RunMessages
 from handoff_dask.scheduler.metrics import publish
 from handoff_dask.scheduler.metrics_source import SchedulerMetrics
@@ -200,7 +201,14 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.pipelines, self.trackers, self.values, self.views, self.explain, self.ranks, self.nested,
             self.shared, self.placed_tasks, self.spawning,
         )  # fmt: skip
-        for part in asked:
+        self.lost_results = LostResults(
+            self.runs.functions,
+            scheduler.tasks,
+            self._tell,
+            scheduler.report,
+            asyncio.get_running_loop().call_soon,
+        )
+        for part in (*asked, self.lost_results):
             self.requests.add(**part.methods())
         self.requests.add(repaired=self.dispatcher.repaired)
         scheduler.handlers[NAME] = self.requests.handle
@@ -251,6 +259,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.nodes_changed(self.nodes.status(str(topic), msg["status"] == Status.running.name))
         elif action == "remove-worker" and topic != "all":
             self._node_left(str(topic), expected=msg["expected"])
+            self.lost_results.lost(msg["lost-computed-tasks"])
 
     def _node_left(self, address: str, *, expected: bool) -> None:
         """Tell the engine, once, before it hears of the functions that ran there."""
@@ -290,6 +299,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
                 raise
         if self.placed_tasks.is_on:
             self.placed_tasks.graph_arrived(annotations, client)
+        self.lost_results.review()
 
     def _adopted(self, key: Any) -> None:
         """A task of Dask's own is taken over that was parked already."""
@@ -317,9 +327,10 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
                 self.dask_tasks.transition(key, start, finish)
             return
         event = self._event(function, start, finish, kwargs)
-        if event is not None:
+        if event is not None and not self.lost_results.takes(function, start, finish):
             self._tell(function, event)
         if finish == "forgotten":
+            self.lost_results.forgotten(key)
             self.registry.forgotten(function)
 
     def _tell(self, function: FunctionState, event: life.LifeEvent) -> None:

@@ -160,6 +160,8 @@ class RunState:
         self.fingerprints: list[str | None] | None = None
         #: Keys that are kept for this run although its client does not want them.
         self.kept: set[str] = set()
+        #: Somebody has asked for a result of it that was lost after its end.
+        self.asked_again = False
         #: The client's planner has ordered it.
         self.planned = False
         #: A fixed order, by position; absent where it follows from the graph and the durations.
