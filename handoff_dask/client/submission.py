@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dask.base import get_annotations
 from distributed import Future
 
 from handoff_dask import telemetry
@@ -16,10 +17,13 @@ from handoff_dask.client.compile import Compiled
 from handoff_dask.client.compile import compile as compile_dag
 from handoff_dask.client.reuse import CacheLike, Reuse
 from handoff_dask.client.scheduler_link import this_function
+from handoff_dask.errors import ValidationError
 from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.graph.retry import Retry
+from handoff_dask.protocol.words import confinement_of, refusal_of
 from handoff_dask.record.status import OnFailure
+from handoff_dask.resources import Capabilities
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ priority, share, outputs, timeout, progress, on_failure, cache, resume
         If the DAG or an option is wrong.
     """
     checks.refuse_unknown(unknown)
+    max_retries, priority, nodes = _annotated(max_retries, retry, priority, confined=resources is not None)
     if allocation_strategy is None and allocator is None:
         allocator = default_allocator
     dag = as_dag(dag)
@@ -104,6 +109,8 @@ priority, share, outputs, timeout, progress, on_failure, cache, resume
         share=share,
         on_failure=on_failure,
     )
+    if nodes is not None:
+        options.nodes = nodes
     limit_s = checks.timeout_s(timeout)
     carried: dict[str, str] | None = {} if telemetry.carries() else None
     reuse = None if cache is None and earlier is None else Reuse(cache, missed, earlier)
@@ -154,4 +161,28 @@ priority, share, outputs, timeout, progress, on_failure, cache, resume
     shows = checks.switch("progress", progress)
     return Submission(
         dag, compiled, limit_s, shows, outputs is None, reuse, inputs or {}, resume, again, carry_trace
+    )
+
+
+def _annotated(
+    max_retries: int | None, retry: Retry | None, priority: float, *, confined: bool
+) -> tuple[int | None, float, dict[str, Capabilities] | None]:
+    """Retries, priority and nodes, where ``dask.annotate`` around the call says what the call does not.
+
+    Raises
+    ------
+    ValidationError
+        If something is said there that cannot be heard.
+    """
+    said = get_annotations()
+    problem = refusal_of(said, "dask.annotate")
+    if problem is not None:
+        raise ValidationError(problem)
+    nodes = confinement_of(said)
+    if nodes is not None and confined:
+        raise ValidationError("workers= of dask.annotate and resources= are both given; give one of them")
+    return (
+        said.get("retries") if max_retries is None and retry is None else max_retries,
+        said.get("priority", 0) if priority == 0 else priority,
+        nodes,
     )

@@ -273,6 +273,7 @@ class PlacementEngine(EngineView):
 
     def _run_opened(self, event: RunOpened) -> None:
         run = self._backlog.open(event)
+        run.problem = event.problem
         if isinstance(event.strategy, AllocateStrategy):
             try:
                 run.assigned = ask_allocate(event.strategy, self._ledger)

@@ -127,6 +127,8 @@ class RunOpened:
     priority: float = 0
     #: What the run may hold beside others of equal priority, in proportion.
     share: float = 1.0
+    #: Why nothing of it may run: every function of it is rejected for that.
+    problem: str | None = None
     #: Whether somebody else has sent its functions to their nodes, each to the one that it is pinned to,
     #: where it waits for room.  They count, and no decision is given of them.
     outside: bool = False

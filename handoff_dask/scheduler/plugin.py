@@ -57,6 +57,7 @@ from handoff_dask.scheduler.telemetry import Telemetry
 from handoff_dask.scheduler.transfers import Transfers
 from handoff_dask.scheduler.user_trackers import UserTrackers
 from handoff_dask.scheduler.views import Views
+from handoff_dask.scheduler.words import words_around
 from handoff_dask.scheduler.worker_messages import WorkerMessages
 
 if TYPE_CHECKING:
@@ -292,7 +293,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         marks = annotations.get(ANNOTATION)
         if marks:
             try:
-                self.registry.graph_arrived(marks, keys, client)
+                self.registry.graph_arrived(marks, keys, client, words_around(annotations, marks))
             except Exception as error:
                 # Dask logs what a hook raises and goes on: the runs would wait for ever.
                 self.registry.graph_broken(marks, _defect(error))

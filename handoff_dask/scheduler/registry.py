@@ -22,6 +22,7 @@ from handoff_dask.scheduler.ranks import Ranks
 from handoff_dask.scheduler.runs import FunctionState, RunFailure, Runs, RunState, TaskRun
 from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.scheduler.user_strategies import load
+from handoff_dask.scheduler.words import NO_WORDS, Words
 
 
 class Registry:
@@ -74,8 +75,14 @@ class Registry:
 
     # ------------------------------------------------------------------ begin
 
-    def graph_arrived(self, marks: Mapping[str, Manifest | str], wanted: set[Hashable], client: str) -> None:
-        """Hold the functions of a graph before Dask assigns any."""
+    def graph_arrived(
+        self,
+        marks: Mapping[str, Manifest | str],
+        wanted: set[Hashable],
+        client: str,
+        words: Words = NO_WORDS,
+    ) -> None:
+        """Hold the functions of a graph before Dask assigns any; ``words`` are Dask's own around it."""
         manifests = {
             mark.token: mark for mark in unique(marks.values(), key=id) if isinstance(mark, Manifest)
         }
@@ -85,7 +92,10 @@ class Registry:
             if announced is not None:
                 self._open(announced.manifest, client, announced.strategy, watched=True)
             elif is_new:
-                self._open(manifests[token], client, load(manifests[token]), watched=False)
+                manifest = words.heard(manifests[token])
+                self._open(manifest, client, load(manifest), watched=False, problem=words.refused())
+            # They ask for what their functions are refused for, and would wait for it.
+            self._tasks.ask_for_nothing(words.gathering)
             run = self._runs.by_token[token]
             with collector_held(len(keys)):
                 self._hold(run, keys, wanted)
@@ -112,10 +122,19 @@ class Registry:
         self._ranks.order(run)
         self._observers.run_opened(run)
 
-    def _open(self, manifest: Manifest, client: str, strategy: Strategy, *, watched: bool) -> None:
-        self._begin(RunState(manifest, client, submitted=time(), watched=watched), strategy)
+    def _open(
+        self,
+        manifest: Manifest,
+        client: str,
+        strategy: Strategy,
+        *,
+        watched: bool,
+        problem: str | None = None,
+    ) -> None:
+        run = RunState(manifest, client, submitted=time(), watched=watched)
+        self._begin(run, strategy, problem)
 
-    def _begin(self, run: RunState, strategy: Strategy) -> None:
+    def _begin(self, run: RunState, strategy: Strategy, problem: str | None = None) -> None:
         manifest = run.manifest
         self._runs.by_token[manifest.token] = run
         self._runs.of_engine[run.engine_run] += 1
@@ -130,6 +149,7 @@ class Registry:
             client=run.client,
             priority=options.priority,
             share=options.share,
+            problem=problem,
             allocation_timeout_s=options.allocation_timeout_s,
             goes_on=run.goes_on,
             groups=manifest.groups,

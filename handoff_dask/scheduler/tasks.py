@@ -81,10 +81,17 @@ class Tasks:
         """Hold a task of Dask's own: what is written at it, and its retries, stay."""
         self.hold(self._tasks[key])
 
+    def ask_for_nothing(self, keys: Iterable[Any]) -> None:
+        """Let tasks of Dask's own that have just arrived ask for no resources."""
+        for key in keys:
+            self._tasks[key].resource_restrictions = {}
+
     @staticmethod
     def hold(task: TaskState) -> None:
         """Let no worker match a task.  The ledger decides, not Dask's own count on the worker."""
         task.worker_restrictions = HELD
+        # With allow_other_workers= nothing would hold it.
+        task.loose_restrictions = False
         task.host_restrictions = set()
         task.loose_restrictions = False
         task.resource_restrictions = {}
