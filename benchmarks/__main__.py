@@ -124,7 +124,8 @@ def throughput(options: argparse.Namespace) -> None:
     from benchmarks.throughput import COUNTS, compare
 
     counts = COUNTS[:1] if options.quick else COUNTS
-    session = compare(counts, 3 if options.quick else options.runs, options.only)
+    repeats = 1 if options.quick else options.repeats
+    session = compare(counts, 3 if options.quick else options.runs, options.only, repeats)
     print("\n" + tables.throughput([session.data]), flush=True)
 
 

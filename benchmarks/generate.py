@@ -136,7 +136,22 @@ def anything(d: Drawing) -> None:
         keys.append(d.add(d.chance.choice(kinds), *taken))
 
 
-SHAPES: tuple[Callable[[Drawing], None], ...] = (stages, fans, layers, trees, flood, anything)
+def wave(d: Drawing) -> None:
+    """Long functions of two cores that must all start in one wave, which just fits, after many small ones."""
+    memory = min(node["memory_mb"] / node["cpu"] for node in d.nodes.values())
+    small = Kind("small", {"cpu": 1, "memory_mb": round(memory / 2)}, 0.3)
+    long = Kind("long", {"cpu": 2, "memory_mb": round(memory)}, 5.0)
+    lanes = int(sum(node["cpu"] // 2 for node in d.nodes.values()))
+    ends = []
+    for _ in range(lanes):
+        first = _chain(d, [small] * d.chance.randint(2, 5))
+        ends.append(d.add(long, first))
+        # What else the small ones lead to fills one core of a hole of two.
+        ends += [d.add(small, first) for _ in range(d.chance.randint(2, 12))]
+    d.add(Kind("report", {"cpu": 1, "memory_mb": 200}, 1.5), *ends)
+
+
+SHAPES: tuple[Callable[[Drawing], None], ...] = (stages, fans, layers, trees, flood, anything, wave)
 
 
 def scenarios(count: int, chance: random.Random, tries: int = 60) -> Iterator[Scenario]:

@@ -191,7 +191,8 @@ def throughput(sessions: list[dict[str, Any]]) -> str:
         cells = (_median_and_slowest(stock), _median_and_slowest(ours), ratio)
         lines.append(_line(f"{count:,} {graph}", where, *cells))
     runs = max((len(row["seconds"]) for row in good), default=0)
-    lines += ["", f"Seconds: the median of {runs} runs in a row on one cluster, in brackets the slowest."]
+    told = f"Seconds: the median of series of {runs} runs in a row on one cluster, in brackets the slowest."
+    lines += ["", told]
     failures = [f"\n{r['system']} on {r['graph']}: {r['status']}." for r in rows if r not in good]
     return "\n".join([*lines, _made_on(sessions), *failures]) + "\n"
 

@@ -73,7 +73,7 @@ def series(system: str, where: str, graph: str, count: int, runs: int) -> dict[s
     return {"status": "ok", "seconds": seconds}
 
 
-def compare(counts: Sequence[int], runs: int, only: Iterable[str] = ()) -> Session:
+def compare(counts: Sequence[int], runs: int, only: Iterable[str] = (), repeats: int = 1) -> Session:
     """Measure both systems, one series of runs after the other, on each kind of cluster.
 
     Parameters
@@ -84,13 +84,15 @@ def compare(counts: Sequence[int], runs: int, only: Iterable[str] = ()) -> Sessi
         Runs of a series.
     only
         Names or patterns of graphs and of kinds of clusters; all if none is given.
+    repeats
+        Series of each system, in turns, each on a new cluster.
     """
     session = Session("throughput")
     words = list(only)
     for where in _wanted(CLUSTERS, words):
         for graph in _wanted(GRAPHS, words):
             for count in counts:
-                for system in ("dask", "handoff"):
+                for system in ("dask", "handoff") * repeats:
                     row: dict[str, Any] = {"system": system, "where": where, "graph": graph, "count": count}
                     row |= in_process("benchmarks.throughput:series", LIMIT_S, **row, runs=runs)
                     print(_line(session.add(row)), flush=True)

@@ -280,6 +280,9 @@ class Decider:
             self._backlog.refresh(queue)
         else:
             self._backlog.reposition(queue)
+            if queue.cause == "data" and queue.delay is None:
+                # What its last head waited for is not what the next one waits for.
+                queue.cause = self._chooser.cause(queue)
         if queue.fresh:
             self._offer(queue)
         if choice[1] is not node:
