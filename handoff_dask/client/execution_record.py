@@ -12,6 +12,7 @@ from typing import Any
 from distributed.core import clean_exception
 
 from handoff_dask.client.compile import Compiled
+from handoff_dask.client.tracebacks import users_part
 from handoff_dask.errors import AllocationError, FunctionFailedError, HandoffError, original
 from handoff_dask.graph.dag import DAG
 from handoff_dask.protocol.outcome import Outcome
@@ -60,6 +61,9 @@ def failures_of(compiled: Compiled, outcome: Outcome, exceptions: Sequence[Seque
         if refusal is not None:
             cost = compiled.expansion.functions[function_id].cost
             error = AllocationError(function_id, cost, *refusal)
+        else:
+            code = compiled.expansion.functions[function_id].code
+            error = error.with_traceback(users_part(error.__traceback__, code))
         failed[function_id] = error
     skipped = {ids[n]: ids[by] for n, by in outcome.skipped.items()}
     if compiled.manifest.options.on_failure == "stop":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ __all__ = ["add_displays", "amounts_text", "counts_summary", "dag_summary", "rec
 MOST_BOUND = 20_000
 #: Names of codes that a text lists.
 NAMES = 5
+
+#: The id of a DAG that was given none.
+_UUID = re.compile("[0-9a-f]{32}")
 
 
 def dag_summary(dag: DAG, *, picture: bool = True) -> Summary:
@@ -59,12 +63,19 @@ def dag_summary(dag: DAG, *, picture: bool = True) -> Summary:
         rows.append(("problem", problem))
     return Summary(
         kind="DAG",
-        name=id_text(dag.id),
+        name=_dag_name(dag.id, functions),
         state="" if problem is None else "not valid",
         colour=STATUS_COLOURS["failed"],
         rows=rows,
         picture=small_graph(Item(f.id, f.name, f.dependencies) for f in order) if picture else "",
     )
+
+
+def _dag_name(dag_id: Any, functions: Sequence[Any]) -> str:
+    """A DAG's id; where it has none of the user's, the name of its last function."""
+    if functions and isinstance(dag_id, str) and _UUID.fullmatch(dag_id):
+        return f"{id_text(functions[-1].id)} ({dag_id[:8]})"
+    return id_text(dag_id)
 
 
 def record_summary(
@@ -115,7 +126,7 @@ def record_summary(
     state = f"{record.status} {'in' if is_over else 'for'} {seconds_text(max(lasted, 0.0))}"
     return Summary(
         kind=kind,
-        name=id_text(record.dag_id),
+        name=_dag_name(record.dag_id, record.functions),
         state=state if started or not is_over else record.status,
         colour=STATUS_COLOURS.get(record.status, STATUS_COLOURS["pending"]),
         rows=rows,
