@@ -29,7 +29,7 @@ what
   generate     make further scenarios that nobody has tuned for
   adversary    search for small scenarios on which our order is bad
   pictures     timelines of stock Dask and handoff, from real runs, into docs/images/
-  table        print the latest results again; --write-readme puts them into README.md
+  table        print the latest results again; --write-docs puts them into docs/measurements.md
 
 systems
 """ + "\n".join(f"  {name:12} {text}" for name, text in SYSTEMS.items())
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=1, help="of generate and adversary")
     p.add_argument("--count", type=int, default=12, help="scenarios to generate, or steps of the adversary")
     p.add_argument("--from", dest="sources", nargs="+", type=Path, default=[], help="results for the table")
-    p.add_argument("--write-readme", action="store_true")
+    p.add_argument("--write-docs", action="store_true")
     return p
 
 
@@ -197,8 +197,8 @@ def table(options: argparse.Namespace) -> None:
         if more:
             parts.append(writer(more))
             print(parts[-1])
-    if options.write_readme:
-        tables.put_into(ROOT / "README.md", "\n".join(parts))
+    if options.write_docs:
+        tables.put_into(ROOT / "docs" / "measurements.md", "\n".join(parts))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
