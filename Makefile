@@ -59,6 +59,9 @@ browser: $(VENV)/.test ## Try reports and the scheduler's page in Chromium, whic
 bench: $(VENV)/.test ## Compare with stock Dask, side by side (minutes)
 	$(BIN)/python -m benchmarks
 
+soak: $(VENV)/.test ## Harm a cluster of real processes while users work on it: SEED=1 SOAK_S=600
+	$(BIN)/python -m tests.soak.soak
+
 dask-suite: $(VENV)/.test ## Run distributed's own tests beside handoff: CHECKOUT=folder, TESTS='tests/test_client.py ...'
 	@[ -n "$(CHECKOUT)" ] || { echo "Name a checkout of dask/distributed: make dask-suite CHECKOUT=folder" >&2; exit 1; }
 	$(BIN)/python tests/dask_suite/compare.py $(CHECKOUT) $(TESTS)
