@@ -60,14 +60,16 @@ class Machine:
             # Of sessions within functions, too: what they have executed is over with them.
             "DASK_HANDOFF__RETAINED_DAGS": "0",
         }
-        errors = open(self.folder / "errors.txt", "ab")  # noqa: SIM115  # its process has it
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            env=environment,
-            stdout=errors,
-            stderr=errors,
-            start_new_session=True,
-        )
+        with open(self.folder / "errors.txt", "ab") as errors:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                env=environment,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,
+            )
+        self._started.append(process)
+        return process
 
     def add_worker(self, name: str | None = None) -> None:
         """Start a worker."""
@@ -115,7 +117,7 @@ class Harms:
         self.counts: Counter[str] = Counter()
         self.over = threading.Event()
         self._client = Client(machine.address, set_as_default=False)
-        self._session = handoff.start(self._client)
+        self._session = handoff.Handoff(self._client).start()
         self._thread = threading.Thread(target=self._go, daemon=True)
         #: What undoes a harm, at its time: in threads of their own, since harms may wait for what is stopped.
         self._undoing: list[threading.Timer] = []
@@ -133,11 +135,13 @@ class Harms:
 
     def join(self) -> None:
         """Until the last harm is done, and what was stopped goes on."""
-        self._thread.join()
-        for timer in self._undoing:
+        # Some calls of Dask's own client wait for ever for a worker that has been killed meanwhile.
+        self._thread.join(max(0.0, self._ends - time.monotonic()) + 20)
+        for timer in list(self._undoing):
             timer.join()
-        handoff.stop()
-        self._client.close()
+        if self._thread.is_alive():
+            self.counts["a call of Dask's own client hangs"] += 1
+        self._client.close(timeout=2)
 
     def _go(self) -> None:
         plan = list(self.kinds)

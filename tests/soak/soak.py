@@ -46,19 +46,23 @@ def left_on_scheduler(dask_scheduler: Any) -> dict[str, Any]:
     return {name: number for name, number in kept.items() if number}
 
 
-def soak(seed: int, seconds: float, *, workers: int = 3, users: int = 3) -> dict[str, Any]:
+def soak(
+    seed: int, seconds: float, *, workers: int = 3, users: int = 3, patience_s: float = END_S
+) -> dict[str, Any]:
     """Run it; what was done and found."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         machine = Machine(folder, workers)
         try:
-            return _soak(machine, rng, seconds, workers, users)
+            return _soak(machine, rng, seconds, workers, users, patience_s)
         finally:
             machine.end()
 
 
-def _soak(machine: Machine, rng: random.Random, seconds: float, workers: int, users: int) -> dict[str, Any]:
+def _soak(
+    machine: Machine, rng: random.Random, seconds: float, workers: int, users: int, patience_s: float
+) -> dict[str, Any]:
     with Client(machine.address, set_as_default=False) as client:
         client.wait_for_workers(workers, timeout=120)
     harms = Harms(machine, rng, workers)
@@ -69,7 +73,7 @@ def _soak(machine: Machine, rng: random.Random, seconds: float, workers: int, us
     harms.start(seconds)
     harms.join()
     defects: list[str] = []
-    give_up = time.monotonic() + END_S
+    give_up = time.monotonic() + patience_s
     for user_name, (user, _) in machine.users.items():
         try:
             user.wait(max(1.0, give_up - time.monotonic()))
