@@ -560,7 +560,7 @@ def explain(
     Parameters
     ----------
     execution_or_dag_id
-        An execution, its result, or the id of a DAG: the latest of its executions counts,
+        An execution, its result, a pipeline, or a DAG's id: the latest of its executions counts,
         whichever client has submitted it.  Or the key of a task of Dask's own that handoff places, or
         its future.
     id
@@ -576,7 +576,7 @@ def explain(
     NotFoundError
         If nothing is known of it, or it never runs on its own.
     """
-    if isinstance(execution_or_dag_id, Execution):
+    if isinstance(execution_or_dag_id, (Execution, Pipeline)):
         return execution_or_dag_id.explain(id)
     return session_for().explain(execution_or_dag_id, id)
 

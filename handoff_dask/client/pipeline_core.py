@@ -205,7 +205,7 @@ class PipelineCore(StreamFlow):
         elif op == "census":
             self._census.counted(message)
         elif op == "broken" and message["gen"] == self._routing.generation:
-            self._routing.broken(message["address"])
+            self._routing.broken_between(message["address"], self._window.next - len(self._window.unfinished))
 
     def _results(self, message: dict[str, Any]) -> None:
         complete = self._arrived(message)

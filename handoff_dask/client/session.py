@@ -484,7 +484,7 @@ class Handoff(SessionCore):
         Parameters
         ----------
         execution_or_dag_id
-            An execution, its result, or the id of a DAG: the latest of its executions counts,
+            An execution, its result, a pipeline, or a DAG's id: the latest of its executions counts,
             whichever client has submitted it.  Or the key of a task of Dask's own that handoff places, or
             its future.
         id

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distributed import Client
+from distributed.metrics import monotonic
 
 from handoff_dask.client.stream_link import StreamLink
 from handoff_dask.graph.stages import StageGraph, Target
@@ -15,8 +16,11 @@ from handoff_dask.protocol.stages import Parcel
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a node is tried again that could not be reached, and how often.
-TRY_AGAIN_S, TRIES = 0.2, 25
+#: Seconds after which a node is tried again that could not be reached, and after which it is given up:
+#: the scheduler may take as long to notice that it is gone.
+TRY_AGAIN_S, GIVE_UP_S = 0.2, 60.0
+#: So often may connections between nodes break without an item coming out.
+BREAKS = 50
 
 
 class Routing:
@@ -68,6 +72,8 @@ class Routing:
         self.links: dict[str, StreamLink] = {}
         self._connecting: asyncio.Task[None] | None = None
         self._is_outdated = False
+        #: Items that had come out when connections between nodes broke last, and how often they have since.
+        self._breaks = (-1, 0)
         self._is_closed = False
         self.is_live = False
 
@@ -114,7 +120,15 @@ class Routing:
             self.is_live = False
             self._interrupt()
 
-    def broken(self, address: str | None = None) -> None:
+    def broken_between(self, address: str, out: int) -> None:
+        """A node has lost, or cannot open, its connection to another; so many items have come out."""
+        self._breaks = (out, self._breaks[1] + 1 if self._breaks[0] == out else 1)
+        if self._breaks[1] > BREAKS:
+            self._fail(OSError(f"nodes cannot reach the node at {address}; items go between them directly"))
+        else:
+            self.broken()
+
+    def broken(self) -> None:
         """A connection is broken, between nodes or to one: all is sent again."""
         self._stop_sending()
         # If its node is gone, the scheduler will say so meanwhile.
@@ -139,7 +153,7 @@ class Routing:
             self._connecting = None
 
     async def _connect_all(self) -> None:
-        tries = 0
+        give_up = monotonic() + GIVE_UP_S
         while not self._is_closed and self.is_ready:
             self._is_outdated = False
             by_stage = self.by_stage()
@@ -148,8 +162,7 @@ class Routing:
                 for address in wanted:
                     await self._link(address)
             except (OSError, asyncio.TimeoutError) as error:
-                tries += 1
-                if tries == TRIES:
+                if monotonic() > give_up:
                     raise OSError(
                         f"the client cannot reach the node at {address}: {error!r}; items go from the client "
                         "to the nodes directly, so they must be reachable from here"
