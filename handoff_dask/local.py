@@ -117,7 +117,7 @@ def execute_local(
         Seconds; the DAG then runs in a thread of its own, so that a function that hangs can be
         left behind.
     progress
-        Show a progress bar in a terminal or a notebook; elsewhere nothing is shown.
+        Show a progress bar in a terminal or a notebook; elsewhere write lines to standard error.
     on_failure
         What becomes of the execution when a function has failed for good.  ``"stop"``: nothing further
         of it starts.  ``"continue"``: all that does not need the function still runs, then the failure is

@@ -1,4 +1,4 @@
-"""Progress of executions, shown while they run: in a terminal, in a notebook, or not at all.
+"""Progress of executions, shown while they run: in a terminal, in a notebook, as lines in a file.
 
 It knows no cluster: the code that runs functions passes in their numbers by status.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import html
+import math
 import shutil
 import sys
 import threading
@@ -22,6 +23,10 @@ __all__ = ["REFRESH_S", "Counts", "Row", "show"]
 
 #: Seconds between two updates of the display.
 REFRESH_S = 0.2
+#: Seconds before which it is not said how long the rest takes.
+LEAST_S = 1.0
+#: Where there is no terminal, a line is written at least so often, in seconds.
+LINE_S = 60.0
 #: Characters of a DAG's id.
 LABEL = 24
 
@@ -99,6 +104,14 @@ class Row:
         """Seconds since it was first shown, until it ended."""
         return time.monotonic() - self._began if self._took is None else self._took
 
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that the rest takes if it goes on so; ``None`` as long as nothing can be said."""
+        counts = self.counts
+        if self.status or not counts.finished or self.elapsed_s < LEAST_S:
+            return None
+        return self.elapsed_s / counts.finished * (counts.total - counts.finished)
+
     def update(self, counts: Counts) -> None:
         """Set the numbers of its functions by status; drawn at most every :data:`REFRESH_S` seconds."""
         self.counts = counts
@@ -123,7 +136,8 @@ class Row:
         tail = seconds_text(self.elapsed_s)
         if self.status:
             return ", ".join(filter(None, [f"{head} {self.status} in {tail}", str(counts)]))
-        return ", ".join(filter(None, [head, str(counts), tail]))
+        left = "" if self.left_s is None else f"about {seconds_text(self.left_s)} left"
+        return ", ".join(filter(None, [head, str(counts), tail, left]))
 
 
 class _Board:
@@ -203,6 +217,32 @@ class PlainDisplay:
             self._stream.flush()
 
 
+class LogDisplay:
+    """Lines in a file: at the start, at every tenth, at least once a minute, and at the end."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        #: ``{row: (the tenth that was written last, when)}``.
+        self._written: dict[Row, tuple[float, float]] = {}
+
+    def draw(self, rows: list[Row]) -> None:
+        """Write a line for each row of which there is something to say."""
+        now = time.monotonic()
+        for row in rows:
+            total = row.counts.total
+            if not total and not row.status:
+                continue
+            tenth = math.inf if row.status else 10 * row.counts.finished // total
+            before, at = self._written.get(row, (-1.0, now))
+            if tenth > before or now - at >= LINE_S:
+                self._written[row] = (tenth, now)
+                self._stream.write(f"{row}\n")
+                self._stream.flush()
+
+    def close(self) -> None:
+        """What is written stays."""
+
+
 class RichDisplay:
     """Bars drawn by rich."""
 
@@ -235,7 +275,8 @@ class RichDisplay:
         for row in rows:
             if row not in self._tasks:
                 self._tasks[row] = self._progress.add_task(row.label, total=None, took="", words="")
-            words = ", ".join(filter(None, [row.status, str(row.counts)]))
+            left = "" if row.left_s is None else f"about {seconds_text(row.left_s)} left"
+            words = ", ".join(filter(None, [row.status, str(row.counts), left]))
             self._progress.update(
                 self._tasks[row],
                 total=row.counts.total or None,
@@ -318,6 +359,7 @@ def _for_terminal() -> Display:
 
 _terminal = _Board(_for_terminal)
 _notebook = _Board(NotebookDisplay)
+_log = _Board(lambda: LogDisplay(sys.stderr))
 
 
 def show(label: Hashable) -> Row | None:
@@ -331,8 +373,10 @@ def show(label: Hashable) -> Row | None:
     Returns
     -------
     Row or None
-        To be updated and, at last, ended; ``None`` if nobody could see it.
+        To be updated and, at last, ended; ``None`` if there is no standard error.
     """
     if _in_notebook():
         return _notebook.add(label)
-    return _terminal.add(label) if _is_terminal(sys.stderr) else None
+    if _is_terminal(sys.stderr):
+        return _terminal.add(label)
+    return None if sys.stderr is None else _log.add(label)

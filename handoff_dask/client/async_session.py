@@ -140,7 +140,7 @@ class AsyncHandoff(SessionCore):
         timeout
             Seconds, after which the execution is cancelled; no limit if ``None``.
         progress
-            Show a progress bar in a terminal or a notebook.
+            Show a progress bar in a terminal or a notebook; elsewhere write lines to standard error.
         on_failure
             What becomes of the execution when a function has failed for good.  ``"stop"``: nothing further
             of it starts.  ``"continue"``: all that does not need the function still runs, then the failure is
@@ -242,7 +242,7 @@ class AsyncHandoff(SessionCore):
         timeout
             Seconds, after which the execution is cancelled; no limit if ``None``.
         progress
-            Show a progress bar in a terminal or a notebook.
+            Show a progress bar in a terminal or a notebook; elsewhere write lines to standard error.
         on_failure
             What becomes of the execution when a function has failed for good.  ``"stop"``: nothing further
             of it starts.  ``"continue"``: all that does not need the function still runs, then the failure is

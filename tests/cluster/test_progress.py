@@ -83,12 +83,14 @@ def test_plain_line_is_written_over_itself(plain_terminal, slow_clock):
     row.update(Counts(9, {"finished": 8, "running": 1}))
     row.end("finished", Counts(9, {"finished": 9}))
 
-    assert re.sub(r"\d+ s", "N s", plain_terminal.getvalue()) == (
-        "\rsums, N s"
-        "\rsums: 0/9, 2 running, 7 waiting (room), N s"
-        "\rsums: 8/9, 1 running, N s                  "
-        "\rsums: 9/9 finished in N s\n"
-    )
+    shown = [re.sub(r"[\d.]+ s", "N s", line).rstrip() for line in plain_terminal.getvalue().split("\r")]
+    assert shown == [
+        "",
+        "sums, N s",
+        "sums: 0/9, 2 running, 7 waiting (room), N s",
+        "sums: 8/9, 1 running, N s, about N s left",
+        "sums: 9/9 finished in N s",
+    ]
 
 
 def test_several_at_once_share_the_last_line(plain_terminal, slow_clock):
@@ -101,9 +103,9 @@ def test_several_at_once_share_the_last_line(plain_terminal, slow_clock):
     assert shown == [
         "first, N s",
         "first, N s | second, N s",
-        "first: 1/2, 1 running, N s | second, N s",
+        "first: 1/2, 1 running, N s, about N s left | second, N s",
         "second: 1/3 failed in N s, 1 failed, 1 cancelled",
-        "first: 1/2, 1 running, N s",
+        "first: 1/2, 1 running, N s, about N s left",
         "first: 2/2 finished in N s",
     ]
 
@@ -114,7 +116,7 @@ def test_bar_of_rich_says_the_same(terminal, slow_clock):
     row.end("failed", Counts(9, {"finished": 3, "failed": 1, "cancelled": 5}))
 
     shown = [re.sub(r"[━╸╺ ]+", " ", line) for line in terminal.lines()]
-    assert re.fullmatch(r"sums 3/9 0:\d\d 2 running, 4 waiting \(room\)", shown[-3])
+    assert re.fullmatch(r"sums 3/9 0:\d\d 2 running, 4 waiting \(room\), a.*", shown[-3])
     assert re.fullmatch(r"sums 3/9 0:\d\d failed, 1 failed, 5 cancelled", shown[-1])
     assert terminal.getvalue().count("\x1b[?25l") <= terminal.getvalue().count("\x1b[?25h")
 
@@ -139,9 +141,31 @@ def test_ending_twice_shows_one_end(plain_terminal):
     assert "failed" in plain_terminal.lines()[-1]
 
 
-def test_quiet_where_nobody_looks(capsys):
+def test_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    """At every tenth, at least once a minute, and at the end; with the time that is left."""
+    clock = [0.0]
+    monkeypatch.setattr("handoff_dask.progress.time.monotonic", lambda: clock[0])
+    row = show("sums")
+    for finished in range(100):
+        clock[0] += 0.5
+        row.update(Counts(100, {"finished": finished, "running": 1}))
+    clock[0] += 61
+    row.update(Counts(100, {"finished": 99, "running": 1}))
+    row.end("finished", Counts(100, {"finished": 100}))
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert [line.split(",")[0] for line in lines] == [
+        *(f"sums: {n}/100" for n in range(0, 100, 10)),
+        "sums: 99/100",
+        "sums: 100/100 finished in 111 s",
+    ]
+    assert lines[5].endswith("25.5 s, about 25.5 s left")
+
+
+def test_quiet_where_nobody_can_look(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
     assert show("sums") is None
-    assert capsys.readouterr() == ("", "")
 
 
 @pytest.fixture
@@ -251,7 +275,7 @@ async def test_nothing_is_asked_when_nobody_looks(c, s, a, b):
         s.plugins["handoff"].requests.add(
             progress=lambda client, token: asked.append(token) or views.progress(client, token)
         )
-        await session.execute(functions(), progress=True)
+        await session.execute(functions())
 
     assert asked == []
 
