@@ -56,6 +56,7 @@ from handoff_dask.graph.tasks import Task, task
 from handoff_dask.local import execute_local
 from handoff_dask.record.current import Current, attempt_here, devices_here
 from handoff_dask.record.execution import Timing
+from handoff_dask.record.overview import ExecutionInfo
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.record.status import OnFailure
 from handoff_dask.record.suggestions import CostSuggestion, CostSuggestions, suggest_costs
@@ -88,6 +89,7 @@ __all__ = [
     "DuplicateFunctionError",
     "Execution",
     "ExecutionCancelledError",
+    "ExecutionInfo",
     "ExecutionResult",
     "Failed",
     "File",
@@ -118,6 +120,7 @@ __all__ = [
     "Task",
     "Timing",
     "ValidationError",
+    "attach",
     "await_completion",
     "compile",
     "cost",
@@ -127,6 +130,7 @@ __all__ = [
     "execute",
     "execute_distributed",
     "execute_local",
+    "executions",
     "explain",
     "fingerprint",
     "forget",
@@ -302,6 +306,7 @@ def submit(
     on_failure: OnFailure = "stop",
     cache: CacheLike | None = None,
     resume: Execution | Hashable | None = None,
+    detach: bool = False,
     **unknown: NoReturn,
 ) -> Execution:
     """Start to execute a DAG, and return at once.
@@ -355,6 +360,8 @@ def submit(
     resume
         An earlier execution, or the id of its DAG, failed or not: what the cluster still has of its
         results is not computed again.
+    detach
+        Whether the execution outlives this client: :func:`attach` gives it to any other.
 
     Returns
     -------
@@ -385,6 +392,7 @@ def submit(
         on_failure=on_failure,
         cache=cache,
         resume=resume,
+        detach=detach,
         **unknown,
     )
 
@@ -579,6 +587,27 @@ def explain(
     if isinstance(execution_or_dag_id, (Execution, Pipeline)):
         return execution_or_dag_id.explain(id)
     return session_for().explain(execution_or_dag_id, id)
+
+
+def executions() -> list[ExecutionInfo]:
+    """What the cluster runs and remembers, whoever has submitted it, the latest first."""
+    return session_for().executions()
+
+
+def attach(dag_id: Hashable) -> Execution:
+    """The execution of a DAG, whoever has submitted it: to wait for it, fetch its results, or cancel it.
+
+    Parameters
+    ----------
+    dag_id
+        The DAG's id: the latest of its executions counts; or the token of one execution.
+
+    Raises
+    ------
+    NotFoundError
+        If the cluster does not have it any more.
+    """
+    return session_for().attach(dag_id)
 
 
 def discover_nodes() -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from handoff_dask.graph.dag import DAG
 from handoff_dask.graph.functions import Function, FunctionId
 from handoff_dask.graph.retry import Retry
 from handoff_dask.local import execute_local
+from handoff_dask.record.overview import ExecutionInfo
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.record.status import OnFailure
 from handoff_dask.resources import Capabilities, Cost
@@ -102,6 +103,7 @@ class AsyncHandoff(SessionCore):
         on_failure: OnFailure = "stop",
         cache: CacheLike | None = None,
         resume: AsyncExecution | Hashable | None = None,
+        detach: bool = False,
         **unknown: NoReturn,
     ) -> AsyncExecution:
         """Start to execute a DAG, and return at once.
@@ -152,6 +154,8 @@ class AsyncHandoff(SessionCore):
         resume
             An earlier execution, or the id of its DAG, failed or not: what the cluster still has of its
             results is not computed again.
+        detach
+            Whether the execution outlives this client: :func:`attach` gives it to any other.
 
         Returns
         -------
@@ -182,6 +186,7 @@ class AsyncHandoff(SessionCore):
             on_failure=on_failure,
             cache=cache,
             resume=resume,
+            detach=detach,
         )
         return await self.link.run(self._submit, prepare(), AsyncExecution)
 
@@ -455,6 +460,26 @@ class AsyncHandoff(SessionCore):
             If nothing is known of it, or it never runs on its own.
         """
         return await self.link.run(self._started_first, self._explain, execution_or_dag_id, id)
+
+    async def executions(self) -> list[ExecutionInfo]:
+        """What the cluster runs and remembers, whoever has submitted it, the latest first."""
+        return await self.link.run(self._started_first, self._list_executions)
+
+    async def attach(self, dag_id: Hashable) -> AsyncExecution:
+        """The execution of a DAG, whoever has submitted it.
+
+        Parameters
+        ----------
+        dag_id
+            The DAG's id: the latest of its executions counts; or the token of one execution.
+
+        Raises
+        ------
+        NotFoundError
+            If the cluster does not have it any more.
+        """
+        refuse_unhashable(dag_id)
+        return await self.link.run(self._started_first, self._attach, dag_id, AsyncExecution)
 
     # ------------------------------------------------------------------ nodes
 

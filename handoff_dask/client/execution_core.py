@@ -100,6 +100,8 @@ class ExecutionCore:
         self._outcome: Outcome | None = None
         self._error: BaseException | None = None
         self._failures = Failures()
+        #: Whether it goes on without this session.
+        self.is_detached = False
         #: Values of functions that did not run, if there are any.
         self.cached: CachedValues | None = None
         #: Done once the scheduler knows what the results depend on; None if nobody is to know.

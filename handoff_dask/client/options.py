@@ -24,6 +24,7 @@ NAMES = (
     "allocator",
     "cache",
     "client",
+    "detach",
     "inputs",
     "max_concurrency",
     "max_retries",
@@ -74,6 +75,7 @@ def parse(
     priority: float,
     share: float,
     on_failure: OnFailure,
+    detach: bool = False,
 ) -> Options:
     """Parse the options that are sent to the scheduler.
 
@@ -97,6 +99,8 @@ def parse(
         allocation_timeout_s=config.seconds("allocation-timeout"),
         transfer_floor_s=config.seconds("transfer-floor"),
         on_failure=choice_on_failure(on_failure),
+        detach=switch("detach", detach),
+        retained_detached=config.count("retained-detached"),
     )
 
 

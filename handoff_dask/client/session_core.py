@@ -18,6 +18,7 @@ from distributed.protocol import pickle
 
 from handoff_dask.allocators import Strategy
 from handoff_dask.client import options as checks
+from handoff_dask.client.attaching import attached
 from handoff_dask.client.cluster_tracker import pack_tracker
 from handoff_dask.client.compile import Compiled
 from handoff_dask.client.dask_costs import keep_costs
@@ -61,6 +62,7 @@ from handoff_dask.graph.retry import Retry
 from handoff_dask.protocol.futures import adopt
 from handoff_dask.protocol.manifest import token_of
 from handoff_dask.protocol.outcome import Outcome
+from handoff_dask.record.overview import ExecutionInfo
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.record.status import OnFailure
 from handoff_dask.resources import Capabilities
@@ -298,7 +300,8 @@ class SessionCore:
         try:
             while running:  # what is just being submitted, too
                 token, execution = next(iter(running.items()))
-                await execution.cancel_run()
+                if not execution.is_detached:
+                    await execution.cancel_run()
                 running.pop(token, None)
             if self._started and await self.link.is_reachable():
                 if self._tracker is not None:
@@ -380,6 +383,7 @@ class SessionCore:
         on_failure: OnFailure,
         cache: CacheLike | None,
         resume: ExecutionCore | Hashable | None,
+        detach: bool = False,
     ) -> Callable[[], Submission]:
         """What makes the submission of a DAG, when it is called."""
         return partial(
@@ -401,6 +405,7 @@ class SessionCore:
             on_failure=on_failure,
             cache=cache,
             resume=resume,
+            detach=detach,
             default_allocator=self._allocator,
         )
 
@@ -440,6 +445,7 @@ class SessionCore:
         held = {**compiled.wanted_earlier, **dict(zip(ids, futures, strict=True))}
         execution = kind(self.link, self._results.collect, dag, compiled, held)
         execution.asks_for_all = submission.asks_for_all
+        execution.is_detached = compiled.manifest.options.detach
         self._give_cached(execution, submission)
         self._executions.add(execution, is_hidden=is_hidden)
         self._messages.start()
@@ -550,6 +556,40 @@ class SessionCore:
         if futures:
             adopt(futures.values(), self.client)
         return futures
+
+    async def _list_executions(self) -> list[ExecutionInfo]:
+        listed = []
+        for facts in await self.link.ask("executions"):
+            try:
+                dag_id = pickle.loads(facts.pop("dag_id"))
+            except Exception:  # whatever the type's own unpickling raises, or its module is not here
+                dag_id = facts["token"]
+            listed.append(ExecutionInfo(dag_id=dag_id, **facts))
+        return listed
+
+    async def _attach(self, dag_id: Hashable, kind: type[E]) -> E:
+        """The execution of a DAG id, or of a token, whoever has submitted it; ``kind`` is its class."""
+        token = dag_id if isinstance(dag_id, str) else None
+        packed, exceptions = await self.link.ask(
+            "attach", listener=self.name, dag=token_of(dag_id), token=token
+        )
+        facts = pickle.loads(packed)
+        dag, compiled = attached(facts)
+        futures: dict[Hashable, Future[Any]] = {
+            i: Future(compiled.keys[i]) for i in compiled.expansion.outputs
+        }
+        if futures:
+            adopt(futures.values(), self.client)
+        execution = kind(self.link, self._results.collect, dag, compiled, futures)
+        execution.is_detached = True
+        self._executions.add(execution)
+        if facts["over"]:
+            self._executions.has_ended(facts["outcome"], exceptions)
+        else:
+            if facts["outcome"].status == "running":
+                execution.has_begun()
+            self._messages.start()
+        return execution
 
     async def _announce(self, compiled: Compiled) -> None:
         """Send the manifest ahead of the graph; the scheduler refuses what no node could hold."""

@@ -69,6 +69,7 @@ def prepare(
     cache: CacheLike | None,
     resume: Any,
     default_allocator: Strategy | None,
+    detach: bool = False,
     missed: set[str] | None = None,
     earlier: Mapping[str, Future[Any]] | None = None,
 ) -> Submission:
@@ -77,7 +78,7 @@ def prepare(
     Parameters
     ----------
     dag, inputs, allocation_strategy, allocator, resources, max_retries, retry, max_concurrency, \
-priority, share, outputs, timeout, progress, on_failure, cache, resume
+priority, share, outputs, timeout, progress, on_failure, cache, resume, detach
         As for :func:`~handoff_dask.submit`.
     unknown
         Options that do not exist.
@@ -108,6 +109,7 @@ priority, share, outputs, timeout, progress, on_failure, cache, resume
         priority=priority,
         share=share,
         on_failure=on_failure,
+        detach=detach,
     )
     if nodes is not None:
         options.nodes = nodes
@@ -154,6 +156,7 @@ priority, share, outputs, timeout, progress, on_failure, cache, resume
             cache=cache,
             resume=None,
             default_allocator=None,
+            detach=detach and wanted is None,
             missed=missed,
             earlier=earlier,
         )

@@ -38,6 +38,9 @@ class Options:
     transfer_floor_s: float = 0.01
     #: What becomes of the run when a function has failed for good.
     on_failure: OnFailure = "stop"
+    #: Whether it outlives its client, and how many of these are kept once they are over.
+    detach: bool = False
+    retained_detached: int = 16
 
 
 @dataclass(slots=True)

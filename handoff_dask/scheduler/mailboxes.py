@@ -127,4 +127,5 @@ class RunMessages(Observer):
             self._tell(run, "ended", [outcome, run.exceptions()])
 
     def _tell(self, run: RunState, kind: str, content: Any) -> None:
-        self._mailboxes.tell(run.client, run.manifest.listener, kind, content)
+        for listener, client in run.listeners.items():
+            self._mailboxes.tell(client, listener, kind, content)

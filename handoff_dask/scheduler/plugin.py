@@ -22,6 +22,7 @@ from handoff_dask.protocol.names import ANNOTATION, NAME
 from handoff_dask.scheduler import lifecycle as life
 from handoff_dask.scheduler.dask_tasks import DaskTasks
 from handoff_dask.scheduler.data import Data
+from handoff_dask.scheduler.detached import DetachedRuns
 from handoff_dask.scheduler.dispatcher import Dispatcher
 from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.event_log import open_log
@@ -157,6 +158,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.values = StoredValues(self.runs, self.nodes, self.tasks, scheduler)
         self.shared = SharedRegister(self.runs, self.nodes, self.driver)
         self.views = Views(self.runs, self.nodes, self.tasks, self.driver, self.pipelines)
+        self.detached = DetachedRuns(self.runs, self.nodes, self.tasks, self.views.ended, later)
         self.explain = ExplainSource(
             self.runs, self.tasks, self.driver, self.threads, self.views.ended, self.pipelines.figures
         )
@@ -195,7 +197,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.pauses, self.nested, RoundTrip(self.driver.gather, lambda: self.dask_tasks.are_there),
             NoWorkersTimeout(self.runs, scheduler.unrunnable, scheduler.no_workers_timeout),
         )  # fmt: skip
-        for observer in watching:
+        for observer in (*watching, self.detached):
             self.observers.add(observer)
         self.pipelines.install(scheduler.stream_handlers)
         asked = (
@@ -211,7 +213,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         )
         for part in (*asked, self.lost_results):
             self.requests.add(**part.methods())
-        self.requests.add(repaired=self.dispatcher.repaired)
+        self.requests.add(repaired=self.dispatcher.repaired, **self.detached.methods())
         scheduler.handlers[NAME] = self.requests.handle
         self.worker_messages.install(scheduler.handlers, scheduler.stream_handlers)
 

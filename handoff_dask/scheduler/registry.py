@@ -297,7 +297,7 @@ class Registry:
         """What a client had is cancelled with it."""
         for run in list(self._runs.open()):
             # Dask knows who else wants a task of its own, and forgets it when nobody does.
-            if run.client == client and not run.is_of_tasks:
+            if run.client == client and not run.is_of_tasks and not run.is_detached:
                 self.end(run, CANCELLED)
         announced = [t for t, a in self._runs.announced.items() if a.client == client]
         for token in [*announced, *(t for t, c in self._runs.announcing.items() if c == client)]:

@@ -25,7 +25,7 @@ from handoff_dask.scheduler.user_strategies import load
 from handoff_dask.version import VERSION
 
 #: Requests whose answers may carry exceptions that only the client can unpickle.
-CARRY_EXCEPTIONS = ("settled", "so_far")
+CARRY_EXCEPTIONS = ("settled", "so_far", "attach")
 #: Why a run is refused: the position of the function, and the reasons.
 Refused = tuple[int, dict[str, str], "str | None"]
 
@@ -208,11 +208,17 @@ class Requests(Observer):
         """A session looks no more."""
         self._telemetry.listen(listener, frozenset())
         self._mailboxes.close(listener)
+        for run in self._runs.by_token.values():
+            if run.is_detached or run.client != client:
+                run.listeners.pop(listener, None)
 
     def client_left(self, client: str) -> None:
         """Nobody looks any more."""
         for listener in self._mailboxes.listeners_of(client):
             self.leave(client, listener)
+        for run in self._runs.by_token.values():
+            if run.is_detached or run.client != client:
+                run.listeners = {name: of for name, of in run.listeners.items() if of != client}
 
     # ------------------------------------------------------------------ nodes
 

@@ -142,6 +142,8 @@ class RunState:
         self.client = client
         #: Submitted through a session (which is told how it ends), not as a plain collection.
         self.watched = watched
+        #: The sessions that are told of it: ``{session: its client}``.
+        self.listeners: dict[str, str] = {manifest.listener: client} if watched else {}
         self.status = PENDING
         self.submitted = submitted
         self.ended: float | None = None
@@ -188,6 +190,11 @@ class RunState:
     def goes_on(self) -> bool:
         """Whether the engine goes on with it when a function has been rejected."""
         return self.keeps_going
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether it outlives its client."""
+        return self.watched and self.manifest.options.detach
 
     @property
     def keeps_going(self) -> bool:

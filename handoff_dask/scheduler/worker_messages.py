@@ -161,7 +161,10 @@ class WorkerMessages:
         """An attempt has raised; whether it is repeated, Dask decides next."""
         function = self._present(key, run_id)
         if function is not None:
-            if is_final:
+            run = function.run
+            # What cannot be read of a cache is computed by a session; where there is none, it fails.
+            is_lost = function.position in run.manifest.reading and not run.listeners
+            if is_final or is_lost:
                 self._tasks.forbid_retries(key)
             self._dispatcher.tell(function, life.Raised(exception, startstops, left_behind, text))
 
