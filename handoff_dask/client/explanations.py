@@ -146,6 +146,9 @@ class FunctionExplanation:
     sent_ahead: bool = False
     #: Functions of the same demand that go before it.
     ahead: int = 0
+    #: While it waits and other runs do: the largest fractions of anything the cluster has that its run and
+    #: its client hold, and how many other runs wait.
+    shares: tuple[float, float, int] | None = None
     #: The arguments that it lacks.
     arguments: tuple[ArgumentState, ...] = ()
     #: ``{node: what stands in the way there}``, while it waits; None where it has room.
@@ -176,6 +179,10 @@ class FunctionExplanation:
 
     def _details(self) -> list[str]:
         lines = [f"  {self.ahead} functions like it go before it"] if self.ahead else []
+        if self.shares is not None:
+            run, client, rivals = self.shares
+            others = "1 other run waits" if rivals == 1 else f"{rivals} other runs wait"
+            lines.append(f"  its run holds {run:.0%} of the cluster, its client {client:.0%}; {others}")
         return lines + [
             f"  {node}: {'has room' if reason is None else reason}" for node, reason in self.nodes.items()
         ]
@@ -245,6 +252,7 @@ def explained(
         candidates=finding.candidates,
         sent_ahead=finding.sent_ahead,
         ahead=finding.ahead,
+        shares=finding.shares,
         arguments=tuple(
             ArgumentState(p.name if p.position is None else known.ids[p.position], status, node)
             for p, status, node in finding.arguments

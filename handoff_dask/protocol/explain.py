@@ -44,6 +44,9 @@ class Finding:
     candidates: int | None = None
     sent_ahead: bool = False
     ahead: int = 0
+    #: While it waits and there are rivals: the largest fractions of anything the cluster has that its run and
+    #: its client hold, and how many other runs wait.
+    shares: tuple[float, float, int] | None = None
     #: Arguments that are missing: who, its status, its node.
     arguments: list[tuple[Party, str, str | None]] = field(default_factory=list)
     nodes: Mapping[str, Hindrance | None] = field(default_factory=dict)

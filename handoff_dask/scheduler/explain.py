@@ -147,12 +147,19 @@ class ExplainSource:
             return
         why = self._driver.engine.explain(function.key, now=monotonic())
         finding.cause, finding.waited_s, finding.ahead = why.cause, why.waited_s, why.ahead
+        finding.shares = self._shares(function.run)
         nodes: dict[str, Hindrance | None] = {}
         for node, obstacle in why.nodes.items():
             nodes[node] = None
             if obstacle is not None:
                 nodes[node] = Hindrance(obstacle, tuple(self._parties(obstacle, runs)))
         finding.nodes = nodes
+
+    def _shares(self, run: RunState) -> tuple[float, float, int] | None:
+        holdings = self._driver.engine.holdings()
+        own = next((holding for holding in holdings if holding.run == run.engine_run), None)
+        rivals = sum(holding.waiting > 0 for holding in holdings if holding is not own)
+        return None if own is None or not rivals else (own.share, own.client_share, rivals)
 
     def _parties(self, obstacle: Obstacle, runs: dict[str, RunState]) -> list[Party]:
         found = []

@@ -94,6 +94,9 @@ class MetricsSource(Protocol):
     def shared(self) -> Mapping[str, tuple[float, float]]:
         """Resources that the whole cluster shares: ``{name: (amount, amount that is claimed)}``."""
 
+    def shares(self) -> Mapping[str, float]:
+        """What clients with open runs hold: ``{client: largest fraction of anything the cluster has}``."""
+
     def decisions(self) -> Mapping[str, int]:
         """Decisions since the scheduler started: ``{"place", "wait" or "reject": how many}``."""
 
@@ -183,6 +186,9 @@ def _metrics(source: MetricsSource) -> Iterator[Metric]:
         claimed = {name: used for name, (_, used) in shared.items()}
         yield _by_label("shared_capability", "What the whole cluster shares", "resource", amounts)
         yield _by_label("shared_claimed", "What is claimed of it", "resource", claimed)
+    yield _by_label(
+        "share", "Largest fraction that a client holds of anything the cluster has", "client", source.shares()
+    )
     yield _by_label("runs", "Executions of DAGs that are not over", "status", open_)
     yield _counted("runs_ended", "Executions of DAGs that are over", "status", ended)
     yield _counted("decisions", "Decisions of the placement engine", "decision", source.decisions())

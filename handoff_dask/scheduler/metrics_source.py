@@ -72,6 +72,10 @@ class SchedulerMetrics(Observer):
         """Ready functions without a node: ``{what they wait for: how many}``."""
         return self._engine().waiting_by_cause()
 
+    def shares(self) -> Mapping[str, float]:
+        """What clients with open runs hold: ``{client: largest fraction of anything the cluster has}``."""
+        return {str(holding.client): holding.client_share for holding in self._engine().holdings()}
+
     def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
         """``{node: capabilities}``."""
         return self._nodes.as_written()

@@ -258,12 +258,20 @@ class Views(Observer):
             "submitted": run.submitted,
             "ended": run.ended,
             "functions": len(run.functions),
+            "share": self._share(run),
             "states": countby(_now, run.functions.values()),
             "failed": None if run.failed is None else self._ids(run)[run.failed],
             "failures": len(run.failures),
             "skipped": len(run.skipped),
             "error": self._problem(run),
         }
+
+    def _share(self, run: RunState) -> float | None:
+        """The largest fraction that an open run holds of anything the cluster has."""
+        if run.over:
+            return None
+        holdings = self._driver.engine.holdings()
+        return next((holding.share for holding in holdings if holding.run == run.engine_run), None)
 
     def _problem(self, run: RunState) -> str | None:
         first = run.problem

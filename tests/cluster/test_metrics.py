@@ -40,6 +40,9 @@ class Numbers:
     def claims(self):
         return {"a": {"cpu": 0.5}, "b": {}}
 
+    def shares(self):
+        return {"client": 0.5}
+
     def shared(self):
         return {"licences": (8, 2.5)}
 
@@ -80,6 +83,7 @@ def test_every_number_is_on_the_page():
         ("functions", ("running",)): 2,
         ("functions_waiting", ("room",)): 2,
         ("functions_waiting", ("pin",)): 1,
+        ("share", ("client",)): 0.5,
         ("shared_capability", ("licences",)): 8,
         ("shared_claimed", ("licences",)): 2.5,
         ("capability", ("a", "cpu")): 4,

@@ -52,6 +52,11 @@ async def test_a_short_run_does_not_wait_for_a_long_one(c, s, a, stage):
         await stage.sees("long 0", "long 1")
         short = await two.submit([stage.quick("short", cost={"cpu": 1})])
         await settled(s, room=5)
+        assert "its run holds 0% of the cluster, its client 0%; 1 other run waits" in str(
+            await two.explain(short.dag_id, "short")
+        )
+        assert {run["share"] for run in s.plugins["handoff"].views.runs()} == {0.0, 1.0}
+        assert sorted(s.plugins["handoff"].metrics.shares().values()) == [0.0, 1.0]
         stage.cue("long 0")
         await short
         assert stage.started[:3] == ["long 0", "long 1", "short"]
