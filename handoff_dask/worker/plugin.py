@@ -37,6 +37,7 @@ from handoff_dask.worker.clock import Clock
 from handoff_dask.worker.constrained_tasks import as_before, let_nobody_block
 from handoff_dask.worker.context import attempt_on_worker
 from handoff_dask.worker.cores import facts_of
+from handoff_dask.worker.failure_log import shorten
 from handoff_dask.worker.isolated import IsolatedProcesses
 from handoff_dask.worker.left_behind import LeftBehind
 from handoff_dask.worker.logs import AttemptLogs
@@ -77,6 +78,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         self._clock = Clock(worker)
         self.streams = Streams(worker)
         self._logs = AttemptLogs(worker)
+        shorten()
         self.usage = UsageMeter(worker)
         self._isolated = IsolatedProcesses(max(1, worker.state.nthreads))
         let_nobody_block(worker.state)

@@ -104,3 +104,28 @@ def test_lines_are_bounded():
     assert [text for *_, text in rest] == [str(n) for n in range(5, LINES_OF_ATTEMPT + 5)]
     buffer.write(0.0, "stdout", "x" * 10_000)
     assert len(buffer.take(rest=True)[0][2]) == 2_000
+
+
+@live(1)
+async def test_a_retried_failure_is_one_line_in_the_log_of_its_worker(c, s, a):
+    """It names the function; a task of Dask's is told as ever."""
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    said: list[str] = []
+    handler, log = Heard(), logging.getLogger("distributed.worker")
+    log.addHandler(handler)
+    try:
+        async with handoff.AsyncHandoff(c) as session:
+            await session.execute([Function("f", [], noisy, extra_args=["f", 1])])
+            with pytest.raises(ZeroDivisionError):
+                await c.submit(divmod, 1, 0)
+    finally:
+        log.removeHandler(handler)
+    (ours,) = [line for line in said if "noisy" in line]
+    assert ours.startswith("noisy has raised ")
+    assert "on purpose" in ours
+    assert "\n" not in ours
+    assert [line for line in said if line.startswith("Compute Failed")]
