@@ -50,6 +50,7 @@ from handoff_dask.errors import (
 from handoff_dask.graph.arguments import Reference
 from handoff_dask.graph.dag import DAG, new
 from handoff_dask.graph.functions import Argument, Collocated, Failed, Function, FunctionId
+from handoff_dask.graph.growing import growing
 from handoff_dask.graph.handout import function
 from handoff_dask.graph.retry import Retry
 from handoff_dask.graph.tasks import Task, task
@@ -136,6 +137,7 @@ __all__ = [
     "forget",
     "function",
     "get_local_value",
+    "growing",
     "get_result",
     "get_value",
     "lookup_data_location",

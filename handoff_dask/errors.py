@@ -253,18 +253,18 @@ def copy_of(error: BaseException) -> BaseException:
 class MemoryExceededError(MemoryError, HandoffError):
     """An isolated function held more memory than it claims; its process has been ended."""
 
-    def __init__(self, claimed: float, peak: float) -> None:
-        super().__init__(claimed, peak)
+    def __init__(self, claimed: float, peak: float, limit: str = "") -> None:
+        super().__init__(claimed, peak, limit)
         #: Megabytes that it claims.
         self.claimed = claimed
         #: The most megabytes that it was seen to hold.
         self.peak = peak
+        #: Why it could not claim more than it did, where its claim grows.
+        self.limit = limit
 
     def __str__(self) -> str:
-        return (
-            f"it claims {self.claimed:g} MB of memory and held {self.peak:.0f} MB; "
-            "claim more, or let the claim grow with handoff.growing"
-        )
+        hint = self.limit or "claim more, or let the claim grow with handoff.growing"
+        return f"it claims {self.claimed:g} MB of memory and held {self.peak:.0f} MB; {hint}"
 
 
 class ProcessEndedError(HandoffError):

@@ -24,6 +24,7 @@ from handoff_dask.errors import InvalidFunctionError
 from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.expansion import Body, Expansion, Transfer, expand, given_inputs
 from handoff_dask.graph.functions import Code, Function, FunctionId, name_of
+from handoff_dask.graph.growing import growth_of
 from handoff_dask.graph.items import Spawn
 from handoff_dask.graph.retry import Retry
 from handoff_dask.placement.events import Demand
@@ -426,6 +427,7 @@ class _Compiler:
             retry={n: retry.bare for n, retry in enumerate(retries) if retry.bare != Retry(retry.times)},
             priorities={n: float(f.priority) for n, f in enumerate(functions) if f.priority},
             durations={n: float(f.duration) for n, f in enumerate(functions) if f.duration is not None},
+            growth={n: growth for n, f in enumerate(functions) if f.cost and (growth := growth_of(f.cost))},
             groups=self._groups(),
             options=replace(self.options, retry=self.options.retry.bare),
             shown=pack_functions(self.expansion) if isinstance(self.options.strategy, bytes) else None,

@@ -86,6 +86,8 @@ class Manifest:
     #: Of the functions that have one.
     priorities: dict[int, float] = field(default_factory=dict)
     durations: dict[int, float] = field(default_factory=dict)
+    #: What grows of their costs: ``{position: {resource: (factor, the most in units or None)}}``.
+    growth: dict[int, dict[str, tuple[float, int | None]]] = field(default_factory=dict)
     #: ``{group: what its node must be able to hold}``.
     groups: dict[Hashable, Demand] = field(default_factory=dict)
     options: Options = field(default_factory=Options)

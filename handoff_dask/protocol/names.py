@@ -51,6 +51,8 @@ LANE_UNITS = 720_720
 ATTEMPT = "handoff-attempt"
 #: The annotation that tells a task which devices of its node it has: ``{"gpu": [indices]}``.
 DEVICES = "handoff-devices"
+#: The annotation that tells a task why it cannot claim more than it does, if it cannot.
+LIMIT = "handoff-limit"
 #: Where Dask tells the times of an attempt: ``[processor seconds, megabytes, whether that is exact]``.
 USED = "handoff-used"
 

@@ -31,6 +31,7 @@ from handoff_dask.resources import Cost
 from handoff_dask.scheduler import lifecycle as life
 from handoff_dask.scheduler.data import Data
 from handoff_dask.scheduler.engine_driver import EngineDriver
+from handoff_dask.scheduler.growing import GrowingCosts
 from handoff_dask.scheduler.lingering import LingeringThreads
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import Observer
@@ -99,6 +100,7 @@ class Dispatcher:
         self._later = later
         self._call_later = call_later
         self._lifecycle = life.Lifecycle()
+        self._growing = GrowingCosts(nodes)
         #: Called after each turn of the engine.
         self.after: Callable[[PlacementEngine], None] = lambda engine: None
         #: Keys of tasks that are to be taken off their nodes.
@@ -157,6 +159,9 @@ class Dispatcher:
 
     def _offer(self, function: FunctionState, action: life.Offer) -> None:
         run, position = function.run, function.position
+        grown = self._growing.grown(function)
+        if grown is not None:
+            self._tasks.say_cost(function.key, *grown)
         if function.expected_s is None:
             function.expected_s = self._ranks.expected(function)
         arguments, frees, preferred_node = self._data.of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple
 
@@ -168,6 +169,8 @@ class RunState:
         self.planned = False
         #: A fixed order, by position; absent where it follows from the graph and the durations.
         self.ranks: list[float] | None = None
+        #: What functions ask for by now that ran out of memory, by position.
+        self._grown: dict[int, Demand] = {}
         self._kinds: dict[tuple[str, int], dict[str, RunKind]] = {}
         self._kind_of: dict[int, RunKind] = {}
         #: Positions, and for each of them which of these take its result.
@@ -227,7 +230,14 @@ class RunState:
 
     def demand(self, position: int) -> Demand:
         """What a function asks of a node."""
+        grown = self._grown.get(position) if self._grown else None
+        if grown is not None:
+            return grown
         return self.manifest.demands[self.manifest.demand_of[position]]
+
+    def grow(self, position: int, cost: Cost) -> None:
+        """Let the next attempt of a function claim more than the one before."""
+        self._grown[position] = replace(self.demand(position), cost=cost)
 
     def kind_of(self, position: int) -> RunKind:
         """The kind of a function: those of this run with the same code, demand and family."""
@@ -245,10 +255,14 @@ class RunState:
 
     def amounts(self, position: int) -> dict[str, int | float]:
         """The amounts that a function holds while it runs."""
+        if position in self._grown:
+            return self._grown[position].cost.to_amounts()
         return self._amounts[self.manifest.demand_of[position]]
 
     def cost(self, position: int) -> dict[str, Any]:
         """A function's cost, labels included."""
+        if position in self._grown:
+            return self._grown[position].cost.to_dict()
         return self._costs[self.manifest.demand_of[position]]
 
     @property

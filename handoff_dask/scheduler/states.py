@@ -46,6 +46,8 @@ class Attempt:
     took_s: float | None = None
     #: What it used: processor seconds, megabytes, and whether that is exact.
     used: tuple[float, float, bool] | None = None
+    #: Whether the claim of the next attempt has grown because of how this one ended.
+    has_grown: bool = False
     #: Seconds that its arguments took to the node.
     transfer_s: float | None = None
     #: Bytes of arguments that had to be moved to the node, as the engine saw it.

@@ -16,7 +16,7 @@ from distributed.protocol import pickle
 
 from handoff_dask.placement.devices import DEVICE
 from handoff_dask.protocol.failed_values import LAST_ATTEMPT
-from handoff_dask.protocol.names import ATTEMPT, DEVICES, is_barrier
+from handoff_dask.protocol.names import ATTEMPT, DEVICES, LIMIT, is_barrier
 from handoff_dask.scheduler.lifecycle import Failure
 
 if TYPE_CHECKING:
@@ -104,6 +104,11 @@ class Tasks:
         if only is None:
             only = self._only[address] = {address}
         task.worker_restrictions = only
+
+    def say_cost(self, key: str, amounts: dict[str, Any], limit: str) -> None:
+        """Tell a task what it claims from now on, and why it cannot be more, if it cannot."""
+        task = self._tasks[key]
+        task.annotations = {**(task.annotations or {}), "resources": amounts, LIMIT: limit}
 
     @staticmethod
     def give_devices(task: TaskState, indices: tuple[int, ...]) -> None:

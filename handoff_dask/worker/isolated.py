@@ -125,6 +125,7 @@ class IsolatedProcesses:
         carrier: Mapping[str, str],
         timeout_s: float | None,
         current: Callable[[], Any],
+        limit: str,
         used: Callable[[Usage], object],
     ) -> Any:
         """Run a call in a process of its own; its value.
@@ -141,6 +142,8 @@ class IsolatedProcesses:
             How long it may take.
         current
             Says which attempt it is, if it asks.
+        limit
+            Why it cannot claim more memory, if it cannot.
         used
             Told what it has used, whether it ended well or raised.
 
@@ -168,6 +171,9 @@ class IsolatedProcesses:
         try:
             answer = _Run(process, timeout_s, limit_mb, current, lambda: key in self._cancelled, used)
             value = answer.of(pickle.dumps(head), buffers)
+        except MemoryExceededError as error:
+            self._forget(key, process)
+            raise MemoryExceededError(error.claimed, error.peak, limit) from None
         except _Failed as failed:
             self._give_back(key, environment, process)
             raise failed.error.with_traceback(failed.trace) from None

@@ -18,6 +18,7 @@ from handoff_dask.protocol.names import (
     GAVE_UP,
     LANE_UNITS,
     LANES,
+    LIMIT,
     LONG,
     NAME,
     OVERDUE_S,
@@ -259,6 +260,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
             carrier=carrier,
             timeout_s=timeout_s,
             current=attempt_on_worker,
+            limit=annotations.get(LIMIT, ""),
             used=lambda usage: self.usage.measured(key, usage),
         )
 
