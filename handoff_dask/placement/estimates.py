@@ -72,6 +72,10 @@ def family_of(function_id: Hashable) -> str:
     return "#" if isinstance(function_id, int) else ""
 
 
+#: Of so many costs of one code it is known how long functions take; costs may be computed from the data.
+_REMEMBERED_COSTS = 256
+
+
 class Estimates:
     """Expected durations, from what has run before: by function, by family, by code and cost, by code.
 
@@ -102,7 +106,11 @@ class Estimates:
         if kind is None:
             kind = self._kinds[code, cost, family] = Kind()
             if not family:
-                self._codes.setdefault(code, {})[cost] = kind
+                costs = self._codes.setdefault(code, {})
+                costs[cost] = kind
+                if len(costs) > _REMEMBERED_COSTS:
+                    oldest = next(iter(costs))
+                    del costs[oldest], self._kinds[code, oldest, ""]
             elif len(self._kinds) > _REMEMBERED_FAMILIES:
                 families = [key for key in self._kinds if key[2]]
                 for key in families[: _REMEMBERED_FAMILIES // 2]:
