@@ -19,6 +19,9 @@ from handoff_dask.streaming import PipelineStatus
 
 logger = logging.getLogger(__name__)
 
+#: Seconds that a push waits while all results are there, before somebody is told.
+HINT_S = 5.0
+
 
 class StreamFlow:
     """Items on their way in, and results on their way out; used by any thread.
@@ -57,6 +60,7 @@ class StreamFlow:
         self._window = Window(sinks, max_in_flight, ordered)
         #: When items were pushed, while a handler wants to know.
         self._begun: dict[int, float] = {}
+        self._has_hinted = False
         #: How many calls of ``map`` have pushed all they had, and wait for results.
         self._draining = 0
 
@@ -174,8 +178,22 @@ class StreamFlow:
                 left = None if give_up is None else give_up - monotonic()
                 if left is not None and left <= 0:
                     raise self.no_room(timeout)
-                self._changed.wait(left)
+                self._changed.wait(HINT_S if left is None else min(left, HINT_S))
+                self._hint()
             return number
+
+    def _hint(self) -> None:
+        """Whoever pushes and iterates in one thread waits for itself; called with the lock held."""
+        window = self._window
+        if self._has_hinted or window.unfinished or window.has_room or self.status != "running":
+            return
+        self._has_hinted = True
+        logger.warning(
+            "a push into the pipeline of DAG %r waits, since nobody takes the results of the %d items inside "
+            "(max_in_flight): iterate in another thread, or use map",
+            self.dag_id,
+            window.inside,
+        )
 
     def no_room(self, timeout: float | None) -> TimeoutError:
         """What is raised when there was no room for so long."""

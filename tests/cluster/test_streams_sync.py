@@ -15,6 +15,7 @@ from test_streams import inc, stream_dag, zero
 
 import handoff_dask as handoff
 from handoff_dask import Function
+from handoff_dask.client import stream_flow
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,17 @@ def test_push_waits_for_room(client):
         assert not waiting.done()
         assert next(pipeline) == 2
         assert waiting.result(10) == 2
+
+
+def test_who_waits_for_itself_is_told(client, monkeypatch, caplog):
+    """A push that waits for nothing but that somebody iterates says so, once."""
+    monkeypatch.setattr(stream_flow, "HINT_S", 0.02)
+    with handoff.stream(chain(), client=client, max_in_flight=2) as pipeline:
+        waiting = ThreadPoolExecutor(1).submit(lambda: [pipeline.push(n) for n in range(3)])
+        until_sync(lambda: "nobody takes the results of the 2 items inside" in caplog.text)
+        assert next(pipeline) == 2
+        assert waiting.result(10) == [0, 1, 2]
+    assert caplog.text.count("nobody takes") == 1
 
 
 def test_several_threads_push_and_one_takes(client):
