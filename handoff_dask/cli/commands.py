@@ -13,6 +13,7 @@ from handoff_dask.cli import top as view
 from handoff_dask.cli.cluster import address_of, ask, overview_of, running_cluster, session_on
 from handoff_dask.cli.errors import UNPLACEABLE, Commands, Stop
 from handoff_dask.cli.loading import load_dag
+from handoff_dask.cli.others import COMMANDS as OTHERS
 from handoff_dask.cli.parsing import ids_from, inputs_from, parse_amount, parse_nodes
 from handoff_dask.cli.reuse import COMMANDS
 from handoff_dask.cli.running import Run
@@ -67,7 +68,7 @@ def handoff(traceback: bool) -> None:
     """
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, *OTHERS):
     handoff.add_command(_command)
 
 
@@ -95,6 +96,7 @@ for _command in COMMANDS:
     metavar="ID",
     help="Reuse what the cluster still has of this DAG's latest execution.",
 )
+@click.option("--detach", is_flag=True, help="Return at once; the DAG goes on without this command.")
 @click.option(
     "--keep-going",
     is_flag=True,

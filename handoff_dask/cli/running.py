@@ -11,6 +11,7 @@ import click
 from toolz import frequencies
 
 from handoff_dask.cli.errors import line_of
+from handoff_dask.client.execution import Execution
 from handoff_dask.client.page_link import page_link
 from handoff_dask.client.session import Handoff
 from handoff_dask.errors import FunctionFailedError
@@ -44,6 +45,13 @@ class Run:
             where = f"dask handoff top --scheduler {self._session.scheduler_address}"
             click.echo(f"to watch it: {page_link(self._session.client)} or {where}", err=True)
         execution = self._session.submit(self._dag, progress=not self._quiet, **options)
+        if options.get("detach"):
+            click.echo(f"detached: {self._texts[self._dag.id]} ({execution.token})")
+            return None
+        return self.finish(execution, goes_on=options["on_failure"] != "stop")
+
+    def finish(self, execution: Execution, *, goes_on: bool) -> Exception | None:
+        """Wait for an execution, and print what it came to."""
         error: Exception | None = None
         try:
             result = execution.result()
@@ -52,13 +60,14 @@ class Run:
         except Exception as failure:
             error, result = failure, None
         except KeyboardInterrupt:
-            execution.cancel()
+            if not execution.is_detached:
+                execution.cancel()
             self._write_report(execution.record())
             raise
         record = execution.record()
         if self._as_json:
             click.echo(json.dumps(self._data(record, result, error), indent=2))
-        elif result is not None and not self._quiet and (error is None or options["on_failure"] != "stop"):
+        elif result is not None and not self._quiet and (error is None or goes_on):
             self._print(record, result)
         self._write_report(record)
         return error
