@@ -372,6 +372,8 @@ def test_table_of_events():
         ("handoff", "node", "up"): node,
         ("handoff", "node", "down"): node,
         ("handoff", "node", "update"): node,
+        ("handoff", "node", "sick"): ({"failures"}, {"node", "reason"}),
+        ("handoff", "node", "well"): ({"failures"}, {"node", "reason"}),
         ("handoff", "stream", "pipeline", "start"): ({"system_time"}, pipeline),
         ("handoff", "stream", "pipeline", "stop"): ({"system_time", "duration"}, pipeline),
         ("handoff", "stream", "pipeline", "exception"): (

@@ -75,6 +75,8 @@ _LINES: dict[Event, _Line] = {
     ("handoff", "node", "up"): _Line("node {node} is up: {capabilities}"),
     ("handoff", "node", "down"): _Line("node {node} is down", logging.WARNING),
     ("handoff", "node", "update"): _Line("node {node} has changed: {capabilities}"),
+    ("handoff", "node", "sick"): _Line("node {node} is set aside: {reason}", logging.WARNING),
+    ("handoff", "node", "well"): _Line("node {node} is used again: {reason}"),
 }
 
 _CANCELLED = _Line("DAG {dag_id} was cancelled after {duration}", logging.WARNING)

@@ -25,7 +25,7 @@ CAUSES: Mapping[str, str] = {
     "strategy": "the execution's strategy does not want the node now",
     "data": "its arguments are elsewhere, and waiting for room there takes less than moving them",
     "tracker": "the session's resource tracker refuses the node now, or other stages need its room",
-    "failed there": "it has failed there; another node that could hold it comes first",
+    "failed there": "it has failed there, or the node is sick; another that could hold it comes first",
     "no nodes": "no node there is could ever hold it",
 }
 

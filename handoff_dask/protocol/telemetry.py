@@ -29,6 +29,7 @@ ALLOCATION = ("handoff", "allocation", "function")
 CLAIM = ("handoff", "resources", "claim")
 RELEASE = ("handoff", "resources", "release")
 NODE_UP, NODE_DOWN, NODE_UPDATE = (*NODE, "up"), (*NODE, "down"), (*NODE, "update")
+NODE_SICK, NODE_WELL = (*NODE, "sick"), (*NODE, "well")
 
 #: An event as handlers are told it: name, measurements, metadata.
 Told: TypeAlias = tuple[Event, dict[str, Any], dict[str, Any]]
@@ -286,7 +287,21 @@ class NodeNoted(NamedTuple):
         return self.event, {"capabilities": self.capabilities}, {"node": self.node, "address": self.address}
 
 
-Note: TypeAlias = Allocated | Booked | Began | Ended | RunNoted | ReusedNoted | NodeNoted
+class NodeJudged(NamedTuple):
+    """A node is set aside since it only fails, or is used again."""
+
+    event: Event
+    run: None
+    node: str
+    failures: int
+    reason: str
+
+    def told(self, run: None) -> Told:
+        """The event."""
+        return self.event, {"failures": self.failures}, {"node": self.node, "reason": self.reason}
+
+
+Note: TypeAlias = Allocated | Booked | Began | Ended | RunNoted | ReusedNoted | NodeNoted | NodeJudged
 
 
 def pack_exception(exception: Any) -> bytes | str:
@@ -323,6 +338,7 @@ KINDS: Mapping[Event, type[Note]] = {
     **dict.fromkeys(ENDS.values(), Ended),
     **dict.fromkeys((DAG_START, DAG_STOP, DAG_EXCEPTION), RunNoted),
     **dict.fromkeys((NODE_UP, NODE_DOWN, NODE_UPDATE), NodeNoted),
+    **dict.fromkeys((NODE_SICK, NODE_WELL), NodeJudged),
 }
 
 
@@ -342,7 +358,7 @@ def expand(notes: Sequence[Note], known: Callable[[str], KnownRun | None]) -> li
     """The events that were noted; those of runs that are not known are left out."""
     told: list[Told] = []
     for note in notes:
-        if isinstance(note, NodeNoted):
+        if isinstance(note, (NodeNoted, NodeJudged)):
             told.append(note.told(None))
         elif (run := known(note.run)) is None:
             continue

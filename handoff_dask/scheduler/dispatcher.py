@@ -83,6 +83,7 @@ class Dispatcher:
         later: Callable[..., object],
         admission: Callable[[str, Cost], dict[str, float]],
         call_later: Callable[..., object],
+        sick: Callable[[], frozenset[str]],
     ) -> None:
         self._registry = registry
         self._nodes = nodes
@@ -99,6 +100,7 @@ class Dispatcher:
         self._observers = observers
         self._later = later
         self._call_later = call_later
+        self._sick = sick
         self._lifecycle = life.Lifecycle()
         self._growing = GrowingCosts(nodes)
         #: Called after each turn of the engine.
@@ -181,14 +183,21 @@ class Dispatcher:
         )
         self._driver.gather([ready])
 
-    @staticmethod
-    def _demand(function: FunctionState) -> Demand:
-        """What a function asks of a node; after a failure, another node if there is one."""
-        demand = function.run.demand(function.position)
-        is_free = demand.pin is None and demand.group is None
-        if function.failed_on and is_free and function.retry.elsewhere:
-            return replace(demand, avoid=frozenset(function.failed_on))
-        return demand
+    def _demand(self, function: FunctionState) -> Demand:
+        """What a function asks for: no node that is sick or where it has failed, if there is another."""
+        demand, avoid = function.run.demand(function.position), self._sick()
+        if demand.pin is not None or demand.group is not None:
+            return demand
+        if function.failed_on and function.retry.elsewhere:
+            avoid |= frozenset(function.failed_on)
+        return replace(demand, avoid=avoid) if avoid else demand
+
+    def offer_again(self, function: FunctionState) -> None:
+        """Tell the engine anew what a function asks for that waits for a node."""
+        if function.not_before or not self._tasks.is_held(function.key):
+            return
+        self._withdraw(function, life.Withdraw())
+        self._offer(function, life.Offer())
 
     def _postpone(self, function: FunctionState, action: life.Postpone) -> None:
         self._call_later(action.seconds, self._wait_over, function, function.state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,8 @@ class Nodes:
     shared: dict[str, int] = field(default_factory=dict)
     #: What workers have reported of themselves beside: ``{address: facts}``.
     facts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: The names of nodes that are set aside.
+    sick: Callable[[], frozenset[str]] = frozenset
     #: Workers that cannot be nodes: ``{address: why}``.
     outside: dict[str, str] = field(default_factory=dict)
     _reported: asyncio.Event = field(default_factory=asyncio.Event)

@@ -34,6 +34,7 @@ from handoff_dask.scheduler.metrics import publish
 from handoff_dask.scheduler.metrics_source import SchedulerMetrics
 from handoff_dask.scheduler.nested import NestedExecutions
 from handoff_dask.scheduler.no_workers_timeout import NoWorkersTimeout
+from handoff_dask.scheduler.node_health import NodeHealth
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import NodeEvent, Observers
 from handoff_dask.scheduler.page import install_page
@@ -48,6 +49,7 @@ from handoff_dask.scheduler.requests import Requests
 from handoff_dask.scheduler.round_trip import RoundTrip
 from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
 from handoff_dask.scheduler.shared_resources import SharedRegister
+from handoff_dask.scheduler.sick_nodes import SickNodes
 from handoff_dask.scheduler.spawning import Spawning
 from handoff_dask.scheduler.states import Cancelled, Failed, Finished, Skipped, Waiting
 from handoff_dask.scheduler.stored_values import StoredValues
@@ -132,11 +134,13 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         )
         self.data = Data(self.nodes, scheduler, gather)
         self.dask_tasks = DaskTasks(self.runs, self.nodes, scheduler, gather)
+        self.health = NodeHealth(config.count("sick-after"), config.seconds("sick-for"))
+        self.nodes.sick = self.health.sick
         self.dispatcher = Dispatcher(
             self.registry, self.nodes, self.tasks, self.data, self.driver,
             self.ranks, self.queues, self.threads, self.transfers, self.observers, later,
             self.dask_tasks.admission,
-            loop.call_later,
+            loop.call_later, self.health.sick,
         )  # fmt: skip
         self.pauses = Pauses(self.runs, self.tasks, self.driver, self.threads, self.dispatcher.tell)
         self.dispatcher.after = self.pauses.review
@@ -199,6 +203,15 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         )  # fmt: skip
         for observer in (*watching, self.detached):
             self.observers.add(observer)
+        self.observers.add(
+            SickNodes(
+                self.health,
+                self.runs.functions,
+                self.dispatcher.offer_again,
+                asyncio.get_running_loop().call_later,
+                self.telemetry.node_judged,
+            )
+        )
         self.pipelines.install(scheduler.stream_handlers)
         asked = (
             self.pipelines, self.trackers, self.values, self.views, self.explain, self.ranks, self.nested,

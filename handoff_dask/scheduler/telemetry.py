@@ -18,8 +18,10 @@ from handoff_dask.protocol.telemetry import (
     DAG_STOP,
     ENDS,
     NODE_DOWN,
+    NODE_SICK,
     NODE_UP,
     NODE_UPDATE,
+    NODE_WELL,
     RELEASE,
     REUSED,
     START,
@@ -28,6 +30,7 @@ from handoff_dask.protocol.telemetry import (
     Booked,
     Ended,
     Introduction,
+    NodeJudged,
     NodeNoted,
     Note,
     ReusedNoted,
@@ -419,6 +422,12 @@ class Telemetry(Observer):
             self._node(NODE_UP, name)
         elif now != before:
             self._node(NODE_UPDATE, name)
+
+    def node_judged(self, node: str, is_sick: bool, failures: int, reason: str) -> None:
+        """A node is set aside since it only fails, or is used again."""
+        event = NODE_SICK if is_sick else NODE_WELL
+        if event in self._wanted:
+            self._note(NodeJudged(event, None, node, failures, reason))
 
     def _node(self, event: Event, name: str) -> None:
         if event in self._wanted:

@@ -17,7 +17,7 @@ from toolz import countby, groupby, topk
 
 from handoff_dask.errors import NotFoundError
 from handoff_dask.graph.arguments import did_you_mean
-from handoff_dask.placement.explanation import Explanation
+from handoff_dask.placement.explanation import Explanation, NodeState
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.logs import LogLine, Logs
 from handoff_dask.record.status import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, WAITING
@@ -222,7 +222,7 @@ class Views(Observer):
             {
                 "name": node.name,
                 "address": node.address,
-                "status": "returning" if node.returning else "ready" if node.accepting else "paused",
+                "status": self._status(node),
                 "capabilities": plain(node.capabilities.to_dict()),
                 "used": {name: amount_of(units) for name, units in node.used.items()},
                 "available": node.available(),
@@ -236,6 +236,11 @@ class Views(Observer):
             }
             for node in states
         ]
+
+    def _status(self, node: NodeState) -> str:
+        if node.returning or not node.accepting:
+            return "returning" if node.returning else "paused"
+        return "sick" if node.name in self._nodes.sick() else "ready"
 
     def _running(self, keys: Iterable[Hashable]) -> list[dict[str, Any]]:
         functions = [f for key in keys if (f := self._function(key)) is not None]

@@ -68,6 +68,8 @@ _PIPELINE = {
     "stage_count": "how many stages it has",
     "status": "of the pipeline at that moment: running, closed, stopped, failed",
 }
+_JUDGED = {"failures": "attempts that have failed there in a row"}
+_WHY = {"node": "name of the node", "reason": "why it is thought to be so"}
 _OFFERS = {"capabilities": "what the node offers, labels included"}
 
 
@@ -124,6 +126,8 @@ def _table() -> dict[Event, EventDescription]:
         (*node, "up"): row("a node may be used from now on", _OFFERS, _NODE),
         (*node, "down"): row("a node is gone", _OFFERS, _NODE),
         (*node, "update"): row("a node offers more or less than before", _OFFERS, _NODE),
+        (*node, "sick"): row("a node only fails, and is set aside", _JUDGED, _WHY),
+        (*node, "well"): row("a node that was set aside is used again", _JUDGED, _WHY),
         (*pipeline, "start"): row("a pipeline is made", made, _PIPELINE),
         (*pipeline, "stop"): row("a pipeline is over", {**made, **_LASTED}, _PIPELINE),
         (*pipeline, "exception"): row(

@@ -113,7 +113,7 @@ def test_top_once(on_cluster, busy):
 def test_top_as_json_has_what_the_page_has(on_cluster, busy):
     said = json.loads(run("top", "--json", *on_cluster)[0])
 
-    assert {"time", "nodes", "outsiders", "runs", "shared", "waiting"} == set(said)
+    assert {"time", "nodes", "outsiders", "pipelines", "runs", "shared", "waiting"} == set(said)
     assert said["runs"][0]["dag_id"] == "busy"
 
 
