@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from clusters import live
 from distributed import get_worker
@@ -14,6 +15,7 @@ from handoff_dask import Function
 def work(number):
     if get_worker().name == 0:
         raise OSError(28, "no space left on device")
+    time.sleep(0.1)
     return number
 
 
@@ -24,7 +26,9 @@ async def test_a_node_that_only_fails_is_set_aside(c, s, a, b):
     handoff.telemetry.attach_many("health", events, lambda *seen: told.append(seen[:3]))
     try:
         async with handoff.Handoff(c) as session:
-            dag = [Function(n, [], work, extra_args=(n,), cost={"cpu": 1}) for n in range(12)]
+            # With a hint none is sent before there is room: the node that fails draws the next ones.
+            fields = {"cost": {"cpu": 1}, "duration": 1.0}
+            dag = [Function(n, [], work, extra_args=(n,), **fields) for n in range(12)]
             result = await session.execute(dag)
             assert set(result.allocations.values()) == {"1"}
             statuses = {n["name"]: n["status"] for n in (await session.ask("overview"))["nodes"]}
