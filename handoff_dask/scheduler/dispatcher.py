@@ -103,6 +103,8 @@ class Dispatcher:
         self._sick = sick
         self._lifecycle = life.Lifecycle()
         self._growing = GrowingCosts(nodes)
+        #: Whether a function that is ready may be offered to the engine now.
+        self.admits: Callable[[FunctionState], bool] = lambda function: True
         #: Called after each turn of the engine.
         self.after: Callable[[PlacementEngine], None] = lambda engine: None
         #: Keys of tasks that are to be taken off their nodes.
@@ -160,6 +162,20 @@ class Dispatcher:
     # ------------------------------------------------------------------ actions
 
     def _offer(self, function: FunctionState, action: life.Offer) -> None:
+        if self.admits(function):
+            self.offer(function)
+
+    def offer_again(self, function: FunctionState) -> None:
+        """Offer a function whose turn has come; in the next turn of the loop, if it still waits then."""
+
+        def offer() -> None:
+            if isinstance(function.state, Waiting):
+                self._offer(function, life.Offer())
+
+        self._later(offer)
+
+    def offer(self, function: FunctionState) -> None:
+        """Tell the engine of a function that waits."""
         run, position = function.run, function.position
         grown = self._growing.grown(function)
         if grown is not None:

@@ -54,7 +54,7 @@ from handoff_dask.scheduler.spawning import Spawning
 from handoff_dask.scheduler.states import Cancelled, Failed, Finished, Skipped, Waiting
 from handoff_dask.scheduler.stored_values import StoredValues
 from handoff_dask.scheduler.streams import Pipelines
-from handoff_dask.scheduler.suspicion import Suspicion
+from handoff_dask.scheduler.suspicion import Suspects, Suspicion
 from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.scheduler.telemetry import Telemetry
 from handoff_dask.scheduler.transfers import Transfers
@@ -144,6 +144,9 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         )  # fmt: skip
         self.pauses = Pauses(self.runs, self.tasks, self.driver, self.threads, self.dispatcher.tell)
         self.dispatcher.after = self.pauses.review
+        least = max(1, min(2, scheduler.allowed_failures))
+        self.suspects = Suspects(self.tasks.get, least, self.dispatcher.offer_again)
+        self.dispatcher.admits = self.suspects.admits
         self.nested = NestedExecutions(
             self.runs, self.tasks, self.pauses, self.driver, self.registry.end, self.dispatcher.fail,
             loop.call_later,
@@ -195,7 +198,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         if self.log is not None:
             self.observers.add(self.log)
         watching = (
-            self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.recall,
+            self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.suspects, self.recall,
             RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
             self.metrics, self.pipelines, self.pipeline_room, self.transfers, self.dask_tasks, self.data,
             self.pauses, self.nested, RoundTrip(self.driver.gather, lambda: self.dask_tasks.are_there),
