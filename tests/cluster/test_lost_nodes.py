@@ -183,8 +183,11 @@ async def test_dasks_limit_counts_deaths(c, s, a, b, stage):
 
 # ---------------------------------------------------------------------- pausing, retiring
 
+#: Else a worker's memory monitor, at its next look, lets it go on.
+STAYS_PAUSED = {"distributed.worker.memory.pause": False}
 
-@live(2, 2)
+
+@live(2, 2, config=STAYS_PAUSED)
 async def test_a_paused_node_gets_nothing_new(c, s, a, b, stage):
     async with handoff.Handoff(c) as session:
         await session.start()
@@ -202,7 +205,7 @@ async def test_a_paused_node_gets_nothing_new(c, s, a, b, stage):
         await execution
 
 
-@live(2, 2)
+@live(2, 2, config=STAYS_PAUSED)
 async def test_a_function_that_fits_only_a_paused_node_waits(c, s, a, b, stage):
     async with handoff.Handoff(c) as session:
         await session.start()
