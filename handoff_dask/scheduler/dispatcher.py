@@ -165,7 +165,7 @@ class Dispatcher:
         if self.admits(function):
             self.offer(function)
 
-    def offer_again(self, function: FunctionState) -> None:
+    def offer_in_turn(self, function: FunctionState) -> None:
         """Offer a function whose turn has come; in the next turn of the loop, if it still waits then."""
 
         def offer() -> None:

@@ -145,7 +145,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.pauses = Pauses(self.runs, self.tasks, self.driver, self.threads, self.dispatcher.tell)
         self.dispatcher.after = self.pauses.review
         least = max(1, min(2, scheduler.allowed_failures))
-        self.suspects = Suspects(self.tasks.get, least, self.dispatcher.offer_again)
+        self.suspects = Suspects(self.tasks.get, least, self.dispatcher.offer_in_turn)
         self.dispatcher.admits = self.suspects.admits
         self.nested = NestedExecutions(
             self.runs, self.tasks, self.pauses, self.driver, self.registry.end, self.dispatcher.fail,

@@ -109,7 +109,7 @@ class Suspects(Observer):
         is_free = present is None or present is function or bool(present.fact("paused"))
         if is_free:
             self._present = function
-        else:
+        elif function not in self._waiting:
             self._waiting.append(function)
         return is_free
 
