@@ -278,7 +278,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.nodes_changed(self.nodes.status(str(topic), msg["status"] == Status.running.name))
         elif action == "remove-worker" and topic != "all":
             self._node_left(str(topic), expected=msg["expected"])
-            self.lost_results.lost(msg["lost-computed-tasks"])
+            self.lost_results.lost(msg.get("lost-computed-tasks", ()))
 
     def _node_left(self, address: str, *, expected: bool) -> None:
         """Tell the engine, once, before it hears of the functions that ran there."""

@@ -21,6 +21,7 @@ from handoff_dask.placement.explanation import Explanation, NodeState
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.logs import LogLine, Logs
 from handoff_dask.record.status import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, WAITING
+from handoff_dask.record.usage import Usage
 from handoff_dask.resources import amount_of
 from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.nodes import Nodes, WorkerInfo
@@ -150,6 +151,7 @@ class Views(Observer):
                 attempts=f.attempts,
                 cause=f.fact("cause") or "",
                 nbytes=f.fact("nbytes"),
+                usage=None if f.fact("used") is None else Usage(*f.fact("used")),
                 duration_s=run.manifest.durations.get(f.position),
                 error=_error(run, f.position),
             )

@@ -26,6 +26,7 @@ from tornado import web
 import handoff_dask as handoff
 from handoff_dask.client.page_link import page_link
 from handoff_dask.scheduler import page
+from handoff_dask.worker.cores import THREADS
 
 # ---------------------------------------------------------------------- where it is served
 
@@ -104,7 +105,9 @@ def test_real_scheduler_serves_the_page(flag, bokeh, tmp_path):
 
 
 @clustered()
-async def test_nodes_as_json(c, s, a, b):
+async def test_nodes_as_json(c, s, a, b, monkeypatch):
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
     async with handoff.Handoff(c) as session:
         await session.register_node(str(b.name), {"cpu": 2, "memory": "1 GB", "zone": "eu", "price": 0.5})
         async with Waiting(session) as execution:

@@ -139,6 +139,7 @@ async def test_elsewhere_is_where_it_could_ever_run(c, s, a, b, stage):
         while why.status != "waiting":
             why = await small.explain("f")
         assert "it has failed there" in str(why)
+        assert why.nodes["0"].cause == "failed there"
         stage.cue("holds")
         assert (await small).allocations == {"f": "1"}
         await holds

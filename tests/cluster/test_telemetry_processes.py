@@ -150,7 +150,10 @@ def test_numbers_are_on_the_page_of_the_scheduler(processes, tmp_path):
         ("decisions_total", "reject"): 0,
     }
     created = {name for name in during if name[0].endswith("_created")}
-    assert {n: v for n, v in during.items() if n not in {*times, *memory, *created}} == expected
+    shares = {name: value for name, value in during.items() if name[0] == "share"}
+    assert {n: v for n, v in during.items() if n not in {*times, *memory, *created, *shares}} == expected
+    # The only client holds 1.5 of 2 cores on each node.
+    assert list(shares.values()) == [0.75]
     assert times["decision_duration_seconds_count",] == times["decision_duration_seconds_bucket", "+Inf"] > 4
     assert 0 < times["decision_duration_seconds_sum",] < 1
     assert (after["runs_ended_total", "finished"], after["decisions_total", "place"]) == (2, 6)
