@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 export HYPOTHESIS_PROFILE := repeat
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit packaging browser bench dask-suite docs release clean
+.PHONY: help demo test lint format unit packaging browser bench dask-suite docs release clean slow compatibility
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -47,11 +47,17 @@ format: $(VENV)/.test ## Put the code into the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-packaging: $(VENV)/.test ## Build the wheel; try it on every Python there is
-	bash .ci/packaging $(BIN)/python
+packaging: $(VENV)/.test ## Build the wheel; try it on the oldest and the newest Python there is
+	bash .ci/packaging $(BIN)/python ends
+
+compatibility: $(VENV)/.test ## Build the wheel; try it on every Python there is
+	bash .ci/packaging $(BIN)/python all
 
 unit: $(VENV)/.test ## Tests, doctests, and the code in the documentation
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist loadfile
+
+slow: $(VENV)/.test ## Tests that take many seconds each: whole examples, benchmarks, crowds of clients
+	$(BIN)/python -m pytest -m slow
 
 browser: $(VENV)/.test ## Try reports and the scheduler's page in Chromium, which must be there
 	$(BIN)/python -m pytest tests/visualization/browser_report.py tests/cluster/browser_page.py

@@ -55,6 +55,7 @@ def test_what_is_written_can_be_read(tmp_path):
     assert SMALL.scaled_to(10.0).lower_bound() == pytest.approx(10.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_generated_ones_can_be_run():
     """The same seed gives the same ones; every function has a node that can hold it."""
     made = list(scenarios(6, random.Random(3), tries=1))
@@ -155,6 +156,7 @@ def test_nothing_is_left_of_hosts(kind):
         assert f"-{hosts.pid}-" not in there.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ["dask", "handoff"])
 def test_bytes_that_move_are_counted(system, tmp_path):
     """Of four results of 1 MB that are made on four hosts at once, three move to the one that takes all."""

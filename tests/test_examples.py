@@ -150,6 +150,7 @@ def test_image_job_runs_in_one_process():
     assert "local ran 39:" in images.describe(result)
 
 
+@pytest.mark.slow
 def test_image_example_writes_its_pictures(tmp_path):
     """Run as a script, it says what came out and which node ran what, and writes all that it names."""
     said = run_example("image_processing", "--out", str(tmp_path))
@@ -233,6 +234,7 @@ def test_first_example_of_readme():
     assert (done.returncode, done.stdout) == (0, expected), done.stderr
 
 
+@pytest.mark.slow
 def test_serving_example():
     """The damaged image fails alone, and the others are recognised."""
     said = run_example("serving_a_model")
@@ -257,6 +259,7 @@ def test_deployments_are_complete():
     compile((folder / "slurm.py").read_text(), "slurm.py", "exec")
 
 
+@pytest.mark.slow
 def test_a_program_runs_on_a_cluster_of_its_own(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
@@ -271,6 +274,7 @@ def test_a_program_runs_on_a_cluster_of_its_own(tmp_path):
     assert (done.returncode, done.stdout) == (0, "3 accelerated\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_examples_in_the_words_of_tasks():
     """A grid search, a map over files, and an ETL whose large intermediate stays where it is."""
     assert "is right in 9" in run_example("grid_search")

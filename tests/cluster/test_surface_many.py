@@ -34,6 +34,7 @@ def all_is_free(session):
     return all(session.resources_available(node, capabilities) for node, capabilities in NODES.items())
 
 
+@pytest.mark.slow
 def test_twenty_threads_execute_two_hundred_dags(session):
     """No result is mixed up, nothing is left over, and no node ever holds too much."""
     with capture_telemetry(("handoff", "resources")) as captured, ThreadPoolExecutor(20) as threads:
@@ -48,6 +49,7 @@ def test_twenty_threads_execute_two_hundred_dags(session):
     assert min(amount for e in told for amount in e.measurements["available"].values()) >= 0
 
 
+@pytest.mark.slow
 def test_clients_with_overlapping_claims(session):
     """Two clients, their DAGs and what they claim by hand: together never more than there is."""
     address = session.scheduler_address
