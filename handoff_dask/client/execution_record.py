@@ -52,18 +52,17 @@ def failures_of(compiled: Compiled, outcome: Outcome, exceptions: Sequence[Seque
         return Failures()
     ids = list(compiled.keys)
     with ThreadPoolExecutor(1) as threads:
-        # The traceback of an unpickled exception holds the frames of whoever has unpickled it.  Those of
-        # this thread hold the execution, and with it the memory of workers.
-        raised = threads.submit(_all_raised, list(exceptions)).result()
+        # The traceback of an unpickled exception holds the frames of whoever has unpickled it, and one
+        # that was cut those of whoever has cut it.  Those of this thread hold the execution, and with it
+        # the memory of workers.
+        codes = [compiled.expansion.functions[ids[position]].code for position, _ in outcome.failures]
+        raised = threads.submit(_all_raised, list(exceptions), codes).result()
     failed: dict[Hashable, BaseException] = {}
     for (position, refusal), error in zip(outcome.failures, raised, strict=True):
         function_id = ids[position]
         if refusal is not None:
             cost = compiled.expansion.functions[function_id].cost
             error = AllocationError(function_id, cost, *refusal)
-        else:
-            code = compiled.expansion.functions[function_id].code
-            error = error.with_traceback(users_part(error.__traceback__, code))
         failed[function_id] = error
     skipped = {ids[n]: ids[by] for n, by in outcome.skipped.items()}
     if compiled.manifest.options.on_failure == "stop":
@@ -97,11 +96,12 @@ def _needing(compiled: Compiled, failed: Iterable[Hashable]) -> dict[Hashable, H
     return {i: by for i, by in blamed.items() if i != by}
 
 
-def _all_raised(exceptions: list[Sequence[Any]]) -> list[BaseException]:
-    return [_raised(*exceptions.pop(0)) for _ in range(len(exceptions))]
+def _all_raised(exceptions: list[Sequence[Any]], codes: Sequence[Any]) -> list[BaseException]:
+    return [_raised(code, *exceptions.pop(0)) for code in codes]
 
 
-def _raised(exception: Any, traceback: Any) -> BaseException:
+def _raised(code: Any, exception: Any, traceback: Any) -> BaseException:
+    """What a function has raised, with the part of its traceback that its author wants to see."""
     cause: BaseException | None
     try:
         _, cause, trace = clean_exception(exception, traceback)
@@ -111,7 +111,8 @@ def _raised(exception: Any, traceback: Any) -> BaseException:
     if cause is None:
         return HandoffError("what the function has raised has not come here")
     cause = cause if trace is None else cause.with_traceback(trace)
-    return original(cause) or cause
+    cause = original(cause) or cause
+    return cause.with_traceback(users_part(cause.__traceback__, code))
 
 
 def record_of(

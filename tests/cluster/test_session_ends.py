@@ -141,7 +141,7 @@ async def test_an_execution_ends_once_whatever_is_said_of_it_later(c, s, a, b):
         before = [e.status for e in (finished, cancelled, lost)]
         for execution in (finished, cancelled, lost):
             for status in ("cancelled", "finished", "failed"):
-                execution.has_ended(Outcome(token=execution.token, status=status), None, None)
+                execution.has_ended(Outcome(token=execution.token, status=status))
             execution.is_lost(SchedulerLostError("again"))
         assert (
             [e.status for e in (finished, cancelled, lost)] == before == ["finished", "cancelled", "failed"]

@@ -136,7 +136,10 @@ def outcome(result=None, error=None):
         attempts = {i: timing.attempts for i, timing in result.timings.items()}
         return result.dag_id, dict(result.results), set(result.allocations), attempts
     cause = error.__cause__
-    facts = {k: v for k, v in vars(error).items() if k != "node"}
+    # Only an execution on a cluster can be asked for the rest.
+    facts = {k: v for k, v in vars(error).items() if k not in ("node", "execution")}
+    if "failed" in facts:
+        facts["failed"] = {i: repr(raised) for i, raised in facts["failed"].items()}
     return type(error), facts, type(cause), str(cause)
 
 
