@@ -316,6 +316,8 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
                 # Dask logs what a hook raises and goes on: the runs would wait for ever.
                 self.registry.graph_broken(marks, _defect(error))
                 raise
+        else:
+            self.registry.no_function_arrived(words_around(annotations, ()))
         if self.placed_tasks.is_on:
             self.placed_tasks.graph_arrived(annotations, client)
         self.lost_results.review()
@@ -342,6 +344,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         """Translate a task's change of state."""
         function = self.runs.functions.get(key)
         if function is None:
+            self.registry.task_changed(key, finish)
             if not _OF_DASK_TASKS.isdisjoint((start, finish)):
                 self.dask_tasks.transition(key, start, finish)
             return

@@ -10,6 +10,7 @@ from distributed.metrics import time
 from toolz import groupby, unique
 
 from handoff_dask.collector import collector_held
+from handoff_dask.errors import AllocationError
 from handoff_dask.placement.events import Event, FunctionKey, RunClosed, RunOpened
 from handoff_dask.placement.strategies import Strategy
 from handoff_dask.protocol.manifest import Manifest, position_of
@@ -63,6 +64,8 @@ class Registry:
         self._permit_of = permit_of
         self._observers = observers
         self._later = later
+        #: Tasks that gather results and are refused for what Dask was told of them, until they are parked.
+        self._refused: dict[Any, AllocationError] = {}
 
     @property
     def functions(self) -> Mapping[Any, FunctionState]:
@@ -103,6 +106,21 @@ class Registry:
                 self._observers.run_opened(run)
             if announced is not None and announced.cancelled:
                 self.end(run, CANCELLED)
+
+    def no_function_arrived(self, words: Words) -> None:
+        """A graph that brings no new function is here; it may gather the results of known ones."""
+        for key in words.gathering:
+            task = self._tasks.get(key)
+            if task is not None and any(d.key in self._runs.functions for d in task.dependencies):
+                self._tasks.hold(task)
+                self._refused[key] = AllocationError(key, dict(words.said["resources"]), {}, words.refused())
+
+    def task_changed(self, key: Any, state: str) -> None:
+        """A task that is no function of ours has changed its state."""
+        if state == "no-worker" and key in self._refused:
+            self._later(self._tasks.fail_if_held, key, self._refused.pop(key))
+        elif state == "forgotten":
+            self._refused.pop(key, None)
 
     def graph_broken(self, marks: Mapping[str, Manifest | str], problem: str) -> None:
         """End the runs of a graph that could not be taken over."""

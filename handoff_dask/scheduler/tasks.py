@@ -93,7 +93,6 @@ class Tasks:
         # With allow_other_workers= nothing would hold it.
         task.loose_restrictions = False
         task.host_restrictions = set()
-        task.loose_restrictions = False
         task.resource_restrictions = {}
 
     def restrict(self, task: TaskState, address: str, *, attempt: int) -> None:
@@ -154,6 +153,11 @@ class Tasks:
         found = [key for key in keys if key in self._tasks and self._tasks[key].state == state]
         if found:
             self._transitions(dict.fromkeys(found, "released"), why)
+
+    def fail_if_held(self, key: str, error: BaseException) -> None:
+        """Make a task fail that was held a turn of the event loop ago, if it still is."""
+        if self.is_held(key):
+            self.fail(key, error, "refused")
 
     def fail(self, key: str, error: BaseException, why: str) -> None:
         """Make a task that is held fail."""

@@ -90,7 +90,11 @@ async def test_resources_are_refused_by_name(c, s, a, b):
         whole = dag()
         with pytest.raises(handoff.AllocationError, match="resources= of client"):
             await c.compute(whole, resources={"tpu": 1})
-        await c.compute(dag())
+        # Also where the graph brings no function that is not known yet.
+        first = c.compute(whole := dag())
+        await first
+        with pytest.raises(handoff.AllocationError, match="resources= of client"):
+            await c.compute(whole, resources={"tpu": 1})
 
 
 @pytest.mark.parametrize("where", ["annotate", "compute"])
