@@ -13,7 +13,7 @@ from handoff_dask.client.submission import Submission
 from handoff_dask.errors import HandoffError
 from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.record.status import FINISHED
-from handoff_dask.reuse.fingerprint import details
+from handoff_dask.reuse.fingerprint import fingerprint
 from handoff_dask.reuse.reasons import opting_out
 
 logger = logging.getLogger(__name__)
@@ -68,8 +68,8 @@ class Fingerprints:
         dag, compiled = submission.dag, submission.compiled
         off = opting_out(dag)
         try:
-            found = details(dag, submission.inputs)
+            found = fingerprint(dag, submission.inputs)
         except Exception:  # whatever the code of the user's values raises
             logger.info("the execution cannot be resumed", exc_info=True)
             return [None for _ in compiled.keys]
-        return [None if i in off or i not in found else found[i].fingerprint for i in compiled.keys]
+        return [None if i in off else found.get(i) for i in compiled.keys]

@@ -69,10 +69,18 @@ class Devices:
         self._held[who] = tuple(sorted(held.items()))
         return tuple(sorted(held))
 
-    def give_back(self, who: Hashable) -> None:
-        """Take back what somebody holds, if it holds anything."""
-        for index, amount in self._held.pop(who, ()):
+    def hold(self, who: Hashable, held: tuple[tuple[int, int], ...]) -> None:
+        """Give somebody the very units that have just been given back."""
+        for index, amount in held:
+            self._free[index] -= amount
+        self._held[who] = held
+
+    def give_back(self, who: Hashable) -> tuple[tuple[int, int], ...]:
+        """Take back what somebody holds, if it holds anything: index and units of each."""
+        held = self._held.pop(who, ())
+        for index, amount in held:
             self._free[index] += amount
+        return held
 
     def clear(self) -> None:
         """Take back everything."""

@@ -384,7 +384,6 @@ class PlacementEngine(EngineView):
         queue, queue_group = scheduled.queue, scheduled.queue.queue_group
         was_full = queue_group.full
         queue_group.claims -= 1
-        scheduled.node.devices.give_back(scheduled.function)
         if scheduled.timed_prefetch is None:
             queue.request.give_back(self._ledger, scheduled.node)
             self._backlog.shares.give_back(queue.party, queue.request.claims)
@@ -394,6 +393,8 @@ class PlacementEngine(EngineView):
             if not nothing:
                 self._backlog.shares.give_back(queue.party, queue.request.claims)
             self._timed.end(scheduled, self._now)
+        # What takes over its room has taken its devices already.
+        scheduled.node.devices.give_back(scheduled.function)
         if was_full:
             for held in self._backlog.tables.queues_of(scheduled.run):
                 self._backlog.refresh(held)

@@ -23,7 +23,7 @@ def check(backlog: Backlog) -> None:
     backlog.ledger.check(
         lambda node: [() if c is None else c.queue.amounts for c in _claims(backlog, node)],
         [() if claim is None else claim.queue.request.shared for claim in booked],
-        lambda node: {f for f in node.placed if backlog.placed[f].queue.request.devices},
+        lambda node: {f for f in node.placed if _holds_devices(backlog.placed[f])},
     )
     _check_placed(backlog)
     _check_queues(backlog)
@@ -34,6 +34,10 @@ def check(backlog: Backlog) -> None:
     for name, reservation in backlog.reserved.items():
         assert reservation.queue.count
         assert reservation.node is backlog.ledger.nodes[name]
+
+
+def _holds_devices(scheduled: ScheduledFunction) -> bool:
+    return bool(scheduled.queue.request.devices) and not scheduled.holds_nothing()
 
 
 def _claims(backlog: Backlog, node: Node) -> list[ScheduledFunction | None]:

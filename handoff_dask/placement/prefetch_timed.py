@@ -82,7 +82,6 @@ class TimedPrefetches:
         if (
             not self._lead_s
             or scheduled.prefetch_queue is not None
-            or scheduled.queue.request.devices
             or len(node.followed) >= len(self._numbers)
         ):
             return
@@ -201,7 +200,8 @@ class TimedPrefetches:
         is_short = self._prefetch.is_short(head) and self._locality.is_near(head, node.name)
         if (
             is_short
-            or queue.request.devices
+            # It takes over the very devices of the other.
+            or queue.request.devices not in (0, scheduled.queue.request.devices)
             or any(units > asked.get(name, 0) for name, units in queue.amounts)
         ):
             return None
@@ -218,6 +218,7 @@ class TimedPrefetches:
     def _as_if_over(self, scheduled: ScheduledFunction, node: Node) -> Iterator[None]:
         """Have a function's claim returned for a moment."""
         request, queue_group, free = scheduled.queue.request, scheduled.queue.queue_group, node.free
+        lent = node.devices.give_back(scheduled.function) if request.devices else ()
         for resource, units in request.shared:
             resource.free += units
         for name, units in request.amounts:
@@ -227,6 +228,8 @@ class TimedPrefetches:
             request.confinement.give_back(node, request.confined)
         with self._backlog.shares.as_if_returned(scheduled.queue.party, request.claims):
             yield
+        if request.devices:
+            node.devices.hold(scheduled.function, lent)
         for resource, units in request.shared:
             resource.free -= units
         for name, units in request.amounts:
@@ -258,12 +261,17 @@ class TimedPrefetches:
         queue.pop()
         timed_prefetch.next, successor.timed_prefetch = successor, timed_prefetch
         timed_prefetch.node.waiting_here += 1
+        if queue.request.devices:
+            successor.devices = timed_prefetch.runs.devices
         queue.queue_group.claims += 1
         queue.request.take(self._backlog.ledger, timed_prefetch.node, booked=())
 
     def _take_over(self, timed_prefetch: TimedPrefetch, successor: ScheduledFunction, now: float) -> None:
         self._backlog.shares.take(successor.queue.party, successor.queue.request.claims)
         successor.queue.request.fill(self._backlog.ledger, timed_prefetch.node)
+        if successor.queue.request.devices:
+            devices = timed_prefetch.node.devices
+            devices.hold(successor.function, devices.give_back(timed_prefetch.runs.function))
         timed_prefetch.runs = successor
         # It began a round trip before one would have that was placed only now.
         successor.placed_at = now - self._delay_s

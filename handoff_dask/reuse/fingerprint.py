@@ -99,7 +99,7 @@ def fingerprint(
     >>> fingerprint(functions)["a"] == fingerprint(renamed)["one"]
     True
     """
-    return {key: found.fingerprint for key, found in details(dag, inputs).items()}
+    return {key: found.fingerprint for key, found in _made(dag, inputs, parts=False).items()}
 
 
 def details(
@@ -112,9 +112,16 @@ def details(
     >>> details([Function("a", [], int, extra_args=[(i for i in "ab")])])["a"].unknown
     "extra_args[0]: a generator cannot be told by its content (cannot pickle 'generator' object)"
     """
+    return _made(dag, inputs, parts=True)
+
+
+def _made(
+    dag: DAG | Iterable[Function], inputs: Mapping[FunctionId, Any] | None, *, parts: bool
+) -> dict[FunctionId, Details]:
+    """The details of each function; to name the parts of its code takes longer than all the rest."""
     dag = as_dag(dag)
     dag.validate()
-    maker = _Maker(inputs or {})
+    maker = _Maker(inputs or {}, parts=parts)
     for key in dag.order():
         maker.add(dag.functions[key])
     return {key: maker.found[key] for key in dag.functions}
@@ -123,8 +130,9 @@ def details(
 class _Maker:
     """Makes the fingerprints of one DAG, each after those of its arguments."""
 
-    def __init__(self, inputs: Mapping[FunctionId, Any]) -> None:
+    def __init__(self, inputs: Mapping[FunctionId, Any], *, parts: bool) -> None:
         self.inputs = inputs
+        self._parts = parts
         self.building = Building()
         self.found: dict[FunctionId, Details] = {}
         self._codes: dict[int | str, tuple[Node | None, CodeDetails, str | None]] = {}
@@ -159,6 +167,8 @@ class _Maker:
         if node.why is not None:
             return node, CodeDetails(name_of(code), ""), node.why
         building = self.building
+        if not self._parts:
+            return node, CodeDetails(name_of(code), node.digest.hex()), None
         parts = {f"python {PYTHON.split()[0]}": PYTHON, **building.parts_of(node)}
         return node, CodeDetails(name_of(code), node.digest.hex(), parts, building.files_of(node)), None
 

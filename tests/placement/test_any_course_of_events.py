@@ -89,7 +89,8 @@ class Worker:
         self.devices[function] = devices
         units = {function: dict(cost.amounts).get("gpu", 0) for function, (cost, _) in self.sent.items()}
         assert len(devices) == (units[function] > 0)
-        held = [units[f] for f in self.sent if devices and self.devices[f] == devices]
+        # One that is held back takes over the devices of the one that it follows.
+        held = [units[f] for f in self.running() if devices and self.devices[f] == devices]
         assert sum(held) <= 1_000_000
 
     def running(self) -> list[Hashable]:

@@ -85,7 +85,7 @@ def test_short_functions_with_devices_are_not_sent_ahead(make_engine):
     """Which device comes free first is not known before."""
     engine = make_engine(joined("a", gpu=2))
 
-    sent = engine.handle_all([ready(n, gpu=1, duration_s=0.001, certain=True) for n in range(9)], now=1)
+    sent = engine.handle_all([ready(n, gpu=1, duration_s=0.001) for n in range(9)], now=1)
 
     assert given(sent) == {0: [0], 1: [1]}
     assert given(engine.handle(finished(1), now=2)) == {2: [1]}

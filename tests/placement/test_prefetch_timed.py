@@ -301,3 +301,29 @@ def test_ends_that_came_early_do_not_pile_up(make_trusting):
     engine.handle(sure("f"), now=400)
     assert waits(engine.handle(sure("g"), now=400)) == {"g": "room"}
     assert engine.next_deadline() == pytest.approx(401 - LEAD_S)
+
+
+def test_successor_takes_over_the_very_devices(make_trusting):
+    """Of two with devices the second ends first: who follows it has its devices, in the same parts."""
+    engine = make_trusting(joined("a", cpu=9, gpu=3))
+    engine.handle_all([ready("long", gpu=1), sure("f", gpu=1.5), sure("g", gpu=1.5)], now=100)
+
+    (sent,) = engine.handle(TimePassed(), now=101 - LEAD_S)
+
+    assert (sent.function, sent.devices) == ("g", (1, 2))
+    engine.check()
+    assert engine.handle(finished("f"), now=101) == []
+    engine.check()
+    # Half of the last device is left, and nothing of the others.
+    halves = engine.handle_all([ready(n, gpu=0.5) for n in range(2)], now=101.1)
+    assert [d.devices for d in halves if isinstance(d, Place)] == [(2,)]
+    engine.handle_all([finished("g"), finished("long"), finished(0), finished(1)], now=101.2)
+    engine.check()
+
+
+def test_successor_without_the_same_devices_is_not_sent(make_trusting):
+    engine = make_trusting(joined("a", cpu=9, gpu=1))
+    engine.handle_all([sure("f", gpu=1), sure("g", gpu=0.5)], now=100)
+
+    assert engine.handle(TimePassed(), now=101 - LEAD_S) == []
+    assert lanes(engine.handle(finished("f"), now=101)).keys() == {"g"}
