@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import cloudpickle
-from distributed import Client, get_client, get_worker, rejoin, secede
+from distributed import Client, Status, get_client, get_worker, rejoin, secede
 from distributed.comm.core import CommClosedError
 from distributed.metrics import monotonic
 from distributed.protocol import pickle
@@ -208,9 +208,15 @@ class SchedulerLink:
             ping.cancel()
 
     async def _call(self, method: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
-        answer: dict[str, Any] | None = await getattr(self.client.scheduler, NAME)(
-            method=method, client=self.client.id, arguments=cloudpickle.dumps(arguments)
-        )
+        packed = cloudpickle.dumps(arguments)
+        ask = getattr(self.client.scheduler, NAME)
+        try:
+            answer: dict[str, Any] | None = await ask(method=method, client=self.client.id, arguments=packed)
+        except RuntimeError as error:
+            # What Dask says of connections that its client has closed, as it does when the scheduler is lost.
+            if self.client.rpc.status is Status.running:
+                raise
+            raise CommClosedError(str(error)) from error
         return answer
 
 

@@ -56,6 +56,21 @@ class LostResults:
         """What clients may ask."""
         return {"again": self.again}
 
+    def install(self, handlers: dict[str, Callable[..., Any]]) -> None:
+        """Hear what Dask's client asks for when a gather has found a result gone.
+
+        It then waits for what the scheduler says next, even if the future was cancelled in between.
+        Whoever gathers asks for the result, so it is computed again.
+        """
+        told = handlers["report-key"]
+
+        def report_key(*args: Any, key: Any, client: str, **kwargs: Any) -> None:
+            told(*args, key=key, client=client, **kwargs)
+            if key in self._resting:
+                self.again(client, [key])
+
+        handlers["report-key"] = report_key
+
     def lost(self, keys: Iterable[Any]) -> None:
         """Dask has lost these results with a node, and is about to compute them again."""
         gone: dict[str, list[str]] = {}

@@ -227,6 +227,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             scheduler.report,
             asyncio.get_running_loop().call_soon,
         )
+        self.lost_results.install(scheduler.stream_handlers)
         for part in (*asked, self.lost_results):
             self.requests.add(**part.methods())
         self.requests.add(repaired=self.dispatcher.repaired, **self.detached.methods())

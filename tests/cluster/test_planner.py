@@ -105,12 +105,14 @@ async def test_a_run_is_ordered_anew(c, s, a):
         (True, 20, {"strategy": object()}, False),
         (True, 20, {"nodes": ["a"]}, False),
         (True, 20, {"max_concurrency": 3}, False),
+        (True, 20, {"items": {"m": object()}}, False),
     ],
 )
 def test_what_is_planned(planning, functions, options, expected):
     """Runs that are neither small nor special, unless it is turned off."""
+    items = options.get("items", {})
     options = SimpleNamespace(**{"strategy": "fastest", "nodes": None, "max_concurrency": None, **options})
-    compiled = SimpleNamespace(keys=range(functions), manifest=SimpleNamespace(options=options))
+    compiled = SimpleNamespace(keys=range(functions), manifest=SimpleNamespace(options=options, items=items))
     with dask.config.set({"handoff.planning": planning}):
         assert Planner(None, compiled).is_worth_while is expected
 
