@@ -12,6 +12,7 @@ from stage import until
 
 import handoff_dask as handoff
 from handoff_dask import Collocated, Function
+from handoff_dask.errors import SchedulerLostError
 
 
 async def kill(scheduler, worker):
@@ -326,6 +327,16 @@ async def test_a_lost_scheduler_is_an_error_and_no_hang(c, s, a, stage):
     await closing
     with pytest.raises((handoff.HandoffError, OSError)):
         await session.submit([stage.quick("g")])
+    await session.stop()
+
+
+@live(1)
+async def test_connections_that_dask_has_closed_are_a_lost_scheduler(c, s, a):
+    """Dask's client closes them when it has lost the scheduler, and says a RuntimeError."""
+    session = await handoff.Handoff(c).start()
+    await c.rpc.close()
+    with pytest.raises(SchedulerLostError, match="ConnectionPool is closed"):
+        await session.link.ask("ping")
     await session.stop()
 
 
