@@ -85,6 +85,7 @@ async def test_a_stopped_session_refuses_all_use_and_keeps_what_it_has(c, s, a, 
     await running.cancel()
     assert ((await running.record()).status, running.status) == ("cancelled", "cancelled")
     assert await c.submit(operator.add, 1, 2) == 3
+    stage.cue("f")  # a worker that closes waits for its threads
 
 
 @live()
@@ -108,6 +109,7 @@ async def test_a_session_without_its_client_refuses_all_use(c, s, a, b, stage):
             await asyncio.wait_for(use(), 20)
     assert ((await finished.record()).status, finished.status) == ("finished", "finished")
     await session.stop()
+    stage.cue("f")  # a worker that closes waits for its threads
 
 
 @live()
