@@ -26,6 +26,7 @@ def seconds_until(result, end):
     return sum(max(0.0, min(t.stop, end) - t.start) for t in result.timings.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "counts"), [(1.0, (60, 60)), (3.0, (90, 30))])
 @live(2, 2)
 async def test_two_clients_get_what_is_their_share(c, s, a, b, share, counts):
