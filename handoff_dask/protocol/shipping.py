@@ -67,7 +67,9 @@ def shipped_modules() -> list[ModuleType]:
         return []
     if ship == "auto":
         folders = [*_beside_the_script(), *_folders]
-        return [module for module in list(sys.modules.values()) if _is_in(module, folders)]
+        # Thousands of modules are looked at for each execution: most are told by their path as text.
+        within = tuple(f"{str(folder).rstrip(os.sep)}{os.sep}" for folder in folders)
+        return [module for module in list(sys.modules.values()) if _is_in(module, within)]
     names = [ship] if isinstance(ship, str) else list(ship) if isinstance(ship, Iterable) else [ship]
     return [_named(name) for name in names]
 
@@ -101,14 +103,13 @@ def _is_installed(place: Path) -> bool:
     return not _SITES.isdisjoint(place.parts) or place.is_relative_to(Path(os.__file__).parent)
 
 
-def _is_in(module: ModuleType | None, folders: list[Path]) -> bool:
+def _is_in(module: ModuleType | None, within: tuple[str, ...]) -> bool:
     file = getattr(module, "__file__", None)
-    if not isinstance(file, str) or not folders or module is None:
+    if not isinstance(file, str) or not file.startswith(within) or module is None:
         return False
     if module.__name__.partition(".")[0] in _NEVER:
         return False
-    place = Path(file)
-    return any(place.is_relative_to(folder) for folder in folders) and not _is_installed(place)
+    return not _is_installed(Path(file))
 
 
 @dataclass(slots=True)

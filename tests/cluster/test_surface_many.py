@@ -81,6 +81,16 @@ def test_clients_with_overlapping_claims(session):
     assert all_is_free(session)
 
 
+@pytest.mark.slow
+@gen_cluster(client=True, nthreads=[("127.0.0.1", 2)] * 2)
+async def test_thirty_executions_at_once_with_an_asynchronous_client(c, s, a, b):
+    async with handoff.Handoff(c) as session:
+        await session.update_node_resources("0", {"gpu": 1})
+        await session.update_node_resources("1", {"slot": 1})
+        many = await asyncio.gather(*(session.execute(dag_of(n)) for n in range(30)))
+        assert [r.results["both"] for r in many] == [(n, n / 2) for n in range(30)]
+
+
 @gen_cluster(client=True, nthreads=[("127.0.0.1", 2)] * 2)
 async def test_whatever_blocks_is_awaited_with_an_asynchronous_client(c, s, a, b):
     session = await handoff.Handoff(c).start()
@@ -107,8 +117,6 @@ async def test_whatever_blocks_is_awaited_with_an_asynchronous_client(c, s, a, b
     assert await tracker.request("0", {"cpu": 1})
     await tracker.release("0", {"cpu": 1})
     assert (await tracker.get_capabilities("0"))["gpu"] == 1
-    many = await asyncio.gather(*(session.execute(dag_of(n)) for n in range(30)))
-    assert [r.results["both"] for r in many] == [(n, n / 2) for n in range(30)]
     assert (await handoff.start(c)).client is c
     assert (await handoff.execute(dag_of(5))).results["base"] == 5
     assert await handoff.get_result(5, "base") == 5
