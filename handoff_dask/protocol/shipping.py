@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -109,7 +110,12 @@ def _is_in(module: ModuleType | None, within: tuple[str, ...]) -> bool:
         return False
     if module.__name__.partition(".")[0] in _NEVER:
         return False
-    return not _is_installed(Path(file))
+    return not _is_installed_file(file)
+
+
+@lru_cache(maxsize=16_384)
+def _is_installed_file(file: str) -> bool:
+    return _is_installed(Path(file))
 
 
 @dataclass(slots=True)
