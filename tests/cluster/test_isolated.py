@@ -73,7 +73,10 @@ def raises(kind):
 
 
 def is_gone(number):
-    return not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 async def said_pid(path):
