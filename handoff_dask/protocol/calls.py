@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -30,7 +31,7 @@ Sources = tuple[int, ...]
 LONG = 10_000
 
 
-class Runs:
+class Runs(ABC):
     """Something that a task runs: an attempt of a function, whose code and values are opened in here."""
 
     __slots__ = ()
@@ -46,9 +47,9 @@ class Runs:
         # Outside the except: the error that was raised is in there, and must not travel beside it.
         raise told
 
+    @abstractmethod
     def run(self, *results: Any) -> Any:
         """Run it with these arguments."""
-        raise NotImplementedError
 
 
 class Call(Runs):

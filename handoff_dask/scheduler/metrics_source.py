@@ -106,5 +106,5 @@ class SchedulerMetrics(Observer):
 
     def runs_by_status(self) -> Mapping[str, int]:
         """Runs that are open now and runs that have ended since the start."""
-        open_ = Counter(run.status for run in self._runs.open())
+        open_ = Counter(run.status for run in self._runs.open() if not run.is_of_tasks)
         return {FINISHED: 0, **self._ended, **open_}

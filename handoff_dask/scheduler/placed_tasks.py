@@ -17,7 +17,7 @@ from dask.utils import key_split
 from distributed.protocol import pickle
 
 from handoff_dask import config
-from handoff_dask.errors import ValidationError
+from handoff_dask.errors import HandoffError, ValidationError
 from handoff_dask.placement.events import Demand
 from handoff_dask.protocol.manifest import Manifest, Options
 from handoff_dask.protocol.names import COST_ANNOTATION, LANES
@@ -89,10 +89,18 @@ class PlacedTasks:
             self._adopted(key)
 
     def graph_arrived(self, annotations: Mapping[str, Mapping[Any, Any]], client: str) -> None:
-        """Take over the tasks of a new graph that name resources."""
+        """Take over the tasks of a new graph that name resources.
+
+        If that goes wrong they fail: Dask logs what a hook raises and goes on, and they would wait for ever.
+        """
         named = {**annotations.get("resources", {}), **annotations.get(COST_ANNOTATION, {})}
-        if named:
+        if not named:
+            return
+        try:
             self.arrived(named, client)
+        except Exception as error:
+            self._registry.refuse_tasks(named, HandoffError(f"handoff could not place this task: {error!r}"))
+            raise
 
     def arrived(self, keys: Iterable[Key], client: str) -> None:
         """Hold tasks that are on no worker yet, as one run for each set of workers that they may use."""
@@ -112,8 +120,9 @@ class PlacedTasks:
         addresses, hosts = task.worker_restrictions or set(), task.host_restrictions or set()
         if (not addresses and not hosts) or _mark(task).get("node") is not None:
             return None
-        workers = self._scheduler.workers.values()
-        addresses = addresses | {ws.address for ws in workers if ws.host in hosts}
+        if hosts:
+            workers = self._scheduler.workers.values()
+            addresses = addresses | {ws.address for ws in workers if ws.host in hosts}
         by_address = self._nodes.by_address
         if task.loose_restrictions and not any(address in by_address for address in addresses):
             return None

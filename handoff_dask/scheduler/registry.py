@@ -10,7 +10,7 @@ from distributed.metrics import time
 from toolz import groupby, unique
 
 from handoff_dask.collector import collector_held
-from handoff_dask.errors import AllocationError
+from handoff_dask.errors import AllocationError, HandoffError
 from handoff_dask.placement.events import Event, FunctionKey, RunClosed, RunOpened
 from handoff_dask.placement.strategies import Strategy
 from handoff_dask.protocol.manifest import Manifest, position_of
@@ -65,7 +65,7 @@ class Registry:
         self._observers = observers
         self._later = later
         #: Tasks that gather results and are refused for what Dask was told of them, until they are parked.
-        self._refused: dict[Any, AllocationError] = {}
+        self._refused: dict[Any, HandoffError] = {}
 
     @property
     def functions(self) -> Mapping[Any, FunctionState]:
@@ -112,8 +112,18 @@ class Registry:
         for key in words.gathering:
             task = self._tasks.get(key)
             if task is not None and any(d.key in self._runs.functions for d in task.dependencies):
+                error = AllocationError(key, dict(words.said["resources"]), {}, words.refused())
+                self.refuse_tasks([key], error)
+
+    def refuse_tasks(self, keys: Iterable[Hashable], error: HandoffError) -> None:
+        """Let tasks of Dask's own that have just arrived fail as soon as their arguments are there."""
+        for key in keys:
+            function, task = self._runs.functions.pop(key, None), self._tasks.get(key)
+            if function is not None:
+                self._forget(function.run)
+            if task is not None:
                 self._tasks.hold(task)
-                self._refused[key] = AllocationError(key, dict(words.said["resources"]), {}, words.refused())
+                self._refused[key] = error
 
     def task_changed(self, key: Any, state: str) -> None:
         """A task that is no function of ours has changed its state."""

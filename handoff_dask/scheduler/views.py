@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from distributed.metrics import monotonic, time
-from toolz import countby, groupby, topk
+from toolz import countby, groupby, merge_with, topk
 
 from handoff_dask.errors import NotFoundError
 from handoff_dask.graph.arguments import did_you_mean
@@ -193,7 +193,7 @@ class Views(Observer):
         return run.texts
 
     def _dag(self, run: RunState) -> str:
-        return _text(run.dag_id, run.token)
+        return run.engine_run if run.is_of_tasks else _text(run.dag_id, run.token)
 
     # ------------------------------------------------------------------ all of it
 
@@ -250,11 +250,30 @@ class Views(Observer):
         return [{**self._about(f), "since": f.fact("start") or f.fact("placed")} for f in functions[:LISTED]]
 
     def runs(self) -> list[dict[str, Any]]:
-        """Runs that are open and the last that have ended, the latest first."""
+        """Runs that are open and the last that have ended, the latest first.
+
+        Tasks of Dask's own that one client has submitted are one row, however many graphs they came in.
+        """
         ended = [e.run for e in self._ended]
         known = {run.token for run in ended}
         open_ = [run for run in self._runs.by_token.values() if run.token not in known]
-        return [self._run(run) for run in sorted([*ended, *open_], key=lambda run: -run.submitted)]
+        rows = [self._run(run) for run in [*ended, *open_] if not run.is_of_tasks]
+        of_tasks = groupby(attrgetter("engine_run"), (run for run in open_ if run.is_of_tasks))
+        rows += [self._together([self._run(run) for run in group]) for group in of_tasks.values()]
+        return sorted(rows, key=lambda row: -row["submitted"])
+
+    @staticmethod
+    def _together(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The rows of several runs as that of the latest, with the numbers of all."""
+        going_on = any(row["ended"] is None for row in rows)
+        return {
+            **rows[-1],
+            "status": RUNNING if going_on else rows[-1]["status"],
+            "submitted": rows[0]["submitted"],
+            "ended": None if going_on else max(row["ended"] for row in rows),
+            "states": merge_with(sum, *(row["states"] for row in rows)),
+            **{name: sum(row[name] for row in rows) for name in ("functions", "failures", "skipped")},
+        }
 
     def _run(self, run: RunState) -> dict[str, Any]:
         return {
@@ -292,21 +311,18 @@ class Views(Observer):
     def waiting(self) -> list[dict[str, Any]]:
         """What waits and why: functions of one run and one demand together, the most first."""
         waiting = (f for f in self._runs.functions.values() if f.status == WAITING)
-        groups = groupby(
-            lambda f: (f.run.token, f.run.manifest.demand_of[f.position], f.not_before > 0), waiting
-        )
+        groups = groupby(lambda f: (f.run.engine_run, f.run.demand(f.position), f.not_before > 0), waiting)
         return [self._kind(group) for group in topk(LISTED, groups.values(), key=len)]
 
     def _kind(self, group: list[FunctionState]) -> dict[str, Any]:
         foremost = nsmallest(NAMED, group, key=_order)
         first = foremost[0]
-        texts = self._ids(first.run)
         why = self._driver.engine.explain(first.key, now=monotonic())
         return {
             **self._about(first),
             "count": len(group),
             "since": min(f.ready or time() for f in group),
-            "functions": [texts[f.position] for f in foremost],
+            "functions": [self._ids(f.run)[f.position] for f in foremost],
             "cause": "retry" if first.not_before else why.cause,
             "nodes": _obstacles(why),
         }

@@ -164,6 +164,8 @@ async def test_a_cancelled_task_never_starts(c, s, a, stage):
         await stage.sees("blocker")
         await settled(s, room=1)
         await waits.cancel()
+        # Dask's client does not wait until its scheduler has heard of it.
+        await until(lambda: "waits" not in s.tasks, lambda: "not forgotten")
         stage.close()
         await blocker
         await nothing_claimed(s)
@@ -292,3 +294,35 @@ async def test_every_interface_of_dask_is_placed(c, s, a, b):
             assert await c.compute(array.sum()) == 8
     placed = [e.metadata["function_id"] for e in captured if e.event[1:] == ("allocation", "function")]
     assert sorted(map(key_split, placed)) == ["blocks", "blocks", "delayed", "mapped", "mapped", "mapped"]
+
+
+@live(1)
+async def test_what_cannot_be_taken_over_fails_and_does_not_wait(c, s, a, monkeypatch, problems):
+    """What a hook raises is logged by Dask, which goes on."""
+    async with handoff.Handoff(c, dask_tasks="place"):
+        ranks = s.plugins["handoff"].ranks
+        with monkeypatch.context() as patched:
+            patched.setattr(ranks, "order", lambda run: 1 / 0)
+            future = c.submit(inc, 1, resources={"cpu": 1}, key="broken")
+            with pytest.raises(handoff.HandoffError, match="could not place this task: ZeroDivisionError"):
+                await future
+        assert await c.submit(inc, 1, resources={"cpu": 1}, key="whole") == 2
+        del future
+        await all_forgotten(s)
+    assert "ZeroDivisionError" in problems[0]
+    problems.clear()
+
+
+@live(1)
+async def test_tasks_of_one_client_are_one_row_of_the_page(c, s, a, stage):
+    async with handoff.Handoff(c, dask_tasks="place"):
+        futures = [submit(c, stage, name, resources={"cpu": 1}) for name in "abc"]
+        await stage.counts(1)
+        await settled(s, room=2)
+        views = s.plugins["handoff"].views
+        (row,), (waiting,) = views.runs(), views.waiting()
+        assert (row["dag_id"], row["status"], row["functions"]) == (f"tasks of {c.id}", "running", 3)
+        assert row["states"] == {"running": 1, "waiting": 2}
+        assert (waiting["count"], waiting["functions"]) == (2, ["b", "c"])
+        stage.close()
+        await wait(futures)
