@@ -641,11 +641,11 @@ def _take_times(attempt: Attempt, startstops: Any, now: float) -> None:
 def within(attempt: Attempt, now: float, start: float, stop: float) -> tuple[float, float]:
     """A worker's times, within what is possible.
 
-    The clocks of workers differ by what Dask's estimate of the difference leaves.  Without these
-    bounds a function would seem to start before those that it waited for have stopped.
+    The clocks of workers differ by what Dask's estimate of the difference leaves: some hundred
+    milliseconds for a worker that joined while the scheduler was busy.  A function has run between the
+    moment when it was placed and now.  Where it seems to have run outside, both times are shifted by as
+    much: what lies between them is right, and durations are learned from it.
     """
-    if stop > now:
-        # Both are as wrong as the end is seen to be; what lies between them is right.
-        start, stop = start - (stop - now), now
-    start = min(max(start, attempt.placed), now)
-    return start, min(max(stop, start), now)
+    took_s = min(max(0.0, stop - start), max(0.0, now - attempt.placed))
+    stop = min(max(stop, attempt.placed + took_s), now)
+    return stop - took_s, stop

@@ -246,7 +246,15 @@ def test_times_are_within_what_is_possible():
     """Clocks differ: nothing starts before it was placed, or ends after the scheduler hears of it."""
     function, mine = function_of(), attempt(placed=2.0)
     lived(function, life.ArgumentsReady(), life.Placed(mine), life.Ended(compute(1.0, 4.0)), now=10.0)
-    assert (mine.start, mine.stop, mine.took_s) == (2.0, 4.0, 2.0)
+    assert (mine.start, mine.stop, mine.took_s) == (2.0, 5.0, 3.0)
+
+    early, third = function_of(), attempt(placed=2.0)
+    lived(early, life.ArgumentsReady(), life.Placed(third), life.Ended(compute(0.5, 1.5)), now=10.0)
+    assert (third.start, third.stop, third.took_s) == (2.0, 3.0, 1.0)
+
+    long, fourth = function_of(), attempt(placed=2.0)
+    lived(long, life.ArgumentsReady(), life.Placed(fourth), life.Ended(compute(0.0, 30.0)), now=10.0)
+    assert (fourth.start, fourth.stop, fourth.took_s) == (2.0, 10.0, 8.0)
 
     late, other = function_of(), attempt(placed=2.0)
     lived(late, life.ArgumentsReady(), life.Placed(other), life.Ended(compute(9.0, 12.0)), now=10.0)
