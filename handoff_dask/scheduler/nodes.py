@@ -40,6 +40,8 @@ class WorkerInfo:
     has_nanny: bool
     #: What the worker itself said.
     reported: Capabilities
+    #: Dask's worker, also when it is gone.
+    worker: WorkerState
     accepting: bool = True
 
 
@@ -86,6 +88,7 @@ class Nodes:
             threads=ws.nthreads,
             has_nanny=bool(ws.nanny),
             reported=reported,
+            worker=ws,
             accepting=ws.status == Status.running,
         )
         self.by_name[node.name] = self.by_address[address] = node

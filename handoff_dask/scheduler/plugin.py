@@ -30,6 +30,7 @@ from handoff_dask.scheduler.explain import ExplainSource
 from handoff_dask.scheduler.lingering import LingeringThreads
 from handoff_dask.scheduler.lost_results import LostResults
 from handoff_dask.scheduler.mailboxes import Mailboxes, RunMessages
+from handoff_dask.scheduler.memory_deaths import TOPIC, MemoryDeaths
 from handoff_dask.scheduler.metrics import publish
 from handoff_dask.scheduler.metrics_source import SchedulerMetrics
 from handoff_dask.scheduler.nested import NestedExecutions
@@ -155,6 +156,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.queues, self._send, loop.call_later, self.ranks.takes_long, self.dispatcher.recalled
         )
         self.placed_tasks = PlacedTasks(scheduler, self.nodes, self.registry, self._adopted)
+        self.memory_deaths = MemoryDeaths(self.nodes)
         self.mailboxes = Mailboxes()
         self.telemetry = Telemetry(
             self.runs, self.mailboxes, self.driver.engine.claimed_elsewhere, self.threads,
@@ -201,7 +203,8 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.suspects, self.recall,
             RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
             self.metrics, self.pipelines, self.pipeline_room, self.transfers, self.dask_tasks, self.data,
-            self.pauses, self.nested, RoundTrip(self.driver.gather, lambda: self.dask_tasks.are_there),
+            self.pauses, self.nested, self.memory_deaths,
+            RoundTrip(self.driver.gather, lambda: self.dask_tasks.are_there),
             NoWorkersTimeout(self.runs, scheduler.unrunnable, scheduler.no_workers_timeout),
         )  # fmt: skip
         for observer in (*watching, self.detached):
@@ -273,7 +276,9 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self._node_left(worker, expected=True)
 
     def log_event(self, topic: str | Iterable[str], msg: Any) -> None:
-        """Dask announces here, and only here, that a worker pauses, and why one is removed."""
+        """Dask announces here, and only here, that a worker pauses, and why one is ended or removed."""
+        if topic == TOPIC:
+            self.memory_deaths.said(msg)
         action = msg.get("action") if isinstance(msg, dict) else None
         if action == "worker-status-change":
             self.nodes_changed(self.nodes.status(str(topic), msg["status"] == Status.running.name))
@@ -284,6 +289,8 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
     def _node_left(self, address: str, *, expected: bool) -> None:
         """Tell the engine, once, before it hears of the functions that ran there."""
         give_up = None if expected else monotonic() + RESTART_S
+        if not expected:
+            self.memory_deaths.dies(address)
         left = self.nodes.removed(address, give_up=give_up)
         if left:
             self.dask_tasks.node_left(address)
@@ -378,6 +385,8 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             is_there = function.fact("address") in self.scheduler.workers
             if finish == "erred":
                 failure = self.tasks.failure(function.key)
+                if not is_there:
+                    failure = self.memory_deaths.explained(function, failure)
                 return life.FailedForGood(facts.get("startstops"), failure, is_there)
             return life.Dropped(is_there, random.random())
         if finish == "no-worker":
