@@ -2,10 +2,12 @@
 
 Dask loses annotations where it fuses tasks of arrays and bags one by one, and lets them leak onto
 neighbours where it fuses blockwise operations.  Both are done here within what is annotated alike.
+Of frames it ignores annotations altogether: see ``frame_costs.py``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +35,7 @@ def cost(
 ) -> Iterator[None]:
     """Give Dask's own tasks a cost: those of the collections made inside, and of what is submitted.
 
-    Inner contexts add to outer ones and win by name.  Arrays, bags and Delayed objects keep their
+    Inner contexts add to outer ones and win by name.  Arrays, bags, frames and Delayed objects keep their
     costs through Dask's optimisation.  ``Client.submit`` and ``Client.map`` are given the cost too.
 
     Where handoff places Dask's tasks (``handoff.start(client, dask_tasks="place")``) all of it holds.
@@ -93,14 +95,18 @@ def _is_duration(value: Any) -> bool:
 
 
 def keep_costs() -> None:
-    """Have arrays and bags keep their annotations when they are optimised, from now on.
+    """Have arrays, bags and frames keep their annotations when they are optimised, from now on.
 
     Graphs without annotations are optimised as before.  An optimisation that the user has put in place
-    of Dask's stays.
+    of Dask's stays.  Whoever has no frames need not have what ``dask.dataframe`` needs.
     """
     for name, make in (("array_optimize", _for_arrays), ("bag_optimize", _for_bags)):
         if dask.config.get(name, None) is None:
             dask.config.set({name: make})
+    if "dask.dataframe" in sys.modules:
+        from handoff_dask.client.frame_costs import keep_annotations
+
+        keep_annotations()
 
 
 def _for_arrays(graph: Graph, keys: Any, **kwargs: Any) -> Graph:

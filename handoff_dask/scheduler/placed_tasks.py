@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dask.typing import Key
 from dask.utils import key_split
 from distributed.protocol import pickle
+from distributed.shuffle._core import id_from_key
 
 from handoff_dask import config
 from handoff_dask.errors import HandoffError, ValidationError
@@ -109,6 +110,9 @@ class PlacedTasks:
             task = self._scheduler.tasks.get(key)
             if task is None or key in self._registry.functions or task.actor or task.processing_on:
                 continue
+            if _is_shuffled(task):
+                task.resource_restrictions = None
+                continue
             asked = _demand(task)
             if asked is not None:
                 groups[self._confinement(task)].append((task, *asked))
@@ -167,6 +171,14 @@ def _rank(priority: tuple[float, ...]) -> float:
     """A task's place in Dask's order of tasks of one user priority, larger for the earlier."""
     _, generation, order = priority
     return _FIRST - (generation * _GENERATION + order)
+
+
+def _is_shuffled(task: TaskState) -> bool:
+    """Whether a task ends an exchange of Dask's P2P shuffle, or takes what was exchanged.
+
+    Dask itself says where these run, by worker restrictions, and knows nothing of resources there.
+    """
+    return id_from_key(task.key) is not None or any(id_from_key(d.key) is not None for d in task.dependencies)
 
 
 def _mark(task: TaskState) -> Mapping[str, Any]:

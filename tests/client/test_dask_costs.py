@@ -83,6 +83,17 @@ def test_plain_annotations_are_kept_too():
     assert resources(middle + 1) == {"double": {"GPU": 1}}
 
 
+def test_what_xarray_applies_to_blocks_keeps_its_cost():
+    xarray = pytest.importorskip("xarray")
+    before = xarray.DataArray(da.ones((4, 4), chunks=2), dims=("x", "y")) + 1
+    with handoff.cost({"gpu": 1}):
+        middle = xarray.apply_ufunc(double, before, dask="parallelized", output_dtypes=[float])
+    after = (middle + 1).sum()
+    # It puts the dimensions in order.
+    assert resources(after.data) == {"transpose": {"gpu": 1}, "double": {"gpu": 1}}
+    assert float(after.compute(scheduler="sync")) == 80
+
+
 def test_inner_contexts_add_to_outer_ones_and_win_by_name():
     with handoff.cost({"cpu": 1, "gpu": 1, "zone": "eu"}, node="a"):  # noqa: SIM117
         with handoff.cost({"cpu": 2, "fast": True}, duration=3):
