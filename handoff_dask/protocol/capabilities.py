@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from handoff_dask.errors import ValidationError
-from handoff_dask.protocol.names import LANES
 from handoff_dask.resources import Capabilities
 
 logger = logging.getLogger(__name__)
@@ -17,8 +16,6 @@ def declared(resources: Mapping[str, Any]) -> dict[str, Any]:
     """Of a worker's Dask resources, those that are capabilities."""
     found = {}
     for name, amount in resources.items():
-        if name in LANES:
-            continue
         try:
             Capabilities.parse({name: amount})
         except ValidationError as error:  # Dask takes amounts that we would not, infinity among them

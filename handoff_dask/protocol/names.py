@@ -38,14 +38,16 @@ SECEDED = "handoff-seceded"
 #: Streams, worker to scheduler: a worker of a pipeline's stage can take items; how stages stand.
 STAGE_READY, STAGE_STATS = "handoff-stage-ready", "handoff-stage-stats"
 
-#: Dask resources that admit functions which were sent ahead, one name for each lane of a node,
-#: and for each function of it that may be followed; the rest is to spare.
+#: What admits functions on a node which were sent ahead: one name for each lane of the node, and for each
+#: function of it that may be followed; the rest is to spare.  Workers count them as Dask counts resources.
 LANES = tuple(f"{NAME}-lane-{i}" for i in range(48))
 #: So many of them are for short functions, of which several are under way; so many for functions
 #: that may be followed.
 SHORT_LANES, RELAYS = 4, 28
-#: How much of its resource each lane has: divisible by any small number of slots.
+#: How much there is of each lane: divisible by any small number of slots.
 LANE_UNITS = 720_720
+#: The annotation that tells a task what it takes of which lane.
+ADMISSION = "handoff-admission"
 
 #: The annotation that tells a task which attempt it is; absent from the first.
 ATTEMPT = "handoff-attempt"

@@ -26,7 +26,6 @@ from handoff_dask.placement.events import (
     RunOpened,
 )
 from handoff_dask.placement.strategies import FIRST_AVAILABLE
-from handoff_dask.protocol.names import LANES
 from handoff_dask.resources import NOTHING, Cost, amount_of
 from handoff_dask.scheduler.nodes import Nodes, WorkerInfo
 from handoff_dask.scheduler.observer import Observer
@@ -217,7 +216,7 @@ class DaskTasks(Observer):
 
     def _cost(self, task: TaskState, node: WorkerInfo) -> Cost:
         """The amounts that a task names, as far as the node has them."""
-        wanted = {n: v for n, v in (task.resource_restrictions or {}).items() if n not in LANES}
+        wanted = task.resource_restrictions
         if not wanted:
             return NOTHING
         try:

@@ -401,11 +401,12 @@ class Dispatcher:
         if function.run.manifest.accepting:
             self._tasks.note_last_attempt(key)
         self.tell(function, life.Placed(attempt, behind, decision.waited_s))
-        if decision.prefetch_queue is not None and decision.prefetch_queue[1] < node.threads:
-            task.resource_restrictions = self._queues.restriction((node.address, number), slots)
-        admission = self._admission(node.address, function.run.demand(function.position).cost)
-        if admission:
-            task.resource_restrictions = {**(task.resource_restrictions or {}), **admission}
+        is_queued = decision.prefetch_queue is not None and decision.prefetch_queue[1] < node.threads
+        taken = self._queues.admission((node.address, number), slots) if is_queued else {}
+        self._tasks.admit_by(task, taken)
+        task.resource_restrictions = self._admission(
+            node.address, function.run.demand(function.position).cost
+        )
         return function
 
     def _reject(self, decision: Reject) -> None:

@@ -21,7 +21,7 @@ from handoff_dask import config
 from handoff_dask.errors import HandoffError, ValidationError
 from handoff_dask.placement.events import Demand
 from handoff_dask.protocol.manifest import Manifest, Options
-from handoff_dask.protocol.names import COST_ANNOTATION, LANES
+from handoff_dask.protocol.names import COST_ANNOTATION
 from handoff_dask.resources import Capabilities, Cost
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.registry import Registry
@@ -190,7 +190,7 @@ def _mark(task: TaskState) -> Mapping[str, Any]:
 def _demand(task: TaskState) -> tuple[Demand, float | None] | None:
     """What a task asks of a node, and its expected seconds; None if it asks for nothing that we know."""
     mark = _mark(task)
-    wanted = {n: v for n, v in (task.resource_restrictions or {}).items() if n not in LANES}
+    wanted = task.resource_restrictions or {}
     if not wanted and not mark:
         return None
     try:

@@ -1,12 +1,12 @@
 """The prefetch queues of nodes: who is in them, whose turn it is, and what admits them there.
 
 A function that is sent before there is room waits on its node in a *prefetch queue*, behind those
-whose claim it takes over.  The worker admits the functions of a queue by a Dask resource of ours;
+whose claim it takes over.  The worker admits the functions of a queue by what is left of a *lane*;
 a queue of so many slots runs so many functions at once.
 
-A worker gives the resource of a function back when its thread is over.  Where Dask has dropped a
-function whose thread goes on, or a function waits for others, the resource is stuck as long.  The
-queue then goes on with another resource, and what was sent behind that function is taken back.
+A worker gives back what a function takes of its lane when its thread is over.  Where Dask has dropped
+a function whose thread goes on, or a function waits for others, that is stuck as long.  The
+queue then goes on with another lane, and what was sent behind that function is taken back.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class _Queue:
 
 
 class PrefetchQueues:
-    """All prefetch queues, and the Dask resources that admit their functions."""
+    """All prefetch queues, and the lanes that admit their functions."""
 
     def __init__(self) -> None:
         self._queues: dict[QueueKey, _Queue] = {}
-        #: Resources of queues that do not have the one of their own number.
+        #: Lanes of queues that do not have the one of their own number.
         self._instead: dict[QueueKey, int] = {}
-        #: ``{(address, resource): threads that hold it, and have left their queue}``.
+        #: ``{(address, lane): threads that hold it, and have left their queue}``.
         self._stuck: dict[QueueKey, int] = {}
         #: What each such thread holds.
         self._held: dict[Attempt, QueueKey] = {}
@@ -106,14 +106,14 @@ class PrefetchQueues:
 
     # ------------------------------------------------------------------ admission
 
-    def restriction(self, key: QueueKey, slots: int) -> dict[str, float]:
-        """What a function takes of the Dask resource of its queue, of which so many run at once."""
+    def admission(self, key: QueueKey, slots: int) -> dict[str, float]:
+        """What a function takes of the lane of its queue, of which so many run at once."""
         return {LANES[self._instead.get(key, key[1])]: LANE_UNITS // slots}
 
     def sticks(self, attempt: Attempt, now: float) -> list[FunctionState]:
-        """Note that an attempt leaves its queue, but its thread keeps the resource of the queue.
+        """Note that an attempt leaves its queue, but its thread keeps what it takes of the lane.
 
-        The queue goes on with another resource.  The answer: those behind, which cannot begin there.
+        The queue goes on with another lane.  The answer: those behind, which cannot begin there.
         """
         assert attempt.queue is not None
         key = attempt.queue

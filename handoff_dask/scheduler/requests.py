@@ -21,7 +21,7 @@ from handoff_dask.scheduler.refusals import refusal_of
 from handoff_dask.scheduler.registry import Registry
 from handoff_dask.scheduler.runs import Announced, Runs
 from handoff_dask.scheduler.telemetry import Telemetry
-from handoff_dask.scheduler.user_strategies import load
+from handoff_dask.scheduler.user_strategies import load_beside
 from handoff_dask.version import VERSION
 
 #: Requests whose answers may carry exceptions that only the client can unpickle.
@@ -119,20 +119,19 @@ class Requests(Observer):
     async def announce(self, client: str, manifest: Manifest) -> Refused | None:
         """Prepare for a run whose graph comes next; what cannot be placed, if anything."""
         self._runs.announcing[manifest.token] = client
+        options = manifest.options
         try:
             await self._nodes.all_reported()
+            self._check(manifest)
+            for offer in (options.nodes or {}).values():
+                self._nodes.refuse_shared(offer)
+            strategy = await load_beside(manifest)
+        except StrategyFailed as error:
+            return 0, {}, str(error)
         finally:
             is_wanted = self._runs.announcing.pop(manifest.token, None) is not None
         if not is_wanted:
             raise HandoffError("this DAG was withdrawn, or its client has left, before it was sent")
-        self._check(manifest)
-        options = manifest.options
-        for offer in (options.nodes or {}).values():
-            self._nodes.refuse_shared(offer)
-        try:
-            strategy = load(manifest)
-        except StrategyFailed as error:
-            return 0, {}, str(error)
         if options.allocation_timeout_s <= 0:
             refused = self._unplaceable(manifest)
             if refused is not None:

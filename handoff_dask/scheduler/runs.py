@@ -383,7 +383,7 @@ class TaskRun(RunState):
 def _unpickle(data: bytes, default: Any) -> Any:
     try:
         return pickle.loads(data)
-    except Exception as error:  # whatever the user's __reduce__ raises here
+    except BaseException as error:  # whatever the user's __reduce__ raises here
         logger.info("an id cannot be read on the scheduler (%r); its key stands for it", error)
         return default
 

@@ -16,7 +16,7 @@ from distributed.protocol import pickle
 
 from handoff_dask.placement.devices import DEVICE
 from handoff_dask.protocol.failed_values import LAST_ATTEMPT
-from handoff_dask.protocol.names import ATTEMPT, DEVICES, LIMIT, is_barrier
+from handoff_dask.protocol.names import ADMISSION, ATTEMPT, DEVICES, LIMIT, is_barrier
 from handoff_dask.scheduler.lifecycle import Failure
 
 if TYPE_CHECKING:
@@ -116,6 +116,13 @@ class Tasks:
         if indices or DEVICES in annotations:
             task.annotations = {**annotations, DEVICES: {DEVICE: list(indices)} if indices else {}}
 
+    @staticmethod
+    def admit_by(task: TaskState, taken: Mapping[str, float]) -> None:
+        """Have the worker admit a task only when there is so much left of its lane; any time if of none."""
+        annotations = task.annotations or {}
+        if taken or annotations.get(ADMISSION):
+            task.annotations = {**annotations, ADMISSION: taken}
+
     def send(self, keys: Iterable[str]) -> None:
         """Have Dask send tasks that have been restricted to a worker, in this order."""
         # Dask takes recommendations from the end.
@@ -127,6 +134,7 @@ class Tasks:
         if task is not None and task.state == "no-worker":
             task.worker_restrictions = set()
             task.resource_restrictions = {}
+            self.admit_by(task, {})
             self._transitions({key: "processing"}, "free")
 
     def keep(self, keys: Iterable[str]) -> None:

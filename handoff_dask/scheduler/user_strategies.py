@@ -1,16 +1,16 @@
 """Users' own strategies: shipped to the scheduler, asked there, and fenced in.
 
-A strategy runs in the scheduler's thread.  Whatever it raises or answers fails its own DAG; while
-it takes its time the whole cluster waits, so whoever is slow is named in the scheduler's log.
+Whatever a strategy raises or answers fails its own DAG.  While it takes its time the whole cluster
+waits, so whoever is slow is named in the scheduler's log, and who is too slow fails its DAG too.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from distributed.metrics import monotonic
 from distributed.protocol import pickle
 
 from handoff_dask.graph.functions import Function, FunctionId
@@ -26,11 +26,16 @@ from handoff_dask.placement.user_strategies import StrategyFailed
 from handoff_dask.protocol.manifest import Manifest, position_of
 from handoff_dask.protocol.strategies import Elsewhere
 from handoff_dask.resources import Capabilities, undeclared
+from handoff_dask.scheduler.user_code import UserCode
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for one answer above which a strategy is called slow in the scheduler's log.
-SLOW_S = 0.1
+
+async def load_beside(manifest: Manifest) -> Strategy:
+    """As :func:`load`; the scheduler goes on meanwhile."""
+    if isinstance(manifest.options.strategy, str):
+        return load(manifest)
+    return await asyncio.to_thread(load, manifest)
 
 
 def load(manifest: Manifest) -> Strategy:
@@ -44,25 +49,19 @@ def load(manifest: Manifest) -> Strategy:
     options = manifest.options
     if isinstance(options.strategy, str):
         return BUILT_IN[options.strategy]
-    try:
-        own = pickle.loads(options.strategy)
-    except BaseException as error:  # the user's code: not even sys.exit may end the scheduler
-        raise StrategyFailed(
-            f"strategy {options.strategy_name!r} cannot be used on the scheduler: {error!r}; "
-            "what it needs must be importable there"
-        ) from None
-    return _Asked(own, manifest).strategy()
+    code = UserCode(f"strategy {options.strategy_name!r}")
+    strategy: Strategy = code.load(options.strategy, lambda own: _Asked(own, manifest, code).strategy())
+    return strategy
 
 
 class _Asked:
     """A user's strategy, asked by the engine about the functions of one execution."""
 
-    def __init__(self, own: Any, manifest: Manifest) -> None:
+    def __init__(self, own: Any, manifest: Manifest, code: UserCode) -> None:
         self._own = own
         self._manifest = manifest
+        self._code = code
         self._functions, self._idle = _functions_of(manifest)
-        #: Seconds above which the next answer is called slow.
-        self._slow_s = SLOW_S
 
     def strategy(self) -> Strategy:
         """What the engine is given."""
@@ -77,12 +76,14 @@ class _Asked:
         return self._functions[position_of(str(key))]
 
     def _fenced(self, ask: Callable[..., Any]) -> Callable[[Any, Sequence[NodeSnapshot]], Any]:
-        return lambda function, nodes: self._ask(ask, function, nodes)
+        return lambda function, nodes: self._code.ask(ask, function, nodes)
 
     def _assign(self, capabilities: Mapping[str, Mapping[str, Any]]) -> Mapping[FunctionKey, str]:
-        answer = self._ask(self._own.allocate, list(self._functions), self._confined(capabilities))
+        answer = self._code.ask(self._own.allocate, list(self._functions), self._confined(capabilities))
         if not isinstance(answer, Mapping):
-            raise StrategyFailed(f"{self._name} answered {answer!r}; give a mapping from id to node name")
+            raise StrategyFailed(
+                f"{self._code.name} answered {answer!r}; give a mapping from id to node name"
+            )
         positions = {function.id: n for n, function in enumerate(self._functions)}
         given: dict[FunctionKey, str] = {}
         for function_id, node in answer.items():
@@ -90,7 +91,9 @@ class _Asked:
             if position is not None:
                 given[self._manifest.key(position)] = node
             elif function_id not in self._idle:
-                raise StrategyFailed(f"{self._name} gives a node to {function_id!r}, which is not in the DAG")
+                raise StrategyFailed(
+                    f"{self._code.name} gives a node to {function_id!r}, which is not in the DAG"
+                )
         return given
 
     def _confined(self, capabilities: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -102,32 +105,13 @@ class _Asked:
         declared = undeclared(limits.values(), offers.values())
         return {name: offer.confined(limits[name], declared).to_dict() for name, offer in offers.items()}
 
-    @property
-    def _name(self) -> str:
-        return f"strategy {self._manifest.options.strategy_name!r}"
-
-    def _ask(self, ask: Callable[..., Any], *facts: Any) -> Any:
-        begun = monotonic()
-        try:
-            return ask(*facts)
-        except BaseException as error:  # the user's code: not even sys.exit may end the scheduler
-            logger.info("%s raised", self._name, exc_info=True)
-            problem = f"{self._name} raised {type(error).__name__}: {error} ({_where(error)})"
-            raise StrategyFailed(problem) from None
-        finally:
-            took_s = monotonic() - begun
-            if took_s > self._slow_s:
-                # Not for every answer of one that is always slow.
-                self._slow_s = 2 * took_s
-                logger.warning("%s took %.2f s to answer; the scheduler stands still", self._name, took_s)
-
 
 def _functions_of(manifest: Manifest) -> tuple[list[Function], list[FunctionId]]:
     """The functions as strategies see them; with keys for ids whose types are unknown here."""
     assert manifest.shown is not None
     try:
         functions, idle = pickle.loads(manifest.shown)
-    except Exception as error:  # whatever the user's ids raise here
+    except BaseException as error:  # whatever the user's ids raise here
         logger.info("ids cannot be read on the scheduler (%r); keys stand for them", error)
     else:
         return functions, idle
@@ -146,13 +130,3 @@ def _from_manifest(manifest: Manifest, position: int, key: FunctionId) -> Functi
         priority=manifest.priorities.get(position, 0),
         duration=manifest.durations.get(position),
     )
-
-
-def _where(error: BaseException) -> str:
-    """The line that raised."""
-    trace = error.__traceback__
-    if trace is None:
-        return "nowhere"
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}"

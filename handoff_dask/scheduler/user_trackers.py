@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-
-from distributed.protocol import pickle
 
 from handoff_dask.errors import ValidationError
 from handoff_dask.placement.events import (
@@ -26,6 +25,7 @@ from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import NodeEvent, Observer
 from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
 from handoff_dask.scheduler.states import Attempt, State
+from handoff_dask.scheduler.user_code import UserCode
 from handoff_dask.trackers import ResourceTracker
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,48 @@ ASK_AGAIN_S = 0.5
 class Grant(NamedTuple):
     """What a tracker has granted and is to be told the end of."""
 
-    tracker: ResourceTracker
+    tracker: _Tracker
     node: str
     cost: dict[str, Any]
+
+
+class _Tracker:
+    """A session's tracker, as the scheduler calls it."""
+
+    def __init__(self, client: str) -> None:
+        self._code = UserCode(f"resource_tracker of {client}")
+        self._own: ResourceTracker
+
+    def load(self, packed: bytes, offers: Mapping[str, Mapping[str, Any]]) -> None:
+        """Unpickle it, and tell it every node."""
+
+        def told(own: ResourceTracker) -> ResourceTracker:
+            for name, offer in offers.items():
+                own.register(name, dict(offer))
+            return own
+
+        self._own = self._code.load(packed, told)
+        self._code.name = f"resource tracker {type(self._own).__name__!r}"
+
+    def request(self, node: str, cost: dict[str, Any]) -> bool:
+        """Whether it grants what a function is to hold."""
+        granted: bool = self._code.ask(_request, self._own, node, cost)
+        return granted
+
+    def tell(self, method: str, node: str, what: dict[str, Any]) -> None:
+        """Tell it what it cannot refuse; that it raises is logged and changes nothing."""
+        try:
+            self._code.ask(getattr(self._own, method), node, what)
+        except StrategyFailed as error:
+            logger.warning("%s raised in %s: %s", self._code.name, method, error)
+
+
+def _request(tracker: ResourceTracker, node: str, cost: dict[str, Any]) -> bool:
+    answer: Any = tracker.request(node, cost)
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise TypeError("it answers with a coroutine; it must not be async")
+    return bool(answer)
 
 
 class UserTrackers(Observer):
@@ -69,7 +108,7 @@ class UserTrackers(Observer):
         self._driver = driver
         self._call_later = call_later
         #: ``{client: its session's tracker}``.
-        self._trackers: dict[str, ResourceTracker] = {}
+        self._trackers: dict[str, _Tracker] = {}
         #: Of functions that are about to be placed, by key; of those that were, by attempt.
         self._asked: dict[FunctionKey, Grant] = {}
         self._grants: dict[Attempt, Grant] = {}
@@ -89,15 +128,12 @@ class UserTrackers(Observer):
         if tracker is None:
             return
         await self._nodes.all_reported()
+        offers = {n: self._nodes.capabilities(node).to_dict() for n, node in self._nodes.by_name.items()}
+        own = _Tracker(client)
         try:
-            own: ResourceTracker = pickle.loads(tracker)
-            for name, node in sorted(self._nodes.by_name.items()):
-                own.register(name, self._nodes.capabilities(node).to_dict())
-        except BaseException as error:  # the user's code: not even sys.exit may end the scheduler
-            raise ValidationError(
-                f"resource_tracker cannot be used on the scheduler: {error!r}; "
-                "what it needs must be importable there"
-            ) from None
+            await asyncio.to_thread(own.load, tracker, dict(sorted(offers.items())))
+        except StrategyFailed as error:
+            raise ValidationError(str(error)) from None
         self._trackers[client] = own
 
     def permit_of(self, run: RunState) -> Callable[[FunctionKey, str], bool] | None:
@@ -107,24 +143,13 @@ class UserTrackers(Observer):
             return None
         return lambda key, node: self._ask(tracker, run, str(key), node)
 
-    def _ask(self, tracker: ResourceTracker, run: RunState, key: str, node: str) -> bool:
+    def _ask(self, tracker: _Tracker, run: RunState, key: str, node: str) -> bool:
         function = self._runs.functions.get(key)
         if function is None:
             return True  # Dask has forgotten it: it is not going to be placed
         # A tracker keeps account of nodes, which have nothing of what the whole cluster shares.
         cost = {n: v for n, v in run.cost(function.position).items() if n not in self._nodes.shared}
-        name = type(tracker).__name__
-        try:
-            answer: Any = tracker.request(node, cost)
-        except BaseException as error:  # the user's code: not even sys.exit may end the scheduler
-            logger.warning("resource tracker %s raised", name, exc_info=True)
-            raise StrategyFailed(
-                f"resource tracker {name!r} raised {type(error).__name__}: {error}"
-            ) from None
-        if inspect.iscoroutine(answer):
-            answer.close()
-            raise StrategyFailed(f"resource tracker {name!r} answers with a coroutine; it must not be async")
-        if answer:
+        if tracker.request(node, cost):
             self._asked[key] = Grant(tracker, node, cost)
             return True
         if not self._asks_again:
@@ -202,7 +227,7 @@ class UserTrackers(Observer):
         if isinstance(event, NodeLeft):
             return
         for tracker in self._trackers.values():
-            _tell(tracker, "register", event.node, event.capabilities.to_dict())
+            tracker.tell("register", event.node, event.capabilities.to_dict())
         if isinstance(event, NodeJoined):
             # What a client has claimed is the name's, whoever bears it.
             mine = [key for key in self._claims if key[1] == event.node]
@@ -224,12 +249,4 @@ class UserTrackers(Observer):
 
 def _release(grant: Grant | None) -> None:
     if grant is not None:
-        _tell(grant.tracker, "release", grant.node, grant.cost)
-
-
-def _tell(tracker: ResourceTracker, method: str, node: str, what: dict[str, Any]) -> None:
-    """Tell a tracker what it cannot refuse; that it raises is logged and changes nothing."""
-    try:
-        getattr(tracker, method)(node, what)
-    except BaseException:  # the user's code: not even sys.exit may end the scheduler
-        logger.warning("resource tracker %s raised in %s", type(tracker).__name__, method, exc_info=True)
+        grant.tracker.tell("release", grant.node, grant.cost)

@@ -21,7 +21,7 @@ class _Thread(NamedTuple):
 
     worker: Worker
     leftover: Leftover
-    #: What its task held of the Dask resources that admit prefetched functions.
+    #: What its task held of the lanes that admit prefetched functions.
     lanes: Mapping[str, float]
     #: How many of the worker's threads it takes: none if it has seceded.
     threads: int

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.metrics import time
 
@@ -16,8 +15,6 @@ from handoff_dask.protocol.names import (
     DEVICES,
     ENDED,
     GAVE_UP,
-    LANE_UNITS,
-    LANES,
     LIMIT,
     LONG,
     NAME,
@@ -32,6 +29,7 @@ from handoff_dask.protocol.names import (
     WATCH,
 )
 from handoff_dask.time_limit import Leftover
+from handoff_dask.worker.admission import admit_by_lanes, admit_by_resources
 from handoff_dask.worker.arrivals import Arrivals
 from handoff_dask.worker.capabilities import detect
 from handoff_dask.worker.clock import Clock
@@ -88,8 +86,8 @@ class HandoffWorkerPlugin(WorkerPlugin):
         worker.stream_handlers[WATCH] = self.watch
         worker.stream_handlers[REPORT_STARTS] = self.report_starts
         worker.stream_handlers[RUNS_LONG] = self.runs_long
+        admit_by_lanes(worker)
         capabilities = detect(worker)
-        await self._open_lanes(worker)
         try:
             answer = await getattr(worker.scheduler, REPORT)(
                 worker=worker.address, capabilities=capabilities, facts=facts_of(worker)
@@ -100,16 +98,6 @@ class HandoffWorkerPlugin(WorkerPlugin):
         else:
             self._report_starts = bool(answer)
 
-    async def _open_lanes(self, worker: Worker) -> None:
-        missing = {lane: LANE_UNITS for lane in LANES if lane not in worker.state.total_resources}
-        if not missing:
-            return
-        if worker.status == Status.running:
-            await worker.set_resources(**missing)
-        else:  # not registered yet: they go along with the registration
-            worker.state.total_resources.update(missing)
-            worker.state.available_resources.update(missing)
-
     async def teardown(self, worker: Worker) -> None:
         """Stop listening."""
         self.streams.close()
@@ -119,6 +107,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         self.usage.close()
         await self._arrivals.close()
         as_before(self.worker.state)
+        admit_by_resources(self.worker)
         if worker.stream_handlers.get(WATCH) == self.watch:
             # What is still on its way from the scheduler finds nobody, which is no error.
             for name in (WATCH, REPORT_STARTS, RUNS_LONG):
@@ -164,13 +153,11 @@ class HandoffWorkerPlugin(WorkerPlugin):
             self._arrivals.begins(self.worker.state.tasks[key])
             if self._report_starts:
                 self._has_begun(key, time())
-        if finish == "waiting":
-            task = self.worker.state.tasks[key]
-            for result in [result for result in task.dependencies if result.state == "error"]:
-                self._say_unreadable([task], _failure(result))
-        elif start == "flight" and finish == "error":
-            result = self.worker.state.tasks[key]
-            self._say_unreadable(result.dependents, _failure(result))
+        if finish == "flight":
+            # Times of transfers are to be comparable with those of tasks.
+            self._clock.keep()
+        if finish == "waiting" or (start == "flight" and finish == "error"):
+            self._look_for_unreadable(self.worker.state.tasks[key], finish)
         elif finish in ("error", "memory"):
             self._has_ended(key, finish)
         elif finish == "long-running":
@@ -182,6 +169,14 @@ class HandoffWorkerPlugin(WorkerPlugin):
             claim = self._watched.pop(key)
             if not self._left_behind.watch(key, lambda: self._say_ended(claim)):
                 self._say_ended(claim)
+
+    def _look_for_unreadable(self, task: TaskState, finish: str) -> None:
+        """A task waits for results, or a result has not come: what cannot be read is told."""
+        if finish == "error":
+            self._say_unreadable(task.dependents, _failure(task))
+            return
+        for result in [result for result in task.dependencies if result.state == "error"]:
+            self._say_unreadable([task], _failure(result))
 
     def _leaves(self, key: Any, finish: str) -> None:
         """Note that a task has ended, or is not wanted any more."""

@@ -8,6 +8,7 @@ import operator
 import sys
 import time
 
+import dask
 import pytest
 from clusters import live
 from codes import plus
@@ -135,6 +136,10 @@ def leaves(function, nodes):
     sys.exit("enough")
 
 
+def waits(function, nodes):
+    time.sleep(1)
+
+
 def too_few_parameters(function):
     return "0"
 
@@ -170,6 +175,7 @@ class Unreadable:
 WRONG = {
     "raises": (raises, r"strategy 'raises' raised KeyError: 'price list' \(raises, line \d+\)"),
     "leaves": (leaves, "strategy 'leaves' raised SystemExit: enough"),
+    "waits": (waits, "strategy 'waits' did not answer within 0.2 s"),
     "parameters": (too_few_parameters, "raised TypeError"),
     "no name": (lambda function, nodes: nodes[0], "give the name of a node, or None"),
     "unknown node": (lambda function, nodes: "nowhere", "chose 'nowhere', which could never hold it"),
@@ -187,17 +193,18 @@ WRONG = {
 @cluster
 async def test_a_wrong_strategy_fails_its_own_dag_alone(c, s, a, b, wrong):
     own, message = WRONG[wrong]
-    async with handoff.Handoff(c) as session:
-        await session.register_node("1", {"cpu": 1})
-        beside = await session.submit(dag_of(8, cost={"cpu": 1}))
-        if wrong == "never":
-            await beside
-        with pytest.raises(handoff.AllocationError, match=message) as caught:
-            await session.execute(dag_of(2, cost={"cpu": 2}), allocation_strategy=own)
-        assert caught.value.function_id in (0, 1)
-        assert caught.value.cost == {"cpu": 2}
-        assert (await beside).results == {i: -i for i in range(8)}
-        assert (await session.execute(dag_of(2), allocation_strategy="fastest")).results == {0: 0, 1: -1}
+    with dask.config.set({"handoff.answer-timeout": 0.2 if wrong == "waits" else 5}):
+        async with handoff.Handoff(c) as session:
+            await session.register_node("1", {"cpu": 1})
+            beside = await session.submit(dag_of(8, cost={"cpu": 1}))
+            if wrong == "never":
+                await beside
+            with pytest.raises(handoff.AllocationError, match=message) as caught:
+                await session.execute(dag_of(2, cost={"cpu": 2}), allocation_strategy=own)
+            assert caught.value.function_id in (0, 1)
+            assert caught.value.cost == {"cpu": 2}
+            assert (await beside).results == {i: -i for i in range(8)}
+            assert (await session.execute(dag_of(2), allocation_strategy="fastest")).results == {0: 0, 1: -1}
     engine = s.plugins["handoff"].driver.engine
     engine.check()
     assert engine.placed == engine.waiting == 0
@@ -244,7 +251,7 @@ async def test_a_slow_strategy_is_named_in_the_log(c, s, a, b, caplog):
         time.sleep(0.12)
         return nodes[0].name
 
-    with caplog.at_level(logging.WARNING, "handoff_dask.scheduler.user_strategies"):
+    with caplog.at_level(logging.WARNING, "handoff_dask.scheduler.user_code"):
         async with handoff.Handoff(c) as session:
             await session.execute(dag_of(3), allocation_strategy=slow)
     said = [r.getMessage() for r in caplog.records if "took" in r.getMessage()]

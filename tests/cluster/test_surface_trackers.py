@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import operator
 import threading
+import time
 
+import dask
 import pytest
 from clusters import live
 from distributed import Client, Event, Worker
@@ -160,22 +162,35 @@ class Async(Recorder):
         return True
 
 
+class Waits(Recorder):
+    def wants(self, node, req):
+        time.sleep(1)
+
+
 class RaisesLater(Recorder):
     def release(self, node, req):
         raise KeyError(node)
 
 
-@pytest.mark.parametrize(("tracker", "message"), [(Raising, "SystemExit: no more"), (Async, "coroutine")])
+@pytest.mark.parametrize(
+    ("tracker", "message"),
+    [
+        (Raising, "SystemExit: no more"),
+        (Async, "coroutine"),
+        (Waits, "resource tracker 'Waits' did not answer within 0.3 s"),
+    ],
+)
 @cluster
 async def test_a_tracker_that_raises_fails_the_dag_alone(c, s, a, b, tracker, message):
-    async with (
-        Client(s.address, asynchronous=True) as other,
-        handoff.Handoff(other) as beside,
-        handoff.Handoff(c, resource_tracker=tracker) as session,
-    ):
-        with pytest.raises(handoff.AllocationError, match=message):
-            await session.execute(dag_of(2, cost={"cpu": 1}))
-        assert (await beside.execute(dag_of(2))).results == {0: 0, 1: -1}
+    with dask.config.set({"handoff.answer-timeout": 0.3}):
+        async with (
+            Client(s.address, asynchronous=True) as other,
+            handoff.Handoff(other) as beside,
+            handoff.Handoff(c, resource_tracker=tracker) as session,
+        ):
+            with pytest.raises(handoff.AllocationError, match=message):
+                await session.execute(dag_of(2, cost={"cpu": 1}))
+            assert (await beside.execute(dag_of(2))).results == {0: 0, 1: -1}
     s.plugins["handoff"].driver.engine.check()
 
 
@@ -183,7 +198,7 @@ async def test_a_tracker_that_raises_fails_the_dag_alone(c, s, a, b, tracker, me
 async def test_that_a_release_raises_changes_nothing(c, s, a, b, caplog):
     async with handoff.Handoff(c, resource_tracker=RaisesLater()) as session:
         assert (await session.execute(dag_of(2))).results == {0: 0, 1: -1}
-    assert "resource tracker RaisesLater raised in release" in caplog.text
+    assert "resource tracker 'RaisesLater' raised in release" in caplog.text
 
 
 @cluster

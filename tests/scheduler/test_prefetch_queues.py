@@ -68,29 +68,29 @@ def test_queues_in_which_nothing_has_ended_are_overdue():
     assert list(queues.overdue(since=6.0)) == []
 
 
-def test_a_stuck_thread_gives_its_queue_another_resource():
-    """The resource comes back with the end of the thread, and with it the queue's own name."""
+def test_a_stuck_thread_gives_its_queue_another_lane():
+    """The lane comes back with the end of the thread, and with it the queue's own name."""
     queues = PrefetchQueues()
-    [own] = queues.restriction(QUEUE, 2)
+    [own] = queues.admission(QUEUE, 2)
     first = sent(queues)
     queues.sticks(first.attempt, now=1.0)
-    [other] = queues.restriction(QUEUE, 2)
+    [other] = queues.admission(QUEUE, 2)
 
     assert own == LANES[0]
     assert other in LANES[SHORT_LANES + RELAYS :]
     queues.comes_free(first.attempt)
-    assert list(queues.restriction(QUEUE, 2)) == [own]
+    assert list(queues.admission(QUEUE, 2)) == [own]
     queues.comes_free(first.attempt)  # told twice: nothing more happens
 
 
-def test_two_stuck_threads_have_two_resources():
+def test_two_stuck_threads_have_two_lanes():
     queues = PrefetchQueues()
     first, second = sent(queues, slots=2), sent(queues, slots=2)
     queues.sticks(first.attempt, now=1.0)
-    one = queues.restriction(QUEUE, 2)
+    one = queues.admission(QUEUE, 2)
     queues.sticks(second.attempt, now=1.0)
 
-    assert queues.restriction(QUEUE, 2) != one
+    assert queues.admission(QUEUE, 2) != one
 
 
 def test_nothing_is_kept_of_a_node_that_has_left():
@@ -100,6 +100,6 @@ def test_nothing_is_kept_of_a_node_that_has_left():
     queues.node_left("tcp://a")
 
     assert not queues.is_anybody_behind()
-    assert list(queues.restriction(QUEUE, 1)) == [LANES[0]]
+    assert list(queues.admission(QUEUE, 1)) == [LANES[0]]
     queues.comes_free(first.attempt)
     assert type(sent(queues).state) is Running
