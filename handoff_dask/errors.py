@@ -209,6 +209,8 @@ class FunctionFailedError(HandoffError):
             times += f", in its inline function {self.inline}"
         why = f": {type(self.__cause__).__name__}: {self.__cause__}" if self.__cause__ else ""
         text = f"function {self.function_id!r} failed on node {self.node!r} after {times}{why}"
+        if not self.attempts:
+            text = f"function {self.function_id!r} could not run{why}"
         if len(self.failed) > 1 or self.skipped:
             text += f" ({failures_text(len(self.failed), len(self.skipped))})"
         return text

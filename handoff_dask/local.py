@@ -28,6 +28,7 @@ from toolz import countby
 from handoff_dask import output, telemetry
 from handoff_dask.bridges.opentelemetry import run_in_context
 from handoff_dask.errors import FunctionFailedError, ValidationError
+from handoff_dask.graph.arguments import rebuilt
 from handoff_dask.graph.dag import DAG, as_dag, no_dag
 from handoff_dask.graph.expansion import Body, Expansion, expand, given_inputs
 from handoff_dask.graph.functions import Failed, Function, FunctionId
@@ -157,16 +158,18 @@ def execute_local(
     dag = as_dag(dag)
     expansion = expand(dag, outputs)
     values = given_inputs(dag, expansion, inputs)
-    # What refers to a result, and has it, is a future of a cluster.
-    values = {
-        i: v.result() if isinstance(v, TaskRef) and hasattr(v, "result") else v for i, v in values.items()
-    }
+    values = {i: rebuilt(value, _result) for i, value in values.items()}
     known = None if cache is None else Known(dag, expansion, values, as_cache(cache))
     retries = given_retry(max_retries, retry, 3)
     run = _Run(expansion, values, retries, choice_on_failure(on_failure), on_event, known)
     if progress:
         run.row = show(dag.id)
     return run.execute() if timeout is None else _within(run, float(timeout))
+
+
+def _result(inside: Any) -> Any:
+    """What refers to a result, and has it, is a future of a cluster."""
+    return inside.result() if isinstance(inside, TaskRef) and hasattr(inside, "result") else inside
 
 
 def _check_options(max_retries: Any, timeout: Any, progress: Any, unknown: Mapping[str, Any]) -> None:

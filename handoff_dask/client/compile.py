@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, cast
 
 import cloudpickle
-from dask._task_spec import DataNode, Task, TaskRef
+from dask._task_spec import DataNode, GraphNode, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.sizeof import sizeof
 from distributed import Future
@@ -21,6 +21,7 @@ from handoff_dask.client.shared_values import SharedValues
 from handoff_dask.client.user_strategies import pack_functions
 from handoff_dask.collector import collector_held
 from handoff_dask.errors import InvalidFunctionError
+from handoff_dask.graph.arguments import Structure, without_ids
 from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.expansion import Body, Expansion, Transfer, expand, given_inputs
 from handoff_dask.graph.functions import Code, Function, FunctionId, name_of
@@ -30,6 +31,7 @@ from handoff_dask.graph.retry import Retry
 from handoff_dask.placement.events import Demand
 from handoff_dask.protocol.calls import After, Carried, Constant, Inlined, Moved, nothing
 from handoff_dask.protocol.failed_values import Guarded
+from handoff_dask.protocol.filled import Filled
 from handoff_dask.protocol.isolated_call import Isolated
 from handoff_dask.protocol.manifest import Items, Manifest, Options, position_of, token_of
 from handoff_dask.protocol.names import ANNOTATION, barrier_key, is_barrier
@@ -56,8 +58,8 @@ class Compiled:
     manifest: Manifest
     #: What an execution runs, inputs and inline functions too.
     expansion: Expansion
-    #: Inputs that are on the cluster already; they must stay there.
-    held: Mapping[FunctionId, Future[Any]] = field(default_factory=dict)
+    #: Futures that inputs are or hold: what they stand for must stay on the cluster.
+    held: Sequence[tuple[FunctionId, Future[Any]]] = ()
     #: Functions that do not run, since their results are known.
     reused: frozenset[FunctionId] = frozenset()
     #: Those of them whose results are wanted, in order.
@@ -221,6 +223,8 @@ class _Compiler:
         goes_on = options.on_failure != "stop"
         #: The functions that run although arguments failed.
         self.accepting = {i for i, body in bodies.items() if goes_on and body.function.accept_failed}
+        #: Futures that inputs are or hold.
+        self.held: list[tuple[FunctionId, Future[Any]]] = []
         self.input_nodes = self._input_nodes()
         #: ``{input: key}`` of those that Dask brings to the functions; the others travel within them.
         self.input_keys: dict[FunctionId, Any] = {i: node.key for i, node in self.input_nodes.items()}
@@ -238,16 +242,24 @@ class _Compiler:
             if isinstance(body.function.code, Spawn):
                 yield from (body.function.code.template,) * 2
 
-    def _input_nodes(self) -> dict[FunctionId, DataNode]:
-        """Large inputs that several functions take, as nodes of the graph; others are embedded."""
+    def _input_nodes(self) -> dict[FunctionId, GraphNode]:
+        """Large inputs that several functions take, and those that hold futures, as nodes of the graph."""
         if not self.expansion.inputs:
             return {}
         uses = frequencies(concat(body.needs for body in self.expansion.bodies.values()))
-        nodes = {}
+        nodes: dict[FunctionId, GraphNode] = {}
         for n, i in enumerate(self.expansion.inputs):
-            value = self.inputs.get(i)
-            if uses.get(i, 0) > 1 and not isinstance(value, Future) and sizeof(value) > SMALL_INPUT:
-                nodes[i] = DataNode(f"input-{self.token}-{n}", self.packer.kept(value))
+            key, value = f"input-{self.token}-{n}", self.inputs.get(i)
+            if isinstance(value, Future):
+                self.held.append((i, value))
+                continue
+            given = Structure.of(value, Future)
+            if given is not value:
+                self.held.extend((i, future) for future in given.arguments)
+                filled = Filled(self.packer.value(without_ids(given)))
+                nodes[i] = Task(key, filled, *(TaskRef(future.key) for future in given.arguments))
+            elif uses.get(i, 0) > 1 and sizeof(value) > SMALL_INPUT:
+                nodes[i] = DataNode(key, self.packer.kept(value))
         return nodes
 
     def compiled(self, announced: bool, says_costs: bool) -> Compiled:
@@ -271,7 +283,7 @@ class _Compiler:
             _Annotations(resources, graph),
             manifest,
             self.expansion,
-            {i: v for i, v in self.inputs.items() if isinstance(v, Future)},
+            self.held,
             frozenset() if self.reuse is None else self.reuse.plan.reused,
             () if self.reuse is None else self.reuse.wanted,
             {} if self.reuse is None else self.reuse.wanted_futures,

@@ -6,7 +6,7 @@ The scheduler's plugin knows nothing of these failures, so the client has to not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -29,7 +29,7 @@ class InputChecks:
     first
         One of the futures of its functions.
     inputs
-        ``{input id: future}`` of the inputs that are on the cluster already.
+        ``(input id, future)`` of those that inputs are or hold.
     fail
         Called with the error if the execution can never end well, and with whether the scheduler
         knows the run: then it will still report the end.
@@ -42,7 +42,7 @@ class InputChecks:
         dag_id: Hashable,
         token: str,
         first: Future[Any],
-        inputs: Mapping[Hashable, Future[Any]],
+        inputs: Sequence[tuple[Hashable, Future[Any]]],
         fail: Callable[[HandoffError, bool], None],
     ) -> None:
         self._link = link
@@ -50,11 +50,11 @@ class InputChecks:
         self._token = token
         self._fail = fail
         # Futures of this client: the user may release the given ones, or they belong to another client.
-        self._inputs: dict[Hashable, Future[Any]] = {i: Future(future.key) for i, future in inputs.items()}
+        self._inputs: list[tuple[Hashable, Future[Any]]] = [(i, Future(f.key)) for i, f in inputs]
         if inputs:
-            adopt(self._inputs.values(), link.client)
+            adopt((future for _, future in self._inputs), link.client)
         self._tasks = [asyncio.ensure_future(self._check_graph(first))]
-        self._tasks += [asyncio.ensure_future(self._check_input(i)) for i in self._inputs]
+        self._tasks += [asyncio.ensure_future(self._check_input(*given)) for given in self._inputs]
 
     def end(self, outcome: object = None, status: str = "") -> None:
         """The execution is over."""
@@ -84,9 +84,8 @@ class InputChecks:
         except (SchedulerLostError, RuntimeError):  # the connection, or all of them, are closed
             return False
 
-    async def _check_input(self, input_id: Hashable) -> None:
+    async def _check_input(self, input_id: Hashable, future: Future[Any]) -> None:
         """Notice if a future that was given as an input fails: the plugin knows of functions only."""
-        future = self._inputs[input_id]
         await settled(future)
         if future.status == "finished":
             return
@@ -106,7 +105,7 @@ class InputChecks:
         self._fail(error, is_known)
 
 
-def refuse_cancelled(inputs: Mapping[Hashable, Future[Any]]) -> None:
+def refuse_cancelled(inputs: Iterable[tuple[Hashable, Future[Any]]]) -> None:
     """Refuse futures, given as inputs, that have been cancelled already.
 
     Raises
@@ -114,7 +113,7 @@ def refuse_cancelled(inputs: Mapping[Hashable, Future[Any]]) -> None:
     ValidationError
         If one has been cancelled.
     """
-    for input_id, future in inputs.items():
+    for input_id, future in inputs:
         if future.cancelled():
             raise ValidationError(
                 f"the future given as input {input_id!r} has been cancelled; give one that has a result"

@@ -210,13 +210,13 @@ class Structure:
 
     #: The value, with :data:`RESULT` in each place of a result.
     value: Any
-    #: What stands in these places, in order.
-    arguments: tuple[Argument, ...]
+    #: What stands in these places, in order: arguments, or futures in an input.
+    arguments: tuple[Any, ...]
 
     @staticmethod
-    def of(value: Any, kind: type[Argument]) -> Any:
+    def of(value: Any, kind: type) -> Any:
         """The structure of a value in which some of this kind stand; the value itself if none does."""
-        found: list[Argument] = []
+        found: list[Any] = []
 
         def marked(part: Any) -> Any:
             if isinstance(part, kind):
@@ -224,7 +224,7 @@ class Structure:
                 return RESULT
             return part
 
-        template = _rebuilt(value, marked)
+        template = rebuilt(value, marked)
         return Structure(template, tuple(found)) if found else value
 
 
@@ -250,7 +250,7 @@ def has_any(value: Any, kind: type) -> bool:
 def fill(value: Any, results: Iterator[Any]) -> Any:
     """A plain value as it is; with the next results in their places where results stand."""
     if isinstance(value, Structure):
-        return _rebuilt(value.value, lambda part: next(results) if part is RESULT else part)
+        return rebuilt(value.value, lambda part: next(results) if part is RESULT else part)
     return next(results) if value is RESULT or isinstance(value, Argument) else value
 
 
@@ -277,15 +277,15 @@ def arguments_in(value: Any) -> tuple[Argument, ...]:
     return value.arguments if isinstance(value, Structure) else ()
 
 
-def _rebuilt(value: Any, leaf: Callable[[Any], Any]) -> Any:
+def rebuilt(value: Any, leaf: Callable[[Any], Any]) -> Any:
     """A copy of lists, tuples and dicts, with what ``leaf`` makes of each thing in them."""
     kind = type(value)
     if kind is list:
-        return [_rebuilt(part, leaf) for part in value]
+        return [rebuilt(part, leaf) for part in value]
     if kind is dict:
-        return {key: _rebuilt(part, leaf) for key, part in value.items()}
+        return {key: rebuilt(part, leaf) for key, part in value.items()}
     if isinstance(value, tuple):
-        parts = [_rebuilt(part, leaf) for part in value]
+        parts = [rebuilt(part, leaf) for part in value]
         if kind is tuple:
             return tuple(parts)
         return kind(*parts) if hasattr(kind, "_fields") else leaf(value)

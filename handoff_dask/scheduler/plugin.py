@@ -283,8 +283,11 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         if action == "worker-status-change":
             self.nodes_changed(self.nodes.status(str(topic), msg["status"] == Status.running.name))
         elif action == "remove-worker" and topic != "all":
+            node = self.nodes.by_address.get(str(topic))
+            name = str(topic) if node is None else node.name
             self._node_left(str(topic), expected=msg["expected"])
             self.lost_results.lost(msg.get("lost-computed-tasks", ()))
+            self.registry.data_lost(msg.get("lost-scattered-tasks", ()), name)
 
     def _node_left(self, address: str, *, expected: bool) -> None:
         """Tell the engine, once, before it hears of the functions that ran there."""

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
+from dask.typing import Key
 from distributed.metrics import time
+from distributed.protocol import pickle
 from toolz import groupby, unique
 
 from handoff_dask.collector import collector_held
@@ -235,6 +237,32 @@ class Registry:
     def refuse(self, run: RunState, position: int, refusal: tuple[dict[str, str], str | None]) -> None:
         """End a run that handoff cannot go on with; of tasks of Dask's own, fail one."""
         self._failed(run, position, RunFailure(refusal=refusal), ends=not run.is_of_tasks)
+
+    def data_lost(self, keys: Iterable[Key], node: str) -> None:
+        """Dask is about to forget data that was scattered, with all that waits for it: fail these runs."""
+        for key in keys:
+            error = HandoffError(
+                f"{key!r}, which was scattered and cannot be computed again, is lost with node {node!r}; "
+                "scatter it anew, and with broadcast=True to have it on several nodes"
+            )
+            failure = RunFailure(exception=pickle.dumps(error), text=str(error))
+            forgotten = self._going_with(key)
+            ending = {f.run.token for f in forgotten if f.key in f.run.missing or f.key in f.run.wanted}
+            for function in forgotten:
+                if function.run.token in ending and function.run.watched:
+                    self._failed(function.run, function.position, failure, ends=True)
+
+    def _going_with(self, key: Key) -> list[FunctionState]:
+        """The functions that Dask forgets with data that is lost, the first to take it first."""
+        found, look_at = [], [key]
+        for one in look_at:
+            for dependent in self._tasks.dependents(one):
+                if dependent not in look_at and not self._tasks.has_ended(dependent):
+                    look_at.append(dependent)
+                    function = self._runs.functions.get(dependent)
+                    if function is not None:
+                        found.append(function)
+        return found
 
     def _failed(self, run: RunState, position: int, failure: RunFailure, *, ends: bool = False) -> None:
         """Note that a function has failed for good, and end its run unless that goes on."""

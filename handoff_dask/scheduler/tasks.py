@@ -63,6 +63,11 @@ class Tasks:
         task = self._tasks.get(key)
         return task is not None and task.state == "memory"
 
+    def has_ended(self, key: Hashable) -> bool:
+        """Whether a task has failed, or some worker has its result, also while its node is being removed."""
+        task = self._tasks.get(key)
+        return task is not None and (task.state == "erred" or bool(task.who_has))
+
     def is_present(self, key: Hashable, run_id: int) -> bool:
         """Whether a worker speaks of the present attempt of a task."""
         task = self._tasks.get(key)

@@ -20,6 +20,7 @@ from handoff_dask.protocol.transfers import Arrived, load, opaque_pool
 
 if TYPE_CHECKING:
     from distributed import Worker
+    from distributed.core import ConnectionPool
     from distributed.worker_state_machine import StateMachineEvent, TaskState
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Arrivals:
         self._worker = worker
         self._say_unreadable = say_unreadable
         self._pool = opaque_pool(worker.rpc, worker)
-        self._view = _WithPool(worker, self._pool)
+        self._with_pool = _with_pool(worker, self._pool)
         #: Keys of what has come and could not be loaded.
         self._unread: set[Any] = set()
 
@@ -62,7 +63,7 @@ class Arrivals:
     ) -> StateMachineEvent:
         dask_gather_dep: Any = type(self._worker).gather_dep
         event: StateMachineEvent = await dask_gather_dep(
-            self._view, worker, to_gather, total_nbytes, stimulus_id=stimulus_id
+            self._with_pool, worker, to_gather, total_nbytes, stimulus_id=stimulus_id
         )
         if isinstance(event, GatherDepSuccessEvent):
             # Not in the event loop: it would wait for whatever the values do when they are loaded.
@@ -105,15 +106,12 @@ def _loaded(key: Any, value: Any) -> Any:
         return Arrived(value.header, value.frames)
 
 
-class _WithPool:
-    """A worker with other connections."""
-
-    def __init__(self, worker: Worker, pool: Any) -> None:
-        self._worker = worker
-        self.rpc = pool
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._worker, name)
+def _with_pool(worker: Worker, pool: ConnectionPool) -> Worker:
+    """The same worker, and of its class, but with other connections."""
+    kind = type(worker)
+    same: Worker = object.__new__(type(kind.__name__, (kind,), {"rpc": property(lambda self: pool)}))
+    same.__dict__ = worker.__dict__
+    return same
 
 
 class Opening:

@@ -101,10 +101,45 @@ async def test_an_input_may_be_a_future(c, s, a, b):
     await until(lambda: set(s.tasks) == {future.key})
 
 
+def total(value):
+    if isinstance(value, dict):
+        return sum(map(total, value.values()))
+    return sum(map(total, value)) if isinstance(value, (list, tuple)) else value
+
+
+@live()
+async def test_futures_inside_an_input_are_resolved(c, s, a, b):
+    """As in Dask: in lists, tuples and values of dicts."""
+    one, two = await c.scatter([1, 2])
+    dag = [
+        Function("x", [], None, type="input"),
+        Function("sum", ["x"], total),
+        Function("x as it is", ["x"], same),
+    ]
+    async with handoff.Handoff(c) as session:
+        for given, expected in (
+            ([one, (two, [one]), 3], [1, (2, [1]), 3]),
+            ({"a": one, "b": [two, {"c": c.submit(slowinc, 6, delay=0.1)}]}, {"a": 1, "b": [2, {"c": 7}]}),
+        ):
+            found = (await session.execute(dag, inputs={"x": given})).results
+            assert found == {"sum": total(expected), "x as it is": expected}
+        failing = c.submit(operator.truediv, 1, 0)
+        with pytest.raises(handoff.HandoffError, match="future given as input 'x'"):
+            await session.execute(dag, inputs={"x": [one, failing]}, timeout=20)
+        gone = c.submit(slowinc, 1, delay=0.1)
+        await gone.cancel()
+        with pytest.raises(handoff.ValidationError, match="future given as input 'x' has been cancelled"):
+            await session.execute(dag, inputs={"x": {"of": gone}}, timeout=20)
+
+
 def test_an_input_may_be_a_future_here_too():
     with Client(processes=False, dashboard_address=":0", n_workers=1, set_as_default=False) as client:
-        inputs = {"x": client.submit(operator.add, 4, 6)}
-        assert handoff.execute_local(dag_with_input(), inputs=inputs).results["g"] == ((5, 10, 10), {})
+        ten = client.submit(operator.add, 4, 6)
+        assert handoff.execute_local(dag_with_input(), inputs={"x": ten}).results["g"] == ((5, 10, 10), {})
+        dag = [Function("x", [], None, type="input"), Function("same", ["x"], same)]
+        assert handoff.execute_local(dag, inputs={"x": [ten, {"a": ten}]}).results == {
+            "same": [10, {"a": 10}]
+        }
 
 
 @live()

@@ -92,3 +92,33 @@ async def test_results_of_a_failed_run_may_be_lost(c, s, *workers, stage):
         with pytest.raises(CancelledError, match="is not computed again"):
             await execution.futures[0]
         await nothing_claimed(s)
+
+
+@live(1, 1)
+async def test_scattered_data_that_is_lost_fails_who_takes_it_by_its_reason(c, s, a, b, stage):
+    """Dask forgets all that waits for it, as if it had been cancelled."""
+    async with handoff.Handoff(c) as session:
+        data = await c.scatter({"data": 7}, workers=[a.address])
+        for given in (data["data"], [data["data"]]):
+            dag = [
+                Function("x", [], None, type="input"),
+                stage.function("first", node="1"),
+                Function("takes", ["x"], number, after=["first"]),
+                Function("then", ["takes"], number),
+            ]
+            execution = await session.submit(dag, inputs={"x": given})
+            await until(lambda: "first" in stage.started)
+            if given is data["data"]:
+                stage.cue("first")
+                assert (await execution).results["takes"] == 1
+                stage.story.clear()
+        await a.close()
+        with pytest.raises(
+            handoff.FunctionFailedError, match=r"'takes' could not run.*'data'.*scattered"
+        ) as caught:
+            await execution
+        assert "is lost with node '0'" in str(caught.value.__cause__)
+        assert execution.status == "failed"
+        assert caught.value.skipped == {"then": "takes"}
+        stage.cue("first")
+        await nothing_claimed(s)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
-from distributed import Event
+from distributed import Event, Worker
 from distributed.utils_test import gen_cluster, inc
 from distributed.worker_state_machine import ComputeTaskEvent, ExecuteSuccessEvent, WorkerState
 from stage import until
@@ -79,3 +79,22 @@ async def test_times_of_a_transfer_are_those_of_the_tasks(c, s, a, b):
         await c.submit(inc, x, key="y", workers=[b.address])
         transfer, compute = b.state.tasks["y"].startstops
         assert transfer["stop"] < compute["start"]
+
+
+class _OwnWorker(Worker):
+    """Somebody's own kind of worker."""
+
+    fetched: ClassVar[list[Any]] = []
+
+    async def gather_dep(self, *args: Any, **kwargs: Any) -> Any:
+        event = await super().gather_dep(*args, **kwargs)
+        self.fetched.append(event)
+        return event
+
+
+@gen_cluster(client=True, nthreads=[("127.0.0.1", 1)])
+async def test_workers_of_a_class_of_ones_own_fetch_what_their_tasks_take(c, s, a):
+    async with Handoff(c), _OwnWorker(s.address) as own:
+        x = c.submit(inc, 1, key="x", workers=[a.address])
+        assert await c.submit(inc, x, key="y", workers=[own.address]) == 3
+        assert len(own.fetched) == 1
