@@ -20,7 +20,7 @@ from handoff_dask.graph.functions import Failed
 from handoff_dask.protocol.names import NAME
 from handoff_dask.protocol.packing import opened
 
-__all__ = ["LAST_ATTEMPT", "FailedValue", "Guarded"]
+__all__ = ["LAST_ATTEMPT", "FailedValue", "Guarded", "guard_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,17 +102,31 @@ class Guarded:
                 results = tuple(r.failed() if isinstance(r, FailedValue) else r for r in results)
             return self.call(*results)
         except Exception as error:
-            worker = _worker()
-            if worker is None:  # Dask runs the DAG in this process
+            value = self.value_of(error)
+            if value is None:
                 raise
-            is_final = self.retry is not None and not opened(self.retry).retries(original(error))
-            task = worker.state.tasks[worker.get_current_task()]
-            if self.packed_id is not None and (is_final or (task.annotations or {}).get(LAST_ATTEMPT)):
-                return FailedValue(self.packed_id, _packed(error), error)
-            if is_final:
-                plugin: Any = worker.plugins[NAME]
-                plugin.is_final(task.key)
-            raise
+            return value
+
+    def value_of(self, error: Exception) -> FailedValue | None:
+        """The failure as a value, if what has been raised is to be the function's result."""
+        worker = _worker()
+        if worker is None:  # Dask runs the DAG in this process
+            return None
+        is_final = self.retry is not None and not opened(self.retry).retries(original(error))
+        task = worker.state.tasks[worker.get_current_task()]
+        if self.packed_id is not None and (is_final or (task.annotations or {}).get(LAST_ATTEMPT)):
+            return FailedValue(self.packed_id, _packed(error), error)
+        if is_final:
+            plugin: Any = worker.plugins[NAME]
+            plugin.is_final(task.key)
+        return None
+
+
+def guard_of(call: Any) -> Guarded | None:
+    """What guards a call of a function, if something does."""
+    while call is not None and not isinstance(call, Guarded):
+        call = getattr(call, "call", None)
+    return call
 
 
 def _worker() -> Worker | None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from distributed.metrics import monotonic, time
+from distributed.protocol import pickle
 
 from handoff_dask.errors import AllocationError, HandoffError
 from handoff_dask.placement.decisions import Decision, Place, Reject
@@ -123,6 +124,7 @@ class Dispatcher:
             life.KeepClaim: self._keep_claim,
             life.TakeBack: lambda function, action: self.take_back([function.key]),
             life.FailTask: lambda function, action: self._tasks.fail(function.key, action.error, "reject"),
+            life.GiveFailure: lambda function, action: self._later(self._give_failure, function, action),
             life.GiveResultUp: self._give_result_up,
         }
 
@@ -139,10 +141,10 @@ class Dispatcher:
                 self._observers.claim_returned(function, action.attempt)
         # Last of all: with its last function a run ends.
         self._registry.function_changed(function, event)
-        if isinstance(event, (life.FailedForGood, life.GivenUp, life.Rejected)):
-            is_passed_on = isinstance(event, life.FailedForGood) and event.is_passed_on
-            if isinstance(function.state, Failed) and function.run.keeps_going:
-                self._skip_what_needs(function, is_passed_on)
+        has_failed = isinstance(event, (life.FailedForGood, life.GivenUp, life.Rejected))
+        if has_failed and isinstance(function.state, Failed) and function.run.keeps_going:
+            is_result = isinstance(event, life.FailedForGood) and event.is_passed_on
+            self._skip_what_needs(function, is_result or function.state.is_given)
 
     def _skip_what_needs(self, failed: FunctionState, is_passed_on: bool) -> None:
         """Skip what needs a function that has failed, unless it accepts that; at once, to tell people."""
@@ -279,6 +281,11 @@ class Dispatcher:
 
     def _give_result_up(self, function: FunctionState, action: life.GiveResultUp) -> None:
         self._tasks.give_up(function.key, action.error, function.run.client)
+
+    def _give_failure(self, function: FunctionState, action: life.GiveFailure) -> None:
+        if isinstance(function.state, Failed):
+            packed_id = pickle.dumps(function.run.id_of(function.position))
+            self._tasks.give_failure(function.key, packed_id, action.exception)
 
     def _refuse(self, function: FunctionState) -> None:
         """A function of a run that was given up is asked for, since its result is lost or to retry it."""

@@ -15,8 +15,8 @@ skipped        ArgumentsReady     the same               pass the failure on to 
 waiting        Placed             running, prefetched    send it to its node
 waiting        Withdrawn          pending                withdraw it from the engine
 waiting        GivenUp            failed                 withdraw it from the engine
-waiting        Rejected           failed                 fail its task; give its result up if its run
-                                                         is over
+waiting        Rejected           failed                 fail its task, or give it the failure as its
+                                                         result; give its result up if its run is over
 prefetched     TurnCame           running
 running,       NotTaken           waiting                hold it, return its claim, offer it again
 prefetched
@@ -29,7 +29,8 @@ prefetched
 running,       Ended              finished               hold it, return its claim
 prefetched
 running,       FailedForGood      failed                 hold it; return its claim, or keep the claim
-prefetched                                               until its thread is over
+prefetched                                               until its thread is over; give its task the
+                                                         failure as its result
 running,       Dropped            pending, cancelled     hold it; return its claim, or keep the claim
 prefetched                                               until its thread is over
 finished       ResultLost         the same
@@ -178,6 +179,8 @@ class FailedForGood:
     node_is_there: bool = True
     #: Whether the failure is the function's result, so that what accepts it may run.
     is_passed_on: bool = False
+    #: Whether its task has that result; it is to be given it otherwise.
+    has_value: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +341,14 @@ class FailTask:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveFailure:
+    """Let the task have its failure as its result, without running it."""
+
+    #: The exception: an object, or as Dask serialises it.
+    exception: Any
+
+
+@dataclass(frozen=True, slots=True)
 class GiveResultUp:
     """Let nobody wait for the task's result: it was lost, and is not computed again."""
 
@@ -358,6 +369,7 @@ Action: TypeAlias = (
     | KeepClaim
     | TakeBack
     | FailTask
+    | GiveFailure
     | GiveResultUp
 )
 
@@ -499,7 +511,10 @@ class Lifecycle:
         return [Withdraw()]
 
     def _rejected(self, function: FunctionState, event: Rejected, now: float) -> list[Action]:
-        function.state = Failed(function.attempt)
+        gives = function.run.passes_failures
+        function.state = Failed(function.attempt, gives)
+        if gives:
+            return [GiveFailure(event.error)]
         # A lost result, of a run that is over: what was made of it may be there, so it must not fail.
         return [GiveResultUp(event.error) if function.run.over else FailTask(event.error)]
 
@@ -588,10 +603,15 @@ class Lifecycle:
     def _failed_for_good(self, function: FunctionState, event: FailedForGood, now: float) -> list[Action]:
         attempt = self._begun(function)
         _take_times(attempt, event.startstops, now)
-        function.state = Failed(attempt)
+        gives = event.is_passed_on and not event.has_value
+        function.state = Failed(attempt, gives)
         stays = attempt.left_behind and event.node_is_there
         queue = LeaveQueue(attempt, goes_on=event.node_is_there, is_stuck=stays)
-        return [Hold(), queue, KeepClaim(attempt) if stays else ReturnClaim(attempt)]
+        actions: list[Action] = [Hold(), queue, KeepClaim(attempt) if stays else ReturnClaim(attempt)]
+        if gives:
+            assert event.failure is not None
+            actions.append(GiveFailure(event.failure.exception))
+        return actions
 
     def _dropped(self, function: FunctionState, event: Dropped, now: float) -> list[Action]:
         attempt, was_running = _attempt_of(function), isinstance(function.state, Running)

@@ -145,6 +145,9 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         )  # fmt: skip
         self.pauses = Pauses(self.runs, self.tasks, self.driver, self.threads, self.dispatcher.tell)
         self.dispatcher.after = self.pauses.review
+        self.suspicion = Suspicion(
+            self.tasks.get, lambda: scheduler.allowed_failures, lambda address: scheduler.workers[address]
+        )
         least = max(1, min(2, scheduler.allowed_failures))
         self.suspects = Suspects(self.tasks.get, least, self.dispatcher.offer_in_turn)
         self.dispatcher.admits = self.suspects.admits
@@ -200,7 +203,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         if self.log is not None:
             self.observers.add(self.log)
         watching = (
-            self.telemetry, self.ranks, self.trackers, Suspicion(self.tasks.get), self.suspects, self.recall,
+            self.telemetry, self.ranks, self.trackers, self.suspicion, self.suspects, self.recall,
             RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
             self.metrics, self.pipelines, self.pipeline_room, self.transfers, self.dask_tasks, self.data,
             self.pauses, self.nested, self.memory_deaths,
@@ -379,19 +382,10 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
     ) -> life.LifeEvent | None:
         if isinstance(function.state, Skipped):
             return life.ArgumentsReady() if finish == "no-worker" else None
+        if isinstance(function.state, Failed) and function.state.is_given:
+            return None
         if start == "processing":
-            if finish == "memory":
-                failure = function.fact("failure")
-                if failure is not None:
-                    return life.FailedForGood(facts.get("startstops"), failure, is_passed_on=True)
-                return life.Ended(facts.get("startstops"), facts.get("nbytes"))
-            is_there = function.fact("address") in self.scheduler.workers
-            if finish == "erred":
-                failure = self.tasks.failure(function.key)
-                if not is_there:
-                    failure = self.memory_deaths.explained(function, failure)
-                return life.FailedForGood(facts.get("startstops"), failure, is_there)
-            return life.Dropped(is_there, random.random())
+            return self._end_of_attempt(function, finish, facts)
         if finish == "no-worker":
             return life.ArgumentsReady()
         if start == "no-worker" and finish != "processing":
@@ -404,6 +398,27 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         if finish == "waiting" and isinstance(function.state, (Finished, Failed, Cancelled)):
             return life.NeededAgain()
         return None
+
+    def _end_of_attempt(self, function: FunctionState, finish: str, facts: dict[str, Any]) -> life.LifeEvent:
+        if finish == "memory":
+            failure = function.fact("failure")
+            if failure is not None:
+                return life.FailedForGood(facts.get("startstops"), failure, is_passed_on=True)
+            return life.Ended(facts.get("startstops"), facts.get("nbytes"))
+        is_there = function.fact("address") in self.scheduler.workers
+        if finish == "erred":
+            failure = self.tasks.failure(function.key)
+            if not is_there:
+                failure = self.memory_deaths.explained(function, failure)
+            return life.FailedForGood(facts.get("startstops"), failure, is_there)
+        failure = function.fact("failure")  # an argument that cannot be read
+        if not is_there:
+            failure = self.suspicion.last_death(function)
+            failure = failure and self.memory_deaths.explained(function, failure)
+        if failure is not None:
+            passes_on = function.run.passes_failures
+            return life.FailedForGood(None, failure, is_there, is_passed_on=passes_on, has_value=False)
+        return life.Dropped(is_there, random.random())
 
 
 def _defect(error: Exception) -> str:

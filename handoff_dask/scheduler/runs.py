@@ -205,6 +205,11 @@ class RunState:
         return self.watched and self.manifest.options.on_failure != "stop"
 
     @property
+    def passes_failures(self) -> bool:
+        """Whether failures are results, since some of its functions accept them."""
+        return self.keeps_going and bool(self.manifest.accepting) and not self.over
+
+    @property
     def failed(self) -> int | None:
         """Position of the function that failed first."""
         return next(iter(self.failures), None)

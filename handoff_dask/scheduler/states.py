@@ -133,6 +133,8 @@ class Failed:
     status: ClassVar[str] = FAILED
     #: None if it never got a node.
     attempt: Attempt | None
+    #: Whether its task is given the failure as its result: whatever becomes of that task, it has failed.
+    is_given: bool = False
 
 
 @dataclass(slots=True)

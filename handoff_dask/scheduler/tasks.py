@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dask._task_spec import DataNode
 from dask.typing import Key
 from distributed.metrics import time
 from distributed.protocol import pickle
 
 from handoff_dask.placement.devices import DEVICE
-from handoff_dask.protocol.failed_values import LAST_ATTEMPT
+from handoff_dask.protocol.failed_values import LAST_ATTEMPT, FailedValue, guard_of
 from handoff_dask.protocol.names import ADMISSION, ATTEMPT, DEVICES, LIMIT, is_barrier
+from handoff_dask.protocol.telemetry import pack_exception
 from handoff_dask.scheduler.lifecycle import Failure
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ KEEPER = "handoff-runs"
 
 #: The worker restriction of a held task: no worker has such an address.
 HELD = {"handoff://held"}
+
+
+#: What Dask's count of suspicion begins with for a task that can harm nobody.
+UNSUSPECTED = -(1 << 30)
 
 
 class Tasks:
@@ -137,10 +143,15 @@ class Tasks:
         """Let Dask run a task that is held, wherever it likes."""
         task = self._tasks.get(key)
         if task is not None and task.state == "no-worker":
-            task.worker_restrictions = set()
-            task.resource_restrictions = {}
-            self.admit_by(task, {})
+            self._let_pass(task)
             self._transitions({key: "processing"}, "free")
+
+    def _let_pass(self, task: TaskState) -> None:
+        """Let a task that only passes a failure on go to any worker; whose death is not its fault."""
+        task.worker_restrictions = set()
+        task.resource_restrictions = {}
+        self.admit_by(task, {})
+        task.suspicious = UNSUSPECTED
 
     def keep(self, keys: Iterable[str]) -> None:
         """Want tasks that nobody else may want."""
@@ -178,6 +189,46 @@ class Tasks:
             key, "erred", exception=pickle.dumps(error), cause=key, stimulus_id=f"handoff-{why}-{time()}"
         )
         self._transitions(more, why)
+
+    def give_failure(self, key: str, packed_id: bytes, exception: Any) -> None:
+        """Let a task that waits have the failure of its function as its result; it needs nothing any more.
+
+        Parameters
+        ----------
+        packed_id
+            The function's id, where its task does not know it: of a type that may be unknown here.
+        exception
+            An object, or as Dask serialises it.
+        """
+        task = self._tasks.get(key)
+        if task is None or task.state not in ("waiting", "no-worker"):
+            return
+        packed = pack_exception(exception)
+        if isinstance(packed, str):
+            packed = pickle.dumps(Exception(packed))
+        guard = guard_of(getattr(task.run_spec, "func", None))
+        known = None if guard is None else guard.packed_id
+        task.run_spec = DataNode(key, FailedValue(known or packed_id, packed))
+        self._let_pass(task)
+        # What it would have taken may be what has killed its workers: it must not be fetched.
+        unneeded = self._need_nothing(task)
+        self._transitions({**unneeded, key: "processing"}, "failure")
+
+    @staticmethod
+    def _need_nothing(task: TaskState) -> dict[Any, Any]:
+        """Let a task that waits take nothing; what becomes of the tasks that it took."""
+        unneeded = {}
+        for needed in task.dependencies:
+            needed.dependents.discard(task)
+            if needed.waiters:
+                needed.waiters.discard(task)
+            if not needed.who_wants and not needed.dependents:
+                unneeded[needed.key] = "forgotten"
+            elif not needed.who_wants and not needed.waiters and needed.state != "erred":
+                unneeded[needed.key] = "released"
+        task.dependencies.clear()
+        task.waiting_on = set()
+        return unneeded
 
     def give_up(self, key: str, error: BaseException, client: str) -> None:
         """Make a task that is held fail, its result having been lost after its run.

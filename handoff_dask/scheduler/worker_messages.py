@@ -192,6 +192,8 @@ class WorkerMessages:
             if self._present(key, run_id) is not None:
                 if "Could not serialize" in failure["exception_text"]:
                     self._tasks.forbid_retries(key)  # it will not travel another time either
+                if self._passes_on(key, run_id, failure):
+                    continue
                 self.raised(key, run_id, failure["exception"])
                 self._handle_erred(
                     key=key,
@@ -200,6 +202,15 @@ class WorkerMessages:
                     stimulus_id=f"handoff-unreadable-{time()}",
                     **failure,
                 )
+
+    def _passes_on(self, key: str, run_id: int, failure: dict[str, Any]) -> bool:
+        """Whether a function whose argument cannot be read has failed, and what accepts that may run."""
+        function, task = self._runs.functions[key], self._tasks.get(key)
+        passes_on = function.run.passes_failures and task is not None and not task.retries
+        if passes_on:
+            self.gave_up(key, run_id, failure)
+            self._tasks.release([key], "processing", "unreadable")
+        return passes_on
 
     def seceded(self, key: Any, run_id: int, **kwargs: Any) -> None:
         """A task waits for others and has given its thread back; all else it keeps."""

@@ -15,6 +15,7 @@ from dask._task_spec import GraphNode
 from distributed.core import error_message
 from distributed.worker_state_machine import GatherDepSuccessEvent
 
+from handoff_dask.protocol.failed_values import guard_of
 from handoff_dask.protocol.failures import loading, travelling
 from handoff_dask.protocol.transfers import Arrived, load, opaque_pool
 
@@ -136,6 +137,10 @@ class Opening:
                 data = {k: v.open() if isinstance(v, Arrived) else v for k, v in data.items()}
         except BaseException as error:
             told = travelling(error)
+            guard = guard_of(getattr(self.task, "func", None))
+            value = guard.value_of(told) if guard is not None and isinstance(told, Exception) else None
+            if value is not None:
+                return value
             if told is error:
                 raise
         else:

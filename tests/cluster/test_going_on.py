@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 
 import pytest
 from clusters import all_forgotten, live, nothing_claimed
@@ -277,6 +278,93 @@ async def test_what_kills_its_workers_is_a_failure_like_others(c, s, a, b):
         result = await session.execute(dag, on_failure="return")
     assert [type(e).__name__ for e in result.failed.values()] == ["KilledWorker"]
     assert (result.skipped, result.results) == ({"needs": "dies"}, {"other": 1})
+
+
+class Opened:
+    """A value that no node can load."""
+
+    def __reduce__(self):
+        return (int, ("no number",))
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+@live(2, 2, 2, 2)
+async def test_what_kills_its_workers_may_be_accepted(c, s, *workers, allowed, stage):
+    """Also when the node that then has the failure is lost: nothing runs again for that."""
+    dag = [
+        Function("one", [], load, extra_args=[1], cost={"cpu": 1}),
+        stage.function(("dies", 1), ["one"], cost={"cpu": 1}),
+        stage.function("slow", node="0", cost={"cpu": 1}, priority=9),
+        Function("half", [("dies", 1)], lambda v: v, type="inline"),
+        Function("needs", [("dies", 1)], str),
+        Function("seen", ["half", ("dies", 1), "one", "needs"], seen, accept_failed=True, after=["slow"]),
+    ]
+    s.allowed_failures = allowed
+    async with handoff.Handoff(c) as session:
+        await session.register_node("0", {"cpu": 1})
+        execution = await session.submit(dag, on_failure="return", outputs=["seen"])
+        await stage.sees("slow", ("dies", 1))
+        (dying,) = [t for t in s.tasks.values() if t.state == "processing" and t.processing_on.name != 0]
+        for n in range(allowed + 1):
+            await until(lambda n=n: stage.started.count(("dies", 1)) == n + 1)
+            await s.remove_worker(dying.processing_on.address, stimulus_id="test-kill")
+        await until(lambda: dying.state == "memory")
+        (holder,) = dying.who_has
+        if holder.name != 0:
+            await s.remove_worker(holder.address, stimulus_id="test-kill")
+            await until(lambda: dying.state == "memory")
+        stage.cue("slow")
+        result = await execution
+        await nothing_claimed(s)
+        del execution
+    assert {i: type(e).__name__ for i, e in result.failed.items()} == {("dies", 1): "KilledWorker"}
+    assert result.skipped == {"needs": ("dies", 1)}
+    half, died, one, needs = result.results["seen"]
+    assert one == 1
+    for given in (half, died, needs):
+        assert given[0] == ("dies", 1)
+        assert given[1].startswith("KilledWorker")
+    assert stage.started.count(("dies", 1)) == allowed + 1
+    stage.cue(("dies", 1))
+    await all_forgotten(s)
+
+
+@live(1, 1)
+async def test_what_fits_nowhere_any_more_may_be_accepted(c, s, a, b, stage):
+    dag = [
+        stage.function("slow", node="0"),
+        Function("big", ["slow"], str, cost={"cpu": 5}),
+        Function("needs", ["big"], str),
+        Function("seen", ["big", "needs", "slow"], seen, accept_failed=True),
+        Function("more", ["seen"], len),
+    ]
+    async with handoff.Handoff(c) as session:
+        await session.register_node("1", {"cpu": 5})
+        execution = await session.submit(dag, on_failure="return")
+        await until(lambda: bool(stage.story))
+        await session.register_node("1", {"cpu": 1})
+        stage.cue("slow")
+        result = await execution
+    assert isinstance(result.failed["big"], AllocationError)
+    assert (result.skipped, result.results["more"]) == ({"needs": "big"}, 3)
+    big, needs, slow = result.results["seen"]
+    assert (big[0], needs[0], slow) == ("big", "big", "slow")
+    assert big[1].startswith("AllocationError")
+
+
+@pytest.mark.parametrize("value", [Opened, threading.Lock])
+@live(1, 1)
+async def test_what_cannot_read_its_argument_may_be_accepted(c, s, a, b, value):
+    dag = [
+        Function("opaque", [], value, node="0"),
+        Function("reads", ["opaque"], str, node="1", max_retries=0),
+        Function("again", ["opaque"], str, node="1", max_retries=1),
+        Function("seen", ["reads", "again"], seen, accept_failed=True),
+    ]
+    async with handoff.Handoff(c) as session:
+        result = await session.execute(dag, on_failure="return", outputs=["seen"])
+    assert {*result.failed} == {"reads", "again"}
+    assert [given[0] for given in result.results["seen"]] == ["reads", "again"]
 
 
 @live(1, 1)

@@ -27,10 +27,15 @@ from handoff_dask.scheduler.states import (
 )
 
 
-def function_of(run_status: str | None = None) -> FunctionState:
+def function_of(run_status: str | None = None, *, passes_failures: bool = False) -> FunctionState:
     """A function of a run that goes on, or that has ended so."""
     manifest = SimpleNamespace(retry={})
-    run = SimpleNamespace(over=run_status is not None, status=run_status or "running", manifest=manifest)
+    run = SimpleNamespace(
+        over=run_status is not None,
+        status=run_status or "running",
+        manifest=manifest,
+        passes_failures=passes_failures,
+    )
     return FunctionState(run, "f-0123-0", 0)
 
 
@@ -205,6 +210,13 @@ def test_a_rejected_function_fails_with_its_error():
     actions = lived(function, life.ArgumentsReady(), life.Rejected(error, ({}, "no")))
 
     assert (actions, function.state) == ([life.FailTask(error)], Failed(None))
+
+
+def test_a_rejected_function_is_given_its_failure_where_some_accept_failures():
+    function, error = function_of(passes_failures=True), ValueError("no")
+    actions = lived(function, life.ArgumentsReady(), life.Rejected(error, ({}, "no")))
+
+    assert (actions, function.state) == ([life.GiveFailure(error)], Failed(None, is_given=True))
 
 
 @pytest.mark.parametrize("event", [life.Withdrawn(), life.GivenUp()])
