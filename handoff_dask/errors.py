@@ -44,17 +44,19 @@ class ValidationError(HandoffError, ValueError):
 class MissingFunctionError(ValidationError):
     """A function refers to another one that the DAG does not have."""
 
-    def __init__(self, function_id: FunctionId, missing: FunctionId) -> None:
-        super().__init__(function_id, missing)
+    def __init__(self, function_id: FunctionId, missing: FunctionId, hint: str = "") -> None:
+        super().__init__(function_id, missing, hint)
         #: The function that refers.
         self.function_id = function_id
         #: The id that is not there.
         self.missing = missing
+        #: Which id may be meant, in words.
+        self.hint = hint
 
     def __str__(self) -> str:
         return (
             f"function {self.function_id!r} refers to {self.missing!r}, "
-            "which is not in the DAG; add it, or mend args or node"
+            f"which is not in the DAG; {self.hint or 'add it, or mend args or node'}"
         )
 
 

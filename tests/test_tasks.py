@@ -12,7 +12,8 @@ import pytest
 
 import handoff_dask as handoff
 from handoff_dask import DAG, Argument, Collocated, Function
-from handoff_dask.graph.fields import FIELDS, TaskFields
+from handoff_dask.graph.fields import TaskFields
+from handoff_dask.graph.functions import FIELDS
 from handoff_dask.graph.tasks import OF_CALLS
 
 

@@ -11,16 +11,16 @@ import click
 
 from handoff_dask.cli import top as view
 from handoff_dask.cli.cluster import address_of, ask, overview_of, running_cluster, session_on
-from handoff_dask.cli.errors import UNPLACEABLE, Commands, Stop
+from handoff_dask.cli.errors import UNPLACEABLE, WRONG, Commands, Stop
 from handoff_dask.cli.loading import load_dag
 from handoff_dask.cli.others import COMMANDS as OTHERS
-from handoff_dask.cli.parsing import ids_from, inputs_from, parse_amount, parse_nodes
+from handoff_dask.cli.parsing import ids_from, inputs_from, known_ids, parse_amount, parse_nodes
 from handoff_dask.cli.reuse import COMMANDS
-from handoff_dask.cli.running import Run
+from handoff_dask.cli.running import Run, refuse_unwritable
 from handoff_dask.cli.tables import amounts, labels, number, shared_text, table
 from handoff_dask.client.embedded import this_machine
 from handoff_dask.errors import ValidationError
-from handoff_dask.graph.check import CheckReport
+from handoff_dask.graph.check import CheckReport, check_wrong
 from handoff_dask.graph.dag import DAG
 from handoff_dask.placement.strategies import BUILT_IN
 from handoff_dask.record.logs import LogLine, Logs
@@ -54,8 +54,8 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 well; 1 the DAG failed; 2 wrong usage or DAG; 3 a function fits nowhere; "
-    "4 the cluster does not answer; 130 ended from the keyboard.",
+    epilog="Exit codes: 0 well; 1 the DAG failed, or its report was not written; 2 wrong usage or DAG; "
+    "3 a function fits nowhere; 4 the cluster does not answer; 130 ended from the keyboard.",
 )
 @click.option("--traceback", is_flag=True, help="Show errors with their Python traceback.")
 def handoff(traceback: bool) -> None:
@@ -127,6 +127,10 @@ def run(
     On the cluster of --scheduler, or on an embedded one: of --nodes, or of one node that is this
     machine.
     """
+    if report is not None:
+        if options["detach"]:
+            raise ValidationError("--report and --detach are both given; there is nothing to report yet")
+        refuse_unwritable(report)
     dag = load_dag(target)
     wanted = ids_from(outputs, dag) if outputs else dag.sinks() or None
     values = inputs_from(inputs, dag)
@@ -150,21 +154,34 @@ def check(
 ) -> None:
     """Check a DAG against nodes; execute nothing.
 
-    Says what fits nowhere, is misspelt or unused, and how fast the DAG could run at best: on the
-    nodes of --scheduler, of --nodes, or on this machine.
+    Lists all that is wrong with it, says what fits nowhere, is misspelt or unused, and how fast it could
+    run at best: on the nodes of --scheduler, of --nodes, or on this machine.
     """
-    dag = load_dag(target)
-    wanted = ids_from(outputs, dag) if outputs else None
+    problems: list[ValidationError] = []
+    dag = load_dag(target, problems)
+    wanted, unknown = known_ids(outputs, dag)
+    problems += [*dag.problems(), *unknown]
     if nodes is not None and scheduler is not None:
         raise ValidationError("--scheduler and --nodes are both given; give one of them")
+
+    def checked(against: Any) -> CheckReport:
+        if problems:
+            return check_wrong(dag, against, problems)
+        return dag.check(against, outputs=wanted if outputs else None)
+
     if nodes is None and address_of(scheduler) is not None:
         with session_on(scheduler) as session:
-            report = dag.check(session, outputs=wanted)
+            report = checked(session)
     else:
-        report = dag.check(nodes or {"local": this_machine()}, outputs=wanted)
+        report = checked(nodes or {"local": this_machine()})
     click.echo(
         _as_json(_checked(report, dag)) if as_json else "\n".join(map(visible, str(report).splitlines()))
     )
+    if report.problems:
+        count = len(report.problems)
+        raise Stop(
+            report.problems[0] if count == 1 else f"{count} problems; the DAG cannot be executed", WRONG
+        )
     if not report.ok:
         count = len(report.unplaceable)
         raise Stop(f"{count} {'function fits' if count == 1 else 'functions fit'} on no node", UNPLACEABLE)
@@ -322,6 +339,8 @@ def graph(target: str, out: str | None, form: str, collapse: bool | None, as_jso
 
     Prints it as DOT or SVG, or writes it as .svg, .png, .pdf or .dot.
     """
+    if out is not None:
+        refuse_unwritable(out)
     picture = dag_graph(load_dag(target), collapse=collapse)
     if as_json:
         click.echo(_as_json(picture.to_dict()))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import click
 
 from handoff_dask.errors import (
     AllocationError,
-    FunctionFailedError,
     HandoffError,
     NotFoundError,
+    SchedulerLostError,
     ValidationError,
 )
 from handoff_dask.visualization.texts import shortened, visible
 
-#: The DAG failed, was cancelled, or took longer than it may.
+#: The DAG failed, was cancelled, or took longer than it may; or its report could not be written.
 FAILED = 1
 #: What was typed, or the DAG, is wrong; nothing has run.
 WRONG = 2
@@ -54,14 +56,25 @@ def stop_for(error: Exception) -> Stop | None:
         return Stop(str(error), UNPLACEABLE)
     if isinstance(error, (ValidationError, NotFoundError)):
         return Stop(str(error), WRONG)
-    if isinstance(error, FunctionFailedError):
-        return Stop(str(error), FAILED)
+    if isinstance(error, SchedulerLostError):
+        return Stop(str(error), UNREACHABLE)
     # On older Pythons, connecting too late is not among the OSErrors.
     if isinstance(error, (HandoffError, TimeoutError)):
         return Stop(str(error), FAILED)
     if isinstance(error, OSError):
-        return Stop(str(error) or repr(error), UNREACHABLE)
+        # What is said of a file: it was named by the user.
+        about_a_file = error.filename is not None
+        return Stop(str(error) or repr(error), WRONG if about_a_file else UNREACHABLE)
     return None
+
+
+def nobody_reads() -> None:
+    """Write no more, not even when Python ends and writes what is left: the reader is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Commands(click.Group):
@@ -75,6 +88,10 @@ class Commands(click.Group):
             raise
         except KeyboardInterrupt:
             raise Stop("interrupted", INTERRUPTED) from None
+        except BrokenPipeError:
+            # Whoever reads the output has seen enough.
+            nobody_reads()
+            raise click.exceptions.Exit(0) from None
         except Exception as error:
             stop = None if ctx.params.get("traceback") else stop_for(error)
             if stop is None:

@@ -20,7 +20,7 @@ from handoff_dask.protocol.shipping import add_folder
 DEFAULT = "dag"
 
 
-def load_dag(target: str) -> DAG:
+def load_dag(target: str, problems: list[ValidationError] | None = None) -> DAG:
     """The DAG that a target names.
 
     Parameters
@@ -29,6 +29,9 @@ def load_dag(target: str) -> DAG:
         ``FILE`` or ``FILE:NAME``: a Python file, or a module that can be imported, and in it a DAG,
         a list of functions, or a function without arguments that returns one.  Without a name:
         ``dag``, or the only DAG there is.
+    problems
+        Given what is wrong with the functions of a list, so that the others can be looked at too; where
+        it is ``None``, the first problem is raised.
 
     Raises
     ------
@@ -38,9 +41,9 @@ def load_dag(target: str) -> DAG:
     where, name = _split(target)
     module = _load(where)
     if name:
-        return _as_dag(f"{where}:{name}", _named(module, where, name))
+        return _as_dag(f"{where}:{name}", _named(module, where, name), problems)
     if hasattr(module, DEFAULT):
-        return _as_dag(f"{where}:{DEFAULT}", getattr(module, DEFAULT))
+        return _as_dag(f"{where}:{DEFAULT}", getattr(module, DEFAULT), problems)
     found = {id(value): (name, value) for name, value in vars(module).items() if isinstance(value, DAG)}
     if len(found) == 1:
         return as_dag(next(iter(found.values()))[1])
@@ -113,7 +116,7 @@ def _named(module: ModuleType, where: str, name: str) -> Any:
     return value
 
 
-def _as_dag(called: str, value: Any) -> DAG:
+def _as_dag(called: str, value: Any, problems: list[ValidationError] | None) -> DAG:
     if isinstance(value, Callable) and not isinstance(value, (DAG, Function)):  # type: ignore[arg-type]
         try:
             value = value()
@@ -125,7 +128,15 @@ def _as_dag(called: str, value: Any) -> DAG:
         value = [value]
     if not isinstance(value, DAG) and (isinstance(value, (str, bytes, Mapping)) or not _iterable(value)):
         raise ValidationError(f"{called} is {type(value).__name__}; it must be or return a DAG or functions")
-    return as_dag(value)
+    if problems is None or isinstance(value, DAG):
+        return as_dag(value)
+    dag = DAG()
+    for function in value:
+        try:
+            dag.add_function(function)
+        except ValidationError as error:
+            problems.append(error)
+    return dag
 
 
 def _iterable(value: Any) -> bool:

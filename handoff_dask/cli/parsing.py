@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import numbers
 from collections.abc import Hashable, Iterable
 from typing import Any
 
+from dask.utils import parse_bytes
+
 from handoff_dask.errors import ValidationError
+from handoff_dask.graph.arguments import nearest
 from handoff_dask.graph.dag import DAG
 from handoff_dask.resources import Capabilities
 from handoff_dask.visualization.texts import id_texts
+
+#: Capabilities that are numbers, whatever is written.
+AMOUNTS = ("cpu", "gpu", "memory", "price")
 
 
 def parse_nodes(text: str) -> dict[str, dict[str, Any]]:
@@ -33,7 +40,29 @@ def parse_nodes(text: str) -> dict[str, dict[str, Any]]:
             Capabilities.parse(capabilities)
         except ValidationError as error:
             raise ValidationError(f"node {name!r}: {error}") from error
+        for resource, value in capabilities.items():
+            _refuse_text(name, resource, value)
     return nodes
+
+
+def _refuse_text(node: str, resource: str, value: Any) -> None:
+    """Refuse what would be a label, and is meant as an amount."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if resource in AMOUNTS and not is_number and not (resource == "memory" and isinstance(value, str)):
+        raise ValidationError(f"node {node!r}: {resource} is {value!r}; give a number, as in {resource}=4")
+    if resource not in AMOUNTS and isinstance(value, str) and _is_size(value):
+        raise ValidationError(
+            f"node {node!r}: {resource}={value} would be a label, since only memory has units; "
+            "give a plain number"
+        )
+
+
+def _is_size(text: str) -> bool:
+    try:
+        parse_bytes(text)
+    except ValueError:
+        return False
+    return text[0].isdigit()
 
 
 def parse_amount(text: str) -> tuple[str, float]:
@@ -69,16 +98,26 @@ def _from_json(text: str) -> dict[str, dict[str, Any]]:
 def _from_words(text: str) -> dict[str, dict[str, Any]]:
     nodes: dict[str, dict[str, Any]] = {}
     for part in filter(None, map(str.strip, text.split(";"))):
-        name, _, rest = part.partition(":")
+        name, colon, rest = part.partition(":")
         name = name.strip()
-        if not name or name in nodes:
-            problem = f"node {name!r} is named twice" if name else f"{part!r} names no node"
+        problem = None
+        if not name or (not colon and "=" in part):
+            problem = f"{part!r} names no node"
+        elif not colon:
+            problem = f"{part!r} says nothing of a node"
+        elif name in nodes:
+            problem = f"node {name!r} is named twice"
+        if problem is not None:
             raise ValidationError(f"{problem}; write nodes as name:cpu=4,memory=8GB;name2:…")
         nodes[name] = {}
         for entry in filter(None, map(str.strip, rest.split(","))):
             resource, equals, value = map(str.strip, entry.partition("="))
-            if not resource or (equals and not value):
-                raise ValidationError(f"node {name!r}: {entry!r} is no capability; write cpu=4 or has_cuda")
+            if not resource or (equals and not value) or "=" in value or len(resource.split()) > 1:
+                raise ValidationError(
+                    f"node {name!r}: {entry!r} is no capability; write cpu=4 or has_cuda, with commas between"
+                )
+            if resource in nodes[name]:
+                raise ValidationError(f"node {name!r}: {resource} is given twice; give it once")
             nodes[name][resource] = _value(value) if equals else True
     if not nodes:
         raise ValidationError("no node is named; write nodes as name:cpu=4,memory=8GB;name2:…")
@@ -104,14 +143,23 @@ def ids_from(texts: Iterable[str], dag: DAG) -> list[Hashable]:
     ValidationError
         If there is none.
     """
-    by_text = {text: i for i, text in id_texts(dag.functions).items()}
-    found = []
-    for text in texts:
-        if text not in by_text:
-            some = ", ".join(list(by_text)[:8])
-            raise ValidationError(f"the DAG has no function {text!r}; it has {some}")
-        found.append(by_text[text])
+    found, problems = known_ids(texts, dag)
+    for problem in problems:
+        raise problem
     return found
+
+
+def known_ids(texts: Iterable[str], dag: DAG) -> tuple[list[Hashable], list[ValidationError]]:
+    """As :func:`ids_from`; and what is wrong with the texts that stand for no id."""
+    by_text = {text: i for i, text in id_texts(dag.functions).items()}
+    found, problems = [], []
+    for text in texts:
+        if text in by_text:
+            found.append(by_text[text])
+        else:
+            hint = nearest(text, by_text) or f"it has {', '.join(list(by_text)[:8]) or 'none'}"
+            problems.append(ValidationError(f"the DAG has no function {text!r}; {hint}"))
+    return found, problems
 
 
 def inputs_from(entries: Iterable[str], dag: DAG) -> dict[Hashable, Any]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import numbers
+import os
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import click
 from toolz import frequencies
 
-from handoff_dask.cli.errors import line_of
+from handoff_dask.cli.errors import FAILED, Stop, line_of, nobody_reads
 from handoff_dask.client.execution import Execution
 from handoff_dask.client.page_link import page_link
 from handoff_dask.client.session import Handoff
-from handoff_dask.errors import FunctionFailedError
+from handoff_dask.errors import FunctionFailedError, ValidationError
 from handoff_dask.graph.dag import DAG
 from handoff_dask.record.execution import ExecutionRecord
 from handoff_dask.record.result import ExecutionResult
@@ -26,6 +27,21 @@ from handoff_dask.visualization.texts import id_texts, shortened, visible
 SHOWN = 200
 #: Failed functions that are named.
 FAILED_SHOWN = 20
+
+
+def refuse_unwritable(path: str) -> None:
+    """Refuse a file that cannot be written, before anything runs.
+
+    Raises
+    ------
+    ValidationError
+        With what is wrong.
+    """
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise ValidationError(f"{path} cannot be written: there is no folder {folder}; make it first")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise ValidationError(f"{path} cannot be written: permission is denied; name another file")
 
 
 class Run:
@@ -62,19 +78,30 @@ class Run:
         except KeyboardInterrupt:
             if not execution.is_detached:
                 execution.cancel()
-            self._write_report(execution.record())
+            self._write_report(execution)
             raise
-        record = execution.record()
-        if self._as_json:
-            click.echo(json.dumps(self._data(record, result, error), indent=2))
-        elif result is not None and not self._quiet and (error is None or goes_on):
-            self._print(record, result)
-        self._write_report(record)
-        return error
+        unwritten = self._write_report(execution)
+        if unwritten is not None and error is not None:  # nothing may hide why the DAG has failed
+            click.echo(unwritten.message, err=True)
+        try:
+            if self._as_json:
+                click.echo(json.dumps(self._data(execution.record(), result, error), indent=2))
+            elif result is not None and not self._quiet and (error is None or goes_on):
+                self._print(execution.record(), result)
+        except BrokenPipeError:  # whoever reads the output has seen enough: what came of it is as it was
+            nobody_reads()
+        return error or unwritten
 
-    def _write_report(self, record: ExecutionRecord) -> None:
-        if self._report is not None:
-            click.echo(f"wrote {report(record, self._report)}", err=True)
+    def _write_report(self, execution: Execution) -> Stop | None:
+        """Write what was asked for; how the command ends if that cannot be done."""
+        if self._report is None:
+            return None
+        try:
+            path = report(execution.record(), self._report)
+        except Exception as why:  # a full disk, a folder that is gone, a value whose repr raises
+            return Stop(f"the report {self._report} is not written: {_error_text(why)}", FAILED)
+        click.echo(f"wrote {path}", err=True)
+        return None
 
     def _print(self, record: ExecutionRecord, result: ExecutionResult) -> None:
         ran = frequencies(f.node for f in record.functions if f.node is not None and f.stop is not None)

@@ -160,9 +160,18 @@ def did_you_mean(key: object, known: Iterable[object], what: str = "a function")
     >>> did_you_mean("laod", ["load", "merge"]), did_you_mean(3, ["load"])
     ("did you mean 'load'?", 'name a function of it')
     """
-    texts = {repr(other): other for other in islice(known, LOOKED_AT)}
-    near = difflib.get_close_matches(repr(key), texts, 1)
-    return f"did you mean {texts[near[0]]!r}?" if near else f"name {what} of it"
+    return nearest(key, known) or f"name {what} of it"
+
+
+def nearest(key: object, known: Iterable[object]) -> str:
+    """Which id may be meant by one that is not there, as a question; empty if none is like it."""
+
+    def text(one: object) -> str:
+        return one if isinstance(one, str) else repr(one)
+
+    texts = {text(other): other for other in islice(known, LOOKED_AT)}
+    near = difflib.get_close_matches(text(key), texts, 1)
+    return f"did you mean {texts[near[0]]!r}?" if near else ""
 
 
 def is_hashable(key: object) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from handoff_dask.errors import AllocationError, ValidationError
@@ -18,6 +18,7 @@ __all__ = [
     "CheckReport",
     "Unplaceable",
     "check",
+    "check_wrong",
     "explain_unplaceable",
     "nearest_node",
     "pin_hint",
@@ -25,8 +26,9 @@ __all__ = [
     "unknown_names_hint",
 ]
 
-#: How many notes about nodes are shown.
+#: How many notes about nodes are shown, and how many problems of each kind.
 NOTES = 5
+SHOWN = 20
 #: ``{node name: capabilities}``, as the user writes them or parsed.
 Nodes: TypeAlias = Mapping[str, Mapping[str, Any] | Capabilities]
 
@@ -76,11 +78,13 @@ class CheckReport:
     bounds: tuple[Bound, ...]
     #: What keeps functions from using what they claim, node by node, and what mends it.
     notes: tuple[str, ...] = ()
+    #: Why it cannot be executed, whatever the nodes: see :func:`check_wrong`.
+    problems: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether each function has a node that could hold it."""
-        return not self.unplaceable
+        """Whether it can be executed: each function has a node that could hold it."""
+        return not self.unplaceable and not self.problems
 
     @property
     def lower_bound_s(self) -> float | None:
@@ -90,13 +94,12 @@ class CheckReport:
     def __str__(self) -> str:
         lines = [f"DAG {self.dag_id!r}: {_counted(self.function_count, 'function')}"]
         lines[0] += f" on {_counted(self.node_count, 'node')}"
-        if self.ok:
-            lines.append("each function fits somewhere")
+        if self.problems:
+            lines += ["cannot be executed:", *_first(self.problems)]
+        if self.unplaceable:
+            lines += ["fits nowhere:", *_first(self.unplaceable)]
         else:
-            lines.append("fits nowhere:")
-            lines += [f"  {one}" for one in self.unplaceable[:20]]
-            if len(self.unplaceable) > 20:
-                lines.append(f"  and {len(self.unplaceable) - 20} more")
+            lines.append("each function fits somewhere")
         lines += [_hint(name, near) for name, near in self.unknown_names.items()]
         lines += self.notes[:NOTES]
         if len(self.notes) > NOTES:
@@ -163,6 +166,42 @@ def check(
         bounds=tuple(sorted(bounds, key=_tightest)),
         notes=_notes(nodes, costs),
     )
+
+
+def check_wrong(dag: FunctionGraph, nodes: Any, problems: Iterable[ValidationError]) -> CheckReport:
+    """What is known of a DAG that cannot be executed: its problems, and what of it fits nowhere.
+
+    Parameters
+    ----------
+    dag, nodes
+        As for :func:`check`.
+    problems
+        What is wrong with the DAG.  Each function is looked at alone.
+
+    Examples
+    --------
+    >>> wrong = as_graph([Function("train", ["load"], abs, cost={"cpu": 9})])
+    >>> print(check_wrong(wrong, {"a": {"cpu": 8}}, wrong.problems()))
+    DAG ...: 1 function on 1 node
+    cannot be executed:
+      function 'train' refers to 'load', which is not in the DAG; add it, or mend args or node
+    fits nowhere:
+      'train' (cost {'cpu': 9}): nearest is node 'a': needs cpu 9, has 8
+    """
+    regular = [function for function in dag.functions.values() if function.type == "regular"]
+    alone = [
+        Function(f.id, (), int, cost=f.cost, node=f.node if isinstance(f.node, str) else None)
+        for f in regular
+    ]
+    report = check(alone, nodes)
+    return replace(
+        report, dag_id=dag.id, without_duration=(), problems=tuple(dict.fromkeys(map(str, problems)))
+    )
+
+
+def _first(problems: Sequence[object]) -> list[str]:
+    lines = [f"  {one}" for one in problems[:SHOWN]]
+    return lines if len(problems) <= SHOWN else [*lines, f"  and {len(problems) - SHOWN} more"]
 
 
 def _notes(nodes: Any, costs: set[Cost]) -> tuple[str, ...]:

@@ -11,10 +11,10 @@ from dask import config
 from dask.base import DaskMethodsMixin
 from dask.delayed import optimize as delayed_optimize
 
-from handoff_dask.errors import DuplicateFunctionError
+from handoff_dask.errors import DuplicateFunctionError, ValidationError
 from handoff_dask.graph.check import CheckReport, check
 from handoff_dask.graph.functions import Function, FunctionId
-from handoff_dask.graph.signatures import check_calls
+from handoff_dask.graph.signatures import check_calls, wrong_calls
 from handoff_dask.graph.structure import FunctionGraph, filled
 
 if TYPE_CHECKING:
@@ -139,6 +139,17 @@ class DAG(FunctionGraph, DaskMethodsMixin):
             self._valid = False
             check_calls(self._functions.values(), "either")
             self._valid = True
+
+    def problems(self) -> list[ValidationError]:
+        """All for which :meth:`validate` refuses it, where that raises the first.
+
+        Examples
+        --------
+        >>> dag = DAG().add_function("a", ["b"], len).add_function("c", [], divmod, extra_args=[7])
+        >>> [type(problem).__name__ for problem in dag.problems()]
+        ['MissingFunctionError', 'InvalidFunctionError']
+        """
+        return [*super().problems(), *wrong_calls(self._functions.values(), "either")]
 
     def check(self, nodes: Any, *, outputs: Iterable[FunctionId] | None = None) -> CheckReport:
         """What of it fits nowhere, is misspelt or unused, and how fast it could run at best.

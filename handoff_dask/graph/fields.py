@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Protocol, TypedDict
 
 from handoff_dask.errors import InvalidFunctionError
@@ -12,10 +11,7 @@ from handoff_dask.graph.arguments import Reference, id_of, replaced
 from handoff_dask.graph.functions import Argument, Collocated, Function, FunctionId, FunctionType
 from handoff_dask.graph.retry import Retry
 
-__all__ = ["TaskFields", "made", "refuse_unknown_fields", "settled", "with_arguments"]
-
-#: The fields that a user may give.
-FIELDS = tuple([field.name for field in fields(Function) if field.init])
+__all__ = ["TaskFields", "made", "settled", "with_arguments"]
 
 
 class TaskFields(TypedDict, total=False):
@@ -71,23 +67,7 @@ def made(given: tuple[Any, ...], named: Mapping[str, Any]) -> Function:
     if len(given) > len(by_position) or set(by_position[: len(given)]) & set(named):
         raise InvalidFunctionError(given[0], "give id, args and code once, and its other fields by name")
     whole = {"args": (), "code": None, **dict(zip(by_position, given, strict=False)), **named}
-    refuse_unknown_fields(whole["id"], whole)
     return Function(**whole)
-
-
-def refuse_unknown_fields(function_id: FunctionId, named: Mapping[str, Any]) -> None:
-    """Refuse what is no field of a function.
-
-    Raises
-    ------
-    InvalidFunctionError
-        With the field that is most like it.
-    """
-    for name in named:
-        if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"its fields are {', '.join(FIELDS)}"
-            raise InvalidFunctionError(function_id, f"it has no field {name!r}; {hint}")
 
 
 def settled(function: Function, graph: Named) -> Function:

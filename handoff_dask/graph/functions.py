@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import math
 import numbers
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import partial
 from operator import attrgetter
 from typing import Any, Literal, NoReturn, TypeAlias, get_args
@@ -206,6 +207,12 @@ class Function:
     #: Changed by hand when its result changes for a reason that its code does not show: a plain value.
     version: Any = None
 
+    def __new__(cls, *given: Any, **named: Any) -> Function:
+        """Refuse what is no field, before Python does so without a word on what was meant."""
+        if not FIELDS.issuperset(named):
+            refuse_unknown_fields(given[0] if given else named.get("id"), named)
+        return object.__new__(cls)
+
     def __post_init__(self) -> None:
         check_id(self.id)
         _set(self, "args", _checked_args(self))
@@ -268,6 +275,33 @@ class Function:
             set_id(copy, key)
             set_extra_args(copy, row)
             yield copy
+
+
+#: The fields that a user may give.
+FIELDS = frozenset(field.name for field in fields(Function) if field.init)
+
+
+def refuse_unknown_fields(function_id: FunctionId, named: Iterable[str]) -> None:
+    """Refuse what is no field of a function.
+
+    Raises
+    ------
+    InvalidFunctionError
+        With the field that is most like it.
+
+    Examples
+    --------
+    >>> Function("total", ["a"], sum, prio=1)
+    Traceback (most recent call last):
+    ...
+    handoff_dask.errors.InvalidFunctionError: function 'total': it has no field 'prio'; did you mean \
+'priority'?
+    """
+    for name in named:
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its fields are {', '.join(sorted(FIELDS))}"
+            raise InvalidFunctionError(function_id, f"it has no field {name!r}; {hint}")
 
 
 def _refuse(function: Function, problem: str) -> NoReturn:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from handoff_dask.errors import InvalidFunctionError
 from handoff_dask.graph.functions import Argument, Function, name_of, resolve_code
 from handoff_dask.graph.items import Expand
 
-__all__ = ["check_calls"]
+__all__ = ["check_calls", "wrong_calls"]
 
 #: What stands in a partial for an argument that comes later, from Python 3.14 on.
 _PLACEHOLDER = getattr(functools, "Placeholder", None)
@@ -154,12 +154,20 @@ def check_calls(
 (0 results, 1 of extra_args), but add(a, b, /) does not fit: nothing is given for 'b'; mend args, extra_args \
 or kwargs
     """
+    for error in wrong_calls(functions, how):
+        raise error
+
+
+def wrong_calls(
+    functions: Iterable[Function], how: Literal["executed", "streamed", "either"] = "executed"
+) -> Iterator[InvalidFunctionError]:
+    """An error for each function that :func:`check_calls` refuses."""
     known: set[Hashable] = set()
     for function in functions:
         if function.args or function.inside:
             for arg in (*function.args, *function.inside):
                 if isinstance(arg, Argument) and not arg.travels_as_is:
-                    _check_transfers(function, arg, known)
+                    yield from _wrong_transfers(function, arg, known)
         code = function.code
         if code is None:
             continue
@@ -181,7 +189,7 @@ or kwargs
                 known.add((id(code), count, names))
                 break
         if problem is not None:
-            raise InvalidFunctionError(function.id, _told(function, counts[-1], problem))
+            yield InvalidFunctionError(function.id, _told(function, counts[-1], problem))
 
 
 def _item_of(function: Function, code: Expand) -> Function:
@@ -211,7 +219,9 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _check_transfers(function: Function, arg: Argument, known: set[Hashable]) -> None:
+def _wrong_transfers(
+    function: Function, arg: Argument, known: set[Hashable]
+) -> Iterator[InvalidFunctionError]:
     for side in ("serialization_fn", "deserialization_fn"):
         step = getattr(arg, side)
         if step is None:
@@ -220,7 +230,7 @@ def _check_transfers(function: Function, arg: Argument, known: set[Hashable]) ->
         problem = _problem(code, 3 + extra, (), known)
         if problem is not None:
             takes, why = problem
-            raise InvalidFunctionError(
+            yield InvalidFunctionError(
                 function.id,
                 f"the {side} of its argument {arg.id!r} is called with the value, two node names and "
                 f"{extra} more, but {name_of(code)}{takes} does not fit: {why}",

@@ -14,12 +14,15 @@ from handoff_dask.errors import (
     MissingFunctionError,
     ValidationError,
 )
+from handoff_dask.graph.arguments import nearest
 from handoff_dask.graph.fields import made, settled
 from handoff_dask.graph.functions import Argument, Code, Collocated, Function, FunctionId
 
 __all__ = ["FunctionGraph", "as_graph", "filled"]
 
 G = TypeVar("G", bound="FunctionGraph")
+#: Circles that are looked for, where all problems are listed.
+MOST_CYCLES = 20
 
 
 class FunctionGraph:
@@ -110,16 +113,46 @@ class FunctionGraph:
         if self._valid:
             return
         self.order()
-        for function in self._functions.values():
-            if function.node is not None and isinstance(function.node, Collocated):
-                self._check_target(function, function.node.id)
-            for arg in (*function.args, *function.inside):
-                if isinstance(arg, Argument) and not arg.travels_as_is:
-                    self._check_ends(function, arg)
-            for key in function.after:
-                self._check_after(function, key)
+        for problem in self._wrong_references():
+            raise problem
         self.collocation_roots()
         self._valid = True
+
+    def problems(self) -> list[ValidationError]:
+        """All for which :meth:`validate` refuses it, where that raises the first.
+
+        Examples
+        --------
+        >>> graph = FunctionGraph().add_function("a", ["laod"], abs).add_function("b", ["c"], abs)
+        >>> for problem in graph.add_function("load", [], int).problems():
+        ...     print(problem)
+        function 'a' refers to 'laod', which is not in the DAG; did you mean 'load'?
+        function 'b' refers to 'c', which is not in the DAG; add it, or mend args or node
+        """
+        found = [*self._missing(), *_cycles(self._functions), *self._wrong_references()]
+        if not any(isinstance(problem, MissingFunctionError) for problem in found):
+            try:
+                self.collocation_roots()
+            except ValidationError as error:
+                found.append(error)
+        return found
+
+    def _missing(self) -> Iterator[ValidationError]:
+        for function in self._functions.values():
+            for key in dict.fromkeys(function.dependencies):
+                if key not in self._functions:
+                    yield missing(function.id, key, self._functions)
+
+    def _wrong_references(self) -> Iterator[ValidationError]:
+        """What is wrong with functions that are named, other than that they are not there."""
+        for function in self._functions.values():
+            if function.node is not None and isinstance(function.node, Collocated):
+                yield from self._wrong_target(function, function.node.id)
+            for arg in (*function.args, *function.inside):
+                if isinstance(arg, Argument) and not arg.travels_as_is:
+                    yield from self._wrong_ends(function, arg)
+            for key in function.after:
+                yield from self._wrong_after(function, key)
 
     def order(self) -> tuple[FunctionId, ...]:
         """The ids, each after those it takes; as they were added, as far as that allows.
@@ -152,7 +185,7 @@ class FunctionGraph:
             for function in self._functions.values():
                 for arg in dict.fromkeys(function.dependencies):
                     if arg not in taken:
-                        raise MissingFunctionError(function.id, arg)
+                        raise missing(function.id, arg, self._functions)
                     taken[arg].append(function.id)
             self._dependents = {key: tuple(users) for key, users in taken.items()}
         return MappingProxyType(self._dependents)
@@ -223,35 +256,36 @@ class FunctionGraph:
                     _refuse_circle([*path], key)
                 path[key] = None
                 if node.id not in self._functions:
-                    raise MissingFunctionError(key, node.id)
+                    raise missing(key, node.id, self._functions)
                 key = node.id
             if path:
                 root = roots.setdefault(key, key)
                 roots.update(dict.fromkeys(path, root))
         return roots
 
-    def _check_target(self, function: Function, target: FunctionId) -> None:
+    def _wrong_target(self, function: Function, target: FunctionId) -> Iterator[ValidationError]:
         other = self._functions.get(target)
         if other is None:
-            raise MissingFunctionError(function.id, target)
-        if other.type != "regular":
-            raise InvalidFunctionError(
+            yield missing(function.id, target, self._functions)
+        elif other.type != "regular":
+            yield InvalidFunctionError(
                 function.id,
                 f"it is collocated with {target!r}, which is {other.type} and has no node; "
                 "name a regular function",
             )
 
-    def _check_after(self, function: Function, key: FunctionId) -> None:
-        if self._functions[key].type == "inline":
-            raise InvalidFunctionError(
+    def _wrong_after(self, function: Function, key: FunctionId) -> Iterator[ValidationError]:
+        other = self._functions.get(key)
+        if other is not None and other.type == "inline":
+            yield InvalidFunctionError(
                 function.id,
                 f"it runs after {key!r}, which is inline and never runs on its own; name a regular function",
             )
 
-    def _check_ends(self, consumer: Function, arg: Argument) -> None:
-        for end in (self._functions[arg.id], consumer):
-            if end.type == "inline":
-                raise InvalidFunctionError(
+    def _wrong_ends(self, consumer: Function, arg: Argument) -> Iterator[ValidationError]:
+        for end in (self._functions.get(arg.id), consumer):
+            if end is not None and end.type == "inline":
+                yield InvalidFunctionError(
                     consumer.id,
                     f"its argument {arg.id!r} has functions, but {end.id!r} is inline and has no node; "
                     "make it regular, or name the argument by its id alone",
@@ -304,6 +338,43 @@ def as_graph(functions: FunctionGraph | Iterable[Function]) -> FunctionGraph:
     return functions if isinstance(functions, FunctionGraph) else filled(FunctionGraph(), functions)
 
 
+def missing(function_id: FunctionId, key: FunctionId, known: Iterable[FunctionId]) -> MissingFunctionError:
+    """The error for a function that names one which is not there."""
+    return MissingFunctionError(function_id, key, nearest(key, known))
+
+
+def _cycles(functions: Mapping[FunctionId, Function]) -> Iterator[ValidationError]:
+    """Circles of functions that wait for each other, until there is none without an edge of these."""
+    takes = {key: [*dict.fromkeys(function.dependencies)] for key, function in functions.items()}
+    for _ in range(MOST_CYCLES):
+        # From what waits for nothing on: what remains waits in a circle, or for what does.
+        left = {key: [arg for arg in args if arg in takes] for key, args in takes.items()}
+        ended = [key for key, args in left.items() if not args]
+        users: dict[FunctionId, list[FunctionId]] = {key: [] for key in left}
+        for key, args in left.items():
+            for arg in args:
+                users[arg].append(key)
+        while ended:
+            key = ended.pop()
+            del left[key]
+            for user in users[key]:
+                left[user].remove(key)
+                if not left[user]:
+                    ended.append(user)
+        if not left:
+            return
+        path: dict[FunctionId, None] = {}
+        key = next(iter(left))
+        while key not in path:
+            path[key] = None
+            key = left[key][0]
+        try:
+            _refuse_cycle(functions, [*path], key)
+        except CyclicDependencyError as error:
+            takes[error.cycle[0]].remove(error.cycle[-1])
+            yield error
+
+
 def _topological(functions: Mapping[FunctionId, Function]) -> tuple[FunctionId, ...]:
     """Depth first, with a stack of its own: chains are longer than Python's."""
     order: dict[FunctionId, None] = {}
@@ -323,7 +394,7 @@ def _topological(functions: Mapping[FunctionId, Function]) -> tuple[FunctionId, 
                 if arg in path:
                     _refuse_cycle(functions, [step for step, _ in stack], arg)
                 if arg not in functions:
-                    raise MissingFunctionError(key, arg)
+                    raise missing(key, arg, functions)
                 stack.append((arg, iter(functions[arg].dependencies)))
                 path.add(arg)
                 break

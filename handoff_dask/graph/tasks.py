@@ -12,8 +12,16 @@ from handoff_dask.collector import collector_held
 from handoff_dask.errors import InvalidFunctionError, ValidationError
 from handoff_dask.graph.arguments import Argument, Reference, Structure, has_any, replaced
 from handoff_dask.graph.dag import DAG, current_dag
-from handoff_dask.graph.fields import TaskFields, refuse_unknown_fields
-from handoff_dask.graph.functions import Code, Function, FunctionId, Inclusion, name_of, resolve_code
+from handoff_dask.graph.fields import TaskFields
+from handoff_dask.graph.functions import (
+    Code,
+    Function,
+    FunctionId,
+    Inclusion,
+    name_of,
+    refuse_unknown_fields,
+    resolve_code,
+)
 from handoff_dask.graph.items import expanded
 
 if TYPE_CHECKING:

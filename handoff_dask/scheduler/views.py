@@ -6,7 +6,7 @@ Everything is put together when somebody asks, and nothing before.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from heapq import nsmallest
 from operator import attrgetter
@@ -16,17 +16,18 @@ from distributed.metrics import monotonic, time
 from toolz import countby, groupby, merge_with, topk
 
 from handoff_dask.errors import NotFoundError
-from handoff_dask.graph.arguments import did_you_mean
-from handoff_dask.placement.explanation import Explanation, NodeState
+from handoff_dask.graph.arguments import did_you_mean, nearest
+from handoff_dask.placement.explanation import NodeState
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.logs import LogLine, Logs
-from handoff_dask.record.status import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, WAITING
+from handoff_dask.record.status import CANCELLED, PENDING, RUNNING, WAITING
 from handoff_dask.record.usage import Usage
 from handoff_dask.resources import amount_of
 from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.nodes import Nodes, WorkerInfo
 from handoff_dask.scheduler.observer import Observer
-from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
+from handoff_dask.scheduler.runs import FunctionState, RunFailure, Runs, RunState
+from handoff_dask.scheduler.sentences import obstacles, sentence, status_now
 from handoff_dask.scheduler.streams import Pipelines
 from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.visualization.texts import id_texts, plain
@@ -142,7 +143,7 @@ class Views(Observer):
                 name=run.manifest.names[f.position],
                 args=tuple(texts[p] for p in producers.get(f.position, ())),
                 cost=run.cost(f.position),
-                status=_now(f),
+                status=status_now(f),
                 node=f.fact("node"),
                 ready=f.ready,
                 placed=f.fact("placed"),
@@ -285,7 +286,7 @@ class Views(Observer):
             "ended": run.ended,
             "functions": len(run.functions),
             "share": self._share(run),
-            "states": countby(_now, run.functions.values()),
+            "states": countby(status_now, run.functions.values()),
             "failed": None if run.failed is None else self._ids(run)[run.failed],
             "failures": len(run.failures),
             "skipped": len(run.skipped),
@@ -300,7 +301,10 @@ class Views(Observer):
         return next((holding.share for holding in holdings if holding.run == run.engine_run), None)
 
     def _problem(self, run: RunState) -> str | None:
-        first = run.problem
+        return self._problem_of(run.problem)
+
+    @staticmethod
+    def _problem_of(first: RunFailure) -> str | None:
         if first.refusal is not None:
             reasons, problem = first.refusal
             return "; ".join(
@@ -324,7 +328,7 @@ class Views(Observer):
             "since": min(f.ready or time() for f in group),
             "functions": [self._ids(f.run)[f.position] for f in foremost],
             "cause": "retry" if first.not_before else why.cause,
-            "nodes": _obstacles(why),
+            "nodes": obstacles(why),
         }
 
     # ------------------------------------------------------------------ one function
@@ -346,7 +350,9 @@ class Views(Observer):
                 texts = self._ids(run)
                 found += [f for p, f in run.functions.items() if function in (texts[p], f.key)]
         if not found:
-            raise NotFoundError("function", function, "no execution on this cluster has it")
+            known = [text for run in self._known() for text in self._ids(run)]
+            hint = nearest(function, known)
+            raise NotFoundError("function", function, hint or "no execution on this cluster has it")
         open_ = [f for f in found if not f.run.over]
         return [self._explained(f) for f in open_ or found]
 
@@ -380,15 +386,27 @@ class Views(Observer):
         missing = self._missing(f) if f.status == PENDING else []
         return {
             **about,
-            "status": f.status,
+            "status": status_now(f),
             "node": f.fact("node"),
             "waited_s": why.waited_s,
             "cause": why.cause if f.status == WAITING else f.fact("cause") or "",
             "ahead": why.ahead,
-            "nodes": _obstacles(why),
+            "nodes": obstacles(why),
             "missing": missing,
-            "words": _words(f, why, about["function_id"], missing),
+            "words": sentence(f, why, about["function_id"], missing, self._why_not(f)),
         }
+
+    def _why_not(self, f: FunctionState) -> str | None:
+        """Why a function has not ended well, once its run is over or its turn has passed."""
+        run = f.run
+        if f.position in run.failures:
+            return self._problem_of(run.failures[f.position])
+        because = run.skipped.get(f.position, run.failed)
+        if because is None:
+            return "the execution was cancelled" if run.status == CANCELLED else None
+        failure = run.failures.get(because)
+        why = None if failure is None else self._problem_of(failure)
+        return f"{self._ids(run)[because]} failed" + (f": {why}" if why else "")
 
     def _missing(self, f: FunctionState) -> list[str]:
         """Ids of the arguments that are not there yet."""
@@ -419,42 +437,8 @@ def _error(run: RunState, position: int) -> str | None:
     return failure.text or None if failure is not None and failure.refusal is None else None
 
 
-def _now(f: FunctionState) -> str:
-    """Where a function stands, also when Dask has not been told yet that its run is over."""
-    over = f.run.status in (FAILED, CANCELLED) and f.status in (PENDING, WAITING)
-    return CANCELLED if over else f.status
-
-
 def _order(f: FunctionState) -> tuple[float, float, int]:
     return -f.run.manifest.priorities.get(f.position, 0.0), -f.rank, f.position
-
-
-def _obstacles(why: Explanation) -> Mapping[str, str | None]:
-    return {node: None if obstacle is None else str(obstacle) for node, obstacle in why.nodes.items()}
-
-
-def _words(f: FunctionState, why: Explanation, name: str, missing: list[str]) -> str:
-    if f.status == WAITING and f.not_before:
-        return (
-            f"{name} is tried again in {max(0.0, f.not_before - time()):.3g} s, after {f.attempts} attempts"
-        )
-    if f.status == WAITING:
-        lines = [f"{name} has waited {why.waited_s:.3g} s ({why.cause or 'about to be placed'})"]
-        if why.ahead:
-            go = (
-                "1 function with the same demand goes"
-                if why.ahead == 1
-                else f"{why.ahead} with the same demand go"
-            )
-            lines.append(f"  {go} before it")
-        lines += [f"  {node}: {obstacle or 'has room'}" for node, obstacle in _obstacles(why).items()]
-        return "\n".join(lines)
-    if f.status == RUNNING:
-        return f"{name} is on node {f.fact('node')}"
-    if f.status == PENDING:
-        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        return f"{name} waits for its arguments: {', '.join(missing[:NAMED])}{more}"
-    return f"{name} was {f.status}" if f.status in (CANCELLED, SKIPPED) else f"{name} has {f.status}"
 
 
 def _text(value: Hashable, otherwise: str) -> str:
