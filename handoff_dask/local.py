@@ -376,8 +376,7 @@ class _Run:
     def try_body(self, body: Body) -> None:
         """Run one function, or skip it where it needs what has failed."""
         function = body.function
-        hinders = body.after if function.accept_failed else body.waits_for
-        blamed = next((by for key in hinders if (by := self.blamed(key)) is not None), None)
+        blamed = next((by for key in body.hinders if (by := self.blamed(key)) is not None), None)
         if blamed is not None:
             self.skipped[function.id] = blamed
             self.records[function.id] = replace(self.records[function.id], status=SKIPPED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -36,7 +36,7 @@ from handoff_dask.protocol.isolated_call import Isolated
 from handoff_dask.protocol.manifest import Items, Manifest, Options, position_of, token_of
 from handoff_dask.protocol.names import ANNOTATION, barrier_key, is_barrier
 from handoff_dask.protocol.packing import Packer
-from handoff_dask.protocol.spawning import Spawner
+from handoff_dask.protocol.spawning import Guard, Spawner
 from handoff_dask.protocol.timed_call import Timed
 from handoff_dask.resources import Cost
 
@@ -222,7 +222,7 @@ class _Compiler:
         self.positions = {i: n for n, i in enumerate(bodies)}
         goes_on = options.on_failure != "stop"
         #: The functions that run although arguments failed.
-        self.accepting = {i for i, body in bodies.items() if goes_on and body.function.accept_failed}
+        self.accepting = {i for i, body in bodies.items() if goes_on and body.placed.accept_failed}
         #: Futures that inputs are or hold.
         self.held: list[tuple[FunctionId, Future[Any]]] = []
         self.input_nodes = self._input_nodes()
@@ -293,10 +293,7 @@ class _Compiler:
 
     def _task(self, body: Body, key: str) -> Task:
         task = self._plain_task(body, key)
-        if body.function.isolated:
-            task.func = Isolated(task.func, body.function.timeout, self.carrier)
-        elif body.function.timeout is not None:
-            task.func = Timed(task.func, body.function.timeout)
+        task.func = self._limited(task.func, body.function)
         if self.reuse is not None:
             task.func = self.reuse.keeping(body.function.id, task.func)
         self._guard(task, body.function)
@@ -307,10 +304,20 @@ class _Compiler:
             task.func = Carried(task.func, self.carrier)
         return task
 
+    def _limited(self, call: Callable[..., Any], function: Function) -> Callable[..., Any]:
+        """A call in a process of its own, or with a time limit, where its function asks for that."""
+        if function.isolated:
+            return Isolated(call, function.timeout, self.carrier)
+        return call if function.timeout is None else Timed(call, function.timeout)
+
+    def _picky(self, function: Function) -> Retry | None:
+        """Which exceptions of a function are worth another attempt; ``None``: all, or none."""
+        retry = function.retries or self.options.retry
+        return None if retry.retries_all or not retry.times else retry
+
     def _guard(self, task: Task, function: Function) -> None:
         """Put around a call what heeds failures, where that is needed."""
-        retry = function.retries or self.options.retry
-        picky = None if retry.retries_all or not retry.times else retry
+        picky = self._picky(function)
         if self.accepting:
             packed, accepts = cloudpickle.dumps(function.id), function.id in self.accepting
             task.func = Guarded(task.func, self.packer.value(picky), packed, accepts)
@@ -344,16 +351,18 @@ class _Compiler:
         template = function.code.template
         call: Any
         call, shared = self.shared.call_of(template)
-        if template.timeout is not None:
-            call = Timed(call, template.timeout)
-        retry = template.retries or self.options.retry
-        if retry.times and not retry.retries_all:
-            call = Guarded(call, self.packer.value(retry))
+        call = self._limited(call, template)
         if self.carrier is not None:
             call = Carried(call, self.carrier)
+        picky = self._picky(template)
+        guard = None
+        if self.accepting or picky is not None:
+            of = function.code.of if self.accepting else None
+            guard = Guard(self.packer.value(picky), self.packer.value(of), function.id in self.accepting)
         count = len(function.args)
         lists = [self.keys.get(i) for i in function.argument_ids[:count]]
-        return Spawner(call, self._item_name(template), lists, [*self._refs(template.argument_ids), *shared])
+        constants = [*self._refs(template.argument_ids), *shared]
+        return Spawner(call, self._item_name(template), lists, constants, guard)
 
     @staticmethod
     def _item_name(template: Function) -> str:
@@ -375,6 +384,9 @@ class _Compiler:
                     priority=float(template.priority),
                     duration_s=None if template.duration is None else float(template.duration),
                     wanted=self.expansion.all_wanted,
+                    growth=growth_of(template.cost) if template.cost else None,
+                    accepts=i in self.accepting,
+                    lists=frozenset(self.positions[n] for n in body.behind_lists if n in self.positions),
                 )
         return found
 

@@ -121,6 +121,26 @@ class Body:
         """Ids of all that must be there or have ended before it starts."""
         return (*self.needs, *self.after)
 
+    @property
+    def behind_lists(self) -> tuple[FunctionId, ...]:
+        """Of what makes the items of a map: the ids in ``needs`` without which there are no lists."""
+        inlined = {step.id: step for step in self.inlined}
+        ahead, found = [*map(id_of, self.function.args)], set()
+        while ahead:
+            key = ahead.pop()
+            if key in inlined:
+                ahead.extend(inlined[key].argument_ids)
+            else:
+                found.add(key)
+        return tuple([key for key in self.needs if key in found])
+
+    @property
+    def hinders(self) -> tuple[FunctionId, ...]:
+        """Ids of the functions because of whose failure it does not run."""
+        if not self.placed.accept_failed:
+            return self.waits_for
+        return (*self.behind_lists, *self.after) if self.is_spawn else self.after
+
     def __call__(self, *values: Any) -> Any:
         """Run it with the values of ``needs``, in their order."""
         return self.run(values, lambda value: value)

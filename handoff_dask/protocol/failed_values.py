@@ -43,6 +43,11 @@ class FailedValue:
     def __reduce__(self) -> tuple[Any, ...]:
         return FailedValue, (self.packed_id, self.packed)
 
+    @staticmethod
+    def of(failed: Failed) -> FailedValue:
+        """What :meth:`failed` has given."""
+        return FailedValue(pickle.dumps(failed.function_id), _packed(failed.error))
+
     def failed(self) -> Failed:
         """As the functions that accept it are given it."""
         error = pickle.loads(self.packed)

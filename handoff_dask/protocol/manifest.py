@@ -60,6 +60,12 @@ class Items:
     duration_s: float | None = None
     #: Whether the client wants their results.
     wanted: bool = False
+    #: What grows of their cost; see :attr:`Manifest.growth`.
+    growth: dict[str, tuple[float, int | None]] | None = None
+    #: Whether they run although an argument that is no list has failed, and positions of the functions that
+    #: the lists need.
+    accepts: bool = False
+    lists: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -128,6 +134,10 @@ class Manifest:
             self.priorities.update(dict.fromkeys(added, items.priority))
         if items.duration_s is not None:
             self.durations.update(dict.fromkeys(added, items.duration_s))
+        if items.growth is not None:
+            self.growth.update(dict.fromkeys(added, items.growth))
+        if items.accepts:
+            self.accepting |= frozenset(added)
         return [self.key(n) for n in added]
 
     def __len__(self) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import cloudpickle
@@ -12,11 +12,14 @@ from distributed import Worker, get_worker
 from distributed.protocol import pickle
 from distributed.utils import sync
 
+from handoff_dask.graph.functions import Failed
 from handoff_dask.graph.items import Rows, rows_of
 from handoff_dask.protocol.calls import Runs
+from handoff_dask.protocol.failed_values import FailedValue, Guarded
 from handoff_dask.protocol.failures import loading
 from handoff_dask.protocol.manifest import run_of
 from handoff_dask.protocol.names import NAME
+from handoff_dask.protocol.packing import opened
 
 #: An element of at most this many bytes travels within its item; a larger one from where its list is.
 SMALL_ELEMENT = 10_000
@@ -32,6 +35,18 @@ class Element:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """What heeds failures of items; see :class:`~handoff_dask.protocol.failed_values.Guarded`."""
+
+    #: Which exceptions are worth another attempt, packed; ``None``: all.
+    retry: Any
+    #: The id of what takes the results of the items, packed, where failures travel as values; else ``None``.
+    of: Any
+    #: Whether items run although a constant of theirs has failed.
+    accepts: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Spawned:
     """What is sent to the scheduler for the items of a map."""
 
@@ -42,6 +57,19 @@ class Spawned:
     rows: Sequence[tuple[bytes, Sequence[Element]]]
     #: Keys of what every item takes.
     shared: Sequence[Any]
+    guard: Guard | None = None
+    #: The ids of the items, pickled, where failures travel as values; else empty.
+    ids: Sequence[bytes] = ()
+
+    def calls(self) -> Iterator[Callable[..., Any]]:
+        """What each item runs."""
+        item = Item(self.call, self.name)
+        if self.guard is None:
+            return repeat(item, len(self.rows))
+        retry, accepts = self.guard.retry, self.guard.accepts
+        if not self.ids:
+            return repeat(Guarded(item, retry), len(self.rows))
+        return (Guarded(item, retry, packed_id, accepts) for packed_id in self.ids)
 
 
 class Item(Runs):
@@ -88,23 +116,34 @@ class Spawner:
         For each list its key; ``None`` where it has none of its own.
     shared
         What every item takes: keys, or values that stand for themselves.
+    guard
+        What heeds failures of items, where that is needed.
     """
 
     def __init__(
-        self, call: Callable[..., Any], name: str, lists: Sequence[str | None], shared: Sequence[Any]
+        self,
+        call: Callable[..., Any],
+        name: str,
+        lists: Sequence[str | None],
+        shared: Sequence[Any],
+        guard: Guard | None = None,
     ) -> None:
         self.call = call
         self.name = name
         self.lists = lists
         self.shared = shared
+        self.guard = guard
 
     @property
     def __name__(self) -> str:
         return f"expand_{self.name}"
 
-    def __call__(self, *given: Any) -> int | Rows:
+    def __call__(self, *given: Any) -> int | Rows | FailedValue:
         """Make the items functions of the run; their number.  Where nobody can, the rows themselves."""
         count = len(self.lists)
+        for one in given[:count]:
+            if isinstance(one, Failed):  # constants may have failed, lists may not
+                return FailedValue.of(one)
         rows = rows_of(given[:count], self.name)
         try:
             worker = get_worker()
@@ -114,9 +153,16 @@ class Spawner:
         token, position = run_of(key)
         if token is None or not _ask(worker, "may_spawn", token=token):
             return Rows(rows, given[count:])
-        spawned = Spawned(cloudpickle.dumps(self.call), self.name, [*self._packed(rows)], self.shared)
+        packed = [*self._packed(rows)]
+        spawned = Spawned(
+            cloudpickle.dumps(self.call), self.name, packed, self.shared, self.guard, self._ids(len(rows))
+        )
         _ask(worker, "spawn", token=token, position=position, spawned=spawned)
         return len(rows)
+
+    def _ids(self, count: int) -> Sequence[bytes]:
+        of = None if self.guard is None else opened(self.guard.of)
+        return () if of is None else [cloudpickle.dumps((of, n)) for n in range(count)]
 
     def _packed(self, rows: list[tuple[Any, ...]]) -> Iterable[tuple[bytes, list[Element]]]:
         for index, row in enumerate(rows):

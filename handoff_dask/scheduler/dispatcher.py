@@ -157,6 +157,11 @@ class Dispatcher:
                 if function is None or function.run is not failed.run:
                     continue
                 accepts = function.position in accepting and self._tasks.takes(key, producer)
+                if accepts and function.position in function.run.manifest.items:
+                    # Of what makes the items of a map: the items take what has failed, but no failed list.
+                    behind = self._registry.functions.get(producer)
+                    lists = function.run.manifest.items[function.position].lists
+                    accepts = behind is not None and behind.position not in lists
                 if isinstance(function.state, Pending) and not accepts:
                     self.tell(function, life.ArgumentFailed(failed.position))
                     ahead.append(key)

@@ -11,7 +11,7 @@ from distributed.spans import SpanMetadata
 
 from handoff_dask.errors import HandoffError
 from handoff_dask.protocol.names import ANNOTATION, element_key
-from handoff_dask.protocol.spawning import Item, Spawned, element
+from handoff_dask.protocol.spawning import Spawned, element
 from handoff_dask.record.status import FINISHED
 from handoff_dask.scheduler.observer import Observer
 from handoff_dask.scheduler.ranks import Ranks
@@ -102,13 +102,12 @@ class Spawning:
 
     def _add(self, run: RunState, keys: list[str], spawned: Spawned) -> None:
         """Have Dask know the items; the plugin's own hook holds them."""
-        item = Item(spawned.call, spawned.name)
         graph: dict[Any, Any] = {}
-        for key, (row, large) in zip(keys, spawned.rows, strict=True):
+        for key, call, (row, large) in zip(keys, spawned.calls(), spawned.rows, strict=True):
             elements = [element_key(key, n) for n in range(len(large))]
             for name, one in zip(elements, large, strict=True):
                 graph[name] = Task(name, element, TaskRef(one.key), one.index)
-            graph[key] = Task(key, item, row, *map(TaskRef, elements), *spawned.shared)
+            graph[key] = Task(key, call, row, *map(TaskRef, elements), *spawned.shared)
         self._scheduler._create_taskstate_from_graph(
             start=time(),
             dsk=graph,
