@@ -26,6 +26,7 @@ __all__ = [
     "RemoteError",
     "SchedulerLostError",
     "SessionEndedError",
+    "UnknownFieldError",
     "ValidationError",
 ]
 
@@ -97,6 +98,10 @@ class InvalidFunctionError(ValidationError):
 
     def __str__(self) -> str:
         return f"function {self.function_id!r}: {self.problem}"
+
+
+class UnknownFieldError(InvalidFunctionError, TypeError):
+    """A function is given something by a name that no field has."""
 
 
 class AllocationError(HandoffError):

@@ -58,7 +58,7 @@ def made(given: tuple[Any, ...], named: Mapping[str, Any]) -> Function:
     >>> made(("total", ["a"]), {"code": sum, "prio": 1})
     Traceback (most recent call last):
     ...
-    handoff_dask.errors.InvalidFunctionError: function 'total': it has no field 'prio'; did you mean \
+    handoff_dask.errors.UnknownFieldError: function 'total': it has no field 'prio'; did you mean \
 'priority'?
     """
     by_position = ("id", "args", "code")

@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 from dask.utils import funcname
 
-from handoff_dask.errors import InvalidFunctionError, ValidationError
+from handoff_dask.errors import InvalidFunctionError, UnknownFieldError, ValidationError
 from handoff_dask.graph.arguments import (
     Argument,
     Collocated,
@@ -286,7 +286,7 @@ def refuse_unknown_fields(function_id: FunctionId, named: Iterable[str]) -> None
 
     Raises
     ------
-    InvalidFunctionError
+    UnknownFieldError
         With the field that is most like it.
 
     Examples
@@ -294,14 +294,14 @@ def refuse_unknown_fields(function_id: FunctionId, named: Iterable[str]) -> None
     >>> Function("total", ["a"], sum, prio=1)
     Traceback (most recent call last):
     ...
-    handoff_dask.errors.InvalidFunctionError: function 'total': it has no field 'prio'; did you mean \
+    handoff_dask.errors.UnknownFieldError: function 'total': it has no field 'prio'; did you mean \
 'priority'?
     """
     for name in named:
         if name not in FIELDS:
             near = difflib.get_close_matches(name, FIELDS, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"its fields are {', '.join(sorted(FIELDS))}"
-            raise InvalidFunctionError(function_id, f"it has no field {name!r}; {hint}")
+            raise UnknownFieldError(function_id, f"it has no field {name!r}; {hint}")
 
 
 def _refuse(function: Function, problem: str) -> NoReturn:
