@@ -170,7 +170,7 @@ class _Allocation:
         pin = self.dag.functions[root].node
         able = [node for node in self.nodes if pin in (None, node.name) and request.could_hold(node)]
         if not able:
-            whole = self.group_costs[root].to_dict() if root in self.group_costs else function.cost
+            whole = self.group_costs[root].to_dict() if root in self.group_costs else function.known_cost
             pinned = pin if isinstance(pin, str) else None
             raise explain_unplaceable(function.id, whole, self.offers, pin=pinned)
         with_room = [node for node in able if request.fits(node)]

@@ -12,6 +12,8 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any
 
+from handoff_dask.record.usage import MemoryShortage
+
 __all__ = [
     "AllocationError",
     "CacheMissError",
@@ -165,6 +167,7 @@ class FunctionFailedError(HandoffError):
         failed: Mapping[FunctionId, BaseException] | None = None,
         skipped: Mapping[FunctionId, FunctionId] | None = None,
         execution: Any = None,
+        memory: MemoryShortage | None = None,
     ) -> None:
         super().__init__(function_id, node, attempts)
         #: The function that failed.
@@ -179,6 +182,8 @@ class FunctionFailedError(HandoffError):
         self.skipped: Mapping[FunctionId, FunctionId] = dict(skipped or {})
         #: The :class:`~handoff_dask.Execution`, which has what has ended well; ``None`` after pickling.
         self.execution = execution
+        #: What its last attempt claimed and held of memory, if it ended for want of that.
+        self.memory = memory
         if cause is not None:
             self.__cause__ = cause
 
@@ -191,6 +196,7 @@ class FunctionFailedError(HandoffError):
             self.__cause__,
             self.failed,
             self.skipped,
+            self.memory,
         )
 
     def of(self, execution: Any) -> FunctionFailedError:
@@ -203,6 +209,7 @@ class FunctionFailedError(HandoffError):
             failed=self.failed,
             skipped=self.skipped,
             execution=execution,
+            memory=self.memory,
         )
 
     @property
@@ -218,6 +225,8 @@ class FunctionFailedError(HandoffError):
         text = f"function {self.function_id!r} failed on node {self.node!r} after {times}{why}"
         if not self.attempts:
             text = f"function {self.function_id!r} could not run{why}"
+        if self.memory is not None and not isinstance(self.__cause__, MemoryExceededError):
+            text += f" ({self.memory})"
         if len(self.failed) > 1 or self.skipped:
             text += f" ({failures_text(len(self.failed), len(self.skipped))})"
         return text
@@ -231,8 +240,9 @@ def _failed_error(
     cause: BaseException | None,
     failed: Mapping[FunctionId, BaseException],
     skipped: Mapping[FunctionId, FunctionId],
+    memory: MemoryShortage | None = None,
 ) -> FunctionFailedError:
-    return kind(function_id, node, attempts, cause, failed=failed, skipped=skipped)
+    return kind(function_id, node, attempts, cause, failed=failed, skipped=skipped, memory=memory)
 
 
 class FunctionTimeoutError(HandoffError, TimeoutError):

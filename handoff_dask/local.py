@@ -613,7 +613,7 @@ def _record_of(function: Function) -> FunctionRecord:
         name=function.name,
         args=function.dependencies,
         type=function.type,
-        cost=dict(function.cost or {}),
+        cost=dict(function.known_cost),
         status="pending" if function.type == "regular" else "none",
         duration_s=function.duration,
     )

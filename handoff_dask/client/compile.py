@@ -16,6 +16,7 @@ from dask.sizeof import sizeof
 from distributed import Future
 from toolz import concat, frequencies
 
+from handoff_dask.client.asked_costs import asked_costs
 from handoff_dask.client.reuse import Reuse
 from handoff_dask.client.shared_values import SharedValues
 from handoff_dask.client.user_strategies import pack_functions
@@ -384,7 +385,7 @@ class _Compiler:
                     priority=float(template.priority),
                     duration_s=None if template.duration is None else float(template.duration),
                     wanted=self.expansion.all_wanted,
-                    growth=growth_of(template.cost) if template.cost else None,
+                    growth=_growth(template),
                     accepts=i in self.accepting,
                     lists=frozenset(self.positions[n] for n in body.behind_lists if n in self.positions),
                 )
@@ -451,7 +452,8 @@ class _Compiler:
             retry={n: retry.bare for n, retry in enumerate(retries) if retry.bare != Retry(retry.times)},
             priorities={n: float(f.priority) for n, f in enumerate(functions) if f.priority},
             durations={n: float(f.duration) for n, f in enumerate(functions) if f.duration is not None},
-            growth={n: growth for n, f in enumerate(functions) if f.cost and (growth := growth_of(f.cost))},
+            growth={n: growth for n, f in enumerate(functions) if f.cost and (growth := _growth(f))},
+            asked=asked_costs(self.expansion, self.keys, self.inputs, self.packer),
             groups=self._groups(),
             options=replace(self.options, retry=self.options.retry.bare),
             shown=pack_functions(self.expansion) if isinstance(self.options.strategy, bytes) else None,
@@ -535,6 +537,10 @@ class _Compiler:
                 role, _, producer, consumer = cast("tuple[str, int, FunctionId, FunctionId]", i)
                 found[self.positions[i]] = (role, self.positions.get(producer), self.positions[consumer])
         return found
+
+
+def _growth(function: Function) -> dict[str, tuple[float, int | None]]:
+    return growth_of(function.known_cost)
 
 
 def _key_names(codes: Iterable[Code | None]) -> list[str]:

@@ -61,7 +61,8 @@ def failures_of(compiled: Compiled, outcome: Outcome, exceptions: Sequence[Seque
     for (position, refusal), error in zip(outcome.failures, raised, strict=True):
         function_id = ids[position]
         if refusal is not None:
-            cost = compiled.expansion.functions[function_id].cost
+            claimed = outcome.claimed.get(position)
+            cost = claimed[-1] if claimed else compiled.expansion.functions[function_id].known_cost
             error = AllocationError(function_id, cost, *refusal)
         failed[function_id] = error
     skipped = {ids[n]: ids[by] for n, by in outcome.skipped.items()}
@@ -83,7 +84,10 @@ def failed_error(
     if isinstance(cause, AllocationError) and dict(outcome.failures).get(position) is not None:
         return cause
     node, attempts = outcome.nodes[position], outcome.attempts[position]
-    return FunctionFailedError(function_id, node, attempts, cause, failed=failed, skipped=skipped)
+    memory = outcome.shortages.get(position)
+    return FunctionFailedError(
+        function_id, node, attempts, cause, failed=failed, skipped=skipped, memory=memory
+    )
 
 
 def _needing(compiled: Compiled, failed: Iterable[Hashable]) -> dict[Hashable, Hashable]:
@@ -129,7 +133,7 @@ def record_of(
             "name": function.name,
             "args": function.dependencies,
             "type": function.type,
-            "cost": function.cost or {},
+            "cost": function.known_cost,
             "duration_s": function.duration,
         }
         n = positions.get(i)
@@ -138,7 +142,10 @@ def record_of(
         elif n is None:
             facts["status"] = "none"
         elif outcome.states:
+            claimed = outcome.claimed.get(n, ())
             facts.update(
+                claimed=tuple(claimed),
+                cost=claimed[-1] if claimed else function.known_cost,
                 status=_settled_status(outcome, outcome.states[n]),
                 node=outcome.nodes[n],
                 ready=outcome.ready[n],

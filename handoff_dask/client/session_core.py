@@ -597,7 +597,7 @@ class SessionCore:
         if refused is not None:
             position, reasons, problem = refused
             function_id = list(compiled.keys)[position]
-            cost = compiled.expansion.functions[function_id].cost
+            cost = compiled.expansion.functions[function_id].known_cost
             raise AllocationError(function_id, cost, reasons, problem)
 
     def _accompany(self, execution: ExecutionCore, submission: Submission) -> None:

@@ -59,4 +59,12 @@ def _shown(function: Function, expansion: Expansion) -> Function:
         root = expansion.roots[function.id]
         first = next(i for i in expansion.bodies if expansion.roots.get(i) == root)
         node = expansion.pins.get(root) or (None if first == function.id else Collocated(first))
-    return replace(function, code=Elsewhere(function.name), extra_args=(), kwargs=None, node=node)
+    # A cost that is asked is known once the function is ready; strategies see it then.
+    return replace(
+        function,
+        code=Elsewhere(function.name),
+        extra_args=(),
+        kwargs=None,
+        node=node,
+        cost=function.known_cost or None,
+    )

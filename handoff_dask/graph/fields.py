@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypedDict
 from handoff_dask.errors import InvalidFunctionError
 from handoff_dask.graph.arguments import Reference, id_of, replaced
 from handoff_dask.graph.functions import Argument, Collocated, Function, FunctionId, FunctionType
+from handoff_dask.graph.growing import CostCode
 from handoff_dask.graph.retry import Retry
 
 __all__ = ["TaskFields", "made", "settled", "with_arguments"]
@@ -18,7 +19,7 @@ class TaskFields(TypedDict, total=False):
     """What a task may say of its functions; see :class:`Function`."""
 
     id: FunctionId
-    cost: Mapping[str, Any] | None
+    cost: Mapping[str, Any] | CostCode | None
     node: str | Collocated | tuple[str, FunctionId] | None
     type: FunctionType
     max_retries: int | None

@@ -27,6 +27,7 @@ from handoff_dask.graph.arguments import (
     id_of,
     is_hashable,
 )
+from handoff_dask.graph.growing import CostCode, check_cost, check_cost_code
 from handoff_dask.graph.retry import Retry
 from handoff_dask.resources import NOTHING, Cost
 
@@ -53,8 +54,6 @@ FunctionType: TypeAlias = Literal["regular", "inline", "input"]
 
 TYPES: tuple[FunctionType, ...] = get_args(FunctionType)
 INCLUSIONS: tuple[Inclusion, ...] = get_args(Inclusion)
-#: Resources that a cost can only have amounts of.
-COUNTED = ("cpu", "gpu")
 _IMPORTABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _set = object.__setattr__
 #: What says how code runs, and an input has none.
@@ -166,8 +165,10 @@ class Function:
     extra_args: tuple[Any, ...] | list[Any] = ()
     #: Plain values, passed by name, untouched; an :class:`Argument` stands for a result.
     kwargs: Mapping[str, Any] | None = None
-    #: ``{resource name: amount, label or False}`` held while it runs; see :class:`Cost`.
-    cost: Mapping[str, Any] | None = None
+    #: ``{resource name: amount, label or False}`` held while it runs; see :class:`Cost`.  Or a callable
+    #: ``cost(attempt, inputs)`` that gives it: ``attempt`` counts from 1, ``inputs`` is ``{argument id: bytes
+    #: of its result}``.  It is asked on the scheduler before each attempt, when the arguments are there.
+    cost: Mapping[str, Any] | CostCode | None = None
     #: Name or address of the node it must run on, or :class:`Collocated`, or ``None``: anywhere.
     node: str | Collocated | tuple[str, FunctionId] | None = None
     #: ``"regular"``, ``"inline"`` (recomputed inside each dependent) or ``"input"``.
@@ -234,8 +235,14 @@ class Function:
 
     @property
     def needs(self) -> Cost:
-        """Its cost as exact amounts and labels."""
-        return Cost.parse(self.cost) if self.cost else NOTHING
+        """Its cost as exact amounts and labels; nothing where that is asked later."""
+        known = self.known_cost
+        return Cost.parse(known) if known else NOTHING
+
+    @property
+    def known_cost(self) -> Mapping[str, Any]:
+        """Its cost as far as it is known before the function is ready; a callable has yet to be asked."""
+        return {} if self.cost is None or not isinstance(self.cost, Mapping) else self.cost
 
     @property
     def argument_ids(self) -> tuple[FunctionId, ...]:
@@ -378,16 +385,16 @@ def _checked_kwargs(function: Function) -> dict[str, Any]:
     return dict(kwargs)
 
 
-def _checked_cost(function: Function) -> dict[str, Any]:
-    for name in COUNTED:
-        text = function.cost.get(name) if isinstance(function.cost, Mapping) else None
-        if isinstance(text, str):
-            _refuse(function, f"its cost has the text {text!r} for {name}, which is counted; give a number")
+def _checked_cost(function: Function) -> dict[str, Any] | CostCode:
+    cost = function.cost
     try:
-        Cost.parse(function.cost)
+        if cost is not None and not isinstance(cost, Mapping) and callable(cost):
+            check_cost_code(cost)
+            return cost
+        check_cost(cost)
     except ValidationError as error:
         raise InvalidFunctionError(function.id, f"its cost is wrong: {error}") from error
-    return dict(function.cost or {})
+    return dict(cost or {})
 
 
 def _checked_node(function: Function) -> str | Collocated:

@@ -1,16 +1,23 @@
-"""Amounts of a cost that grow after an attempt has run out of memory."""
+"""Costs that are not the same for each attempt: amounts that grow, and callables that are asked."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from handoff_dask.errors import ValidationError
-from handoff_dask.resources import UNITS, units_of
+from handoff_dask.resources import UNITS, Cost, units_of
 
-__all__ = ["Growing", "growing", "growth_of"]
+__all__ = ["CostCode", "Growing", "check_cost", "growing", "growth_of"]
+
+#: Gives the cost of an attempt: called as ``cost(attempt, {argument id: bytes})``.
+CostCode: TypeAlias = Callable[[int, Mapping[Any, int]], Mapping[str, Any]]
+
+#: Resources that a cost can only have amounts of.
+COUNTED = ("cpu", "gpu")
 
 
 class Growing(float):
@@ -80,3 +87,38 @@ def growth_of(cost: Mapping[str, Any]) -> dict[str, tuple[float, int | None]]:
         for name, amount in cost.items()
         if type(amount) is Growing
     }
+
+
+def check_cost(cost: Any) -> None:
+    """Refuse what is no cost of a function.
+
+    Raises
+    ------
+    ValidationError
+        If it is none.
+    """
+    for name in COUNTED:
+        text = cost.get(name) if isinstance(cost, Mapping) else None
+        if isinstance(text, str):
+            raise ValidationError(f"{name}: {text!r} is a text, and {name} is counted; give a number")
+    Cost.parse(cost)
+
+
+def check_cost_code(code: Callable[..., Any]) -> None:
+    """Refuse a callable that cannot be called with an attempt and the sizes of the arguments.
+
+    Raises
+    ------
+    ValidationError
+        If it takes other arguments, as far as Python can tell.
+    """
+    try:
+        signature = inspect.signature(code)
+    except (TypeError, ValueError):  # of some built-in callables it is not known
+        return
+    try:
+        signature.bind(1, {})
+    except TypeError as error:
+        raise ValidationError(
+            f"{code!r} cannot be called as cost(attempt, inputs): {error}; let it take these two"
+        ) from None

@@ -118,6 +118,11 @@ def stages_of(dag: FunctionGraph) -> StageGraph:
             f"DAG {dag.id!r} has no input, so no item could come in; add Function(id, [], None, type='input')"
         )
     for function in dag.functions.values():
+        if function.cost is not None and not isinstance(function.cost, Mapping):
+            raise InvalidFunctionError(
+                function.id,
+                "its cost is a callable, and a stage holds one cost while the pipeline lives; give a mapping",
+            )
         if function.is_batched and function.inside:
             raise InvalidFunctionError(
                 function.id, "it gets batches, so results can stand in its args alone, not among plain values"

@@ -215,7 +215,8 @@ class QueueTables:
     def _new_queue(self, run: Run, demand: Demand) -> Queue:
         group = None if demand.group is None else run.groups[demand.group]
         to_bind = None if demand.binds is None else run.groups[demand.binds]
-        hold = demand.cost if group is None else group.request.cost
+        # By now a member may claim more than what was worked out for its group.
+        hold = demand.cost if group is None else group.request.cost.union(demand.cost)
         request = self._request(demand.cost, hold, run.queue_group.confinement, demand.avoid)
         queue = Queue(run, demand, request, group, to_bind)
         self._uses[request].queues[queue] = None

@@ -20,7 +20,7 @@ from handoff_dask.placement.events import (
     RunOpened,
 )
 from handoff_dask.placement.strategies import BUILT_IN, AllocateStrategy, SelectStrategy, Strategy
-from handoff_dask.resources import Capabilities, Cost
+from handoff_dask.resources import Capabilities
 
 __all__ = ["check_strategy"]
 
@@ -144,4 +144,4 @@ def _decisions(case: _Case, strategy: Strategy) -> Iterator[Decision]:
 
 def _demand(function: Function) -> Demand:
     pin = function.node if isinstance(function.node, str) else None
-    return Demand(Cost.parse(function.cost), pin=pin)
+    return Demand(function.needs, pin=pin)

@@ -41,6 +41,8 @@ class KilledForMemory(KilledWorker):
         How many workers died.
     claimed_mb
         Megabytes that the function claims of its node; ``None``: it claims no memory.
+    hint
+        Why it cannot claim more, where its claim grows.
     """
 
     def __init__(
@@ -51,14 +53,16 @@ class KilledForMemory(KilledWorker):
         deaths: tuple[MemoryDeath, ...],
         attempts: int,
         claimed_mb: float | None,
+        hint: str = "",
     ) -> None:
         super().__init__(task, last_worker, allowed_failures)
         self.deaths = deaths
         self.attempts = attempts
         self.claimed_mb = claimed_mb
+        self.hint = hint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (*self.args, self.deaths, self.attempts, self.claimed_mb)
+        return type(self), (*self.args, self.deaths, self.attempts, self.claimed_mb, self.hint)
 
     def __str__(self) -> str:
         certain = [death for death in self.deaths if death.is_certain]
@@ -66,7 +70,8 @@ class KilledForMemory(KilledWorker):
         how = "ended for its memory" if certain else "gone, and it was nearly full"
         often = f", in {len(certain or self.deaths)} of {self.attempts} attempts" if self.attempts > 1 else ""
         claims = "no memory" if self.claimed_mb is None else f"{self.claimed_mb:g} MB of memory"
-        return (
-            f"its worker was {how}{often}: {last}. The function claims {claims}. Claim what it needs "
-            "(memory= in its cost), so that it shares its node with less, or give workers a higher limit"
+        advice = self.hint or (
+            "Claim what it needs (memory= in its cost), so that it shares its node with less, or give "
+            "workers a higher limit"
         )
+        return f"its worker was {how}{often}: {last}. The function claims {claims}. {advice}"

@@ -6,12 +6,13 @@ import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dask.base import tokenize
 
 from handoff_dask.graph.retry import Retry
 from handoff_dask.placement.events import Demand
+from handoff_dask.protocol.packing import Packed, Sent
 from handoff_dask.record.status import OnFailure
 from handoff_dask.resources import Capabilities
 
@@ -43,6 +44,33 @@ class Options:
     retained_detached: int = 16
 
 
+class Sizes(NamedTuple):
+    """Where the size of an argument is found: the results of some tasks, and bytes beside these."""
+
+    keys: tuple[Any, ...]
+    nbytes: int
+
+
+class AskedCost(NamedTuple):
+    """A cost that is asked for each attempt."""
+
+    #: The callable, packed.
+    code: Packed | Sent
+    #: ``{number of the argument's name: where its size is found}``.
+    arguments: Mapping[int, Sizes]
+
+
+@dataclass(slots=True)
+class AskedCosts:
+    """The costs of a run that are asked, by position."""
+
+    functions: dict[int, AskedCost]
+    #: Of the items of maps, by the position of what makes them.
+    items: dict[int, AskedCost]
+    #: Ids of their arguments, pickled as one list.
+    names: bytes
+
+
 @dataclass(slots=True)
 class Items:
     """What is known of the items of a map before there are any."""
@@ -61,7 +89,7 @@ class Items:
     #: Whether the client wants their results.
     wanted: bool = False
     #: What grows of their cost; see :attr:`Manifest.growth`.
-    growth: dict[str, tuple[float, int | None]] | None = None
+    growth: dict[str, tuple[float, int | None]] = field(default_factory=dict)
     #: Whether they run although an argument that is no list has failed, and positions of the functions that
     #: the lists need.
     accepts: bool = False
@@ -94,6 +122,10 @@ class Manifest:
     durations: dict[int, float] = field(default_factory=dict)
     #: What grows of their costs: ``{position: {resource: (factor, the most in units or None)}}``.
     growth: dict[int, dict[str, tuple[float, int | None]]] = field(default_factory=dict)
+    #: What functions ask for by now, where that is not what they asked for at first; filled on the scheduler.
+    changed: dict[int, Demand] = field(default_factory=dict)
+    #: Costs that are callables.
+    asked: AskedCosts | None = None
     #: ``{group: what its node must be able to hold}``.
     groups: dict[Hashable, Demand] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
@@ -134,8 +166,10 @@ class Manifest:
             self.priorities.update(dict.fromkeys(added, items.priority))
         if items.duration_s is not None:
             self.durations.update(dict.fromkeys(added, items.duration_s))
-        if items.growth is not None:
+        if items.growth:
             self.growth.update(dict.fromkeys(added, items.growth))
+        if self.asked is not None and position in self.asked.items:
+            self.asked.functions.update(dict.fromkeys(added, self.asked.items[position]))
         if items.accepts:
             self.accepting |= frozenset(added)
         return [self.key(n) for n in added]

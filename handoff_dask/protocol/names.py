@@ -55,6 +55,8 @@ ATTEMPT = "handoff-attempt"
 DEVICES = "handoff-devices"
 #: The annotation that tells a task why it cannot claim more than it does, if it cannot.
 LIMIT = "handoff-limit"
+#: The annotation that tells a task what it costs, if that is not what it cost at first.
+COST = "handoff-cost-now"
 #: Where Dask tells the times of an attempt: ``[processor seconds, megabytes, whether that is exact]``.
 USED = "handoff-used"
 

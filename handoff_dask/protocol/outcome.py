@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from handoff_dask.record.usage import MemoryShortage
+
 #: A run that ends within so many seconds is not worth planning.
 LEAST_PLANNED_S = 1.0
 
@@ -51,6 +53,10 @@ class Outcome:
     #: The functions that have failed, the first to fail first: ``(position, why it could not be placed)``,
     #: ``({node: why not}, what else)`` if that is how it failed.  Their exceptions come beside this.
     failures: Sequence[tuple[int, tuple[dict[str, str], str | None] | None]] = ()
+    #: ``{position: the costs that its attempts claimed in turn}`` of functions for which that has changed.
+    claimed: Mapping[int, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    #: Of functions that failed for want of memory.
+    shortages: Mapping[int, MemoryShortage] = field(default_factory=dict)
     #: ``{position: position of the failed function that it needed}``.
     skipped: Mapping[int, int] = field(default_factory=dict)
     #: Items of maps; see :attr:`~handoff_dask.protocol.manifest.Manifest.spawned`.

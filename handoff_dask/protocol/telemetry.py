@@ -128,11 +128,14 @@ class Booked(NamedTuple):
     position: int
     node: str
     available: dict[str, int | float]
+    #: What it has taken, if that is not what its function cost at first.
+    amounts: dict[str, int | float] | None = None
 
     def told(self, run: KnownRun) -> Told:
         """The event."""
         metadata = {"node": self.node, "dag_id": run.dag_id, "function_id": run.ids[self.position]}
-        return self.event, {"amounts": run.amounts(self.position), "available": self.available}, metadata
+        amounts = run.amounts(self.position) if self.amounts is None else self.amounts
+        return self.event, {"amounts": amounts, "available": self.available}, metadata
 
 
 class Began(NamedTuple):
@@ -145,6 +148,8 @@ class Began(NamedTuple):
     attempt: int
     began: float
     queued_s: float
+    #: What it costs, if that is not what its function cost at first.
+    cost: dict[str, Any] | None = None
 
     def told(self, run: KnownRun) -> Told:
         """The event."""
@@ -168,6 +173,8 @@ class Ended(NamedTuple):
     exception: bytes | str | None
     #: Processor seconds, megabytes, and whether these are exact.
     used: Sequence[Any] | None = None
+    #: What it costs, if that is not what its function cost at first.
+    cost: dict[str, Any] | None = None
 
     def told(self, run: KnownRun) -> Told:
         """The event."""
@@ -192,7 +199,7 @@ def _about_attempt(note: Began | Ended, run: KnownRun) -> dict[str, Any]:
         "function_id": run.ids[note.position],
         "node": note.node,
         "attempt": note.attempt,
-        "cost": run.cost(note.position),
+        "cost": run.cost(note.position) if note.cost is None else dict(note.cost),
     }
 
 
@@ -218,10 +225,13 @@ class Refused(NamedTuple):
     position: int
     reasons: Mapping[str, str]
     problem: str | None
+    #: What it costs, if that is not what it cost at first.
+    cost: dict[str, Any] | None = None
 
     def error(self, run: KnownRun) -> BaseException:
         """What the execution raises."""
-        return AllocationError(run.ids[self.position], run.cost(self.position), self.reasons, self.problem)
+        cost = run.cost(self.position) if self.cost is None else self.cost
+        return AllocationError(run.ids[self.position], cost, self.reasons, self.problem)
 
 
 def _cancelled(run: KnownRun) -> BaseException:

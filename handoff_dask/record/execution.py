@@ -35,8 +35,10 @@ class FunctionRecord:
     args: tuple[Hashable, ...] = ()
     #: ``"regular"``, ``"inline"`` or ``"input"``.
     type: str = "regular"
-    #: As the user wrote it.
+    #: What its last attempt claimed, as a user writes it.
     cost: Mapping[str, Any] = field(default_factory=dict)
+    #: What its attempts have claimed in turn, where that has changed; the last is ``cost``.
+    claimed: tuple[Mapping[str, Any], ...] = ()
     #: ``"pending"`` (arguments missing), ``"waiting"`` (for a node), ``"running"``,
     #: ``"finished"``, ``"failed"``, ``"cancelled"``, ``"skipped"`` (it needed what had failed), ``"reused"``
     #: (its result was known); inline and input: ``"none"``.

@@ -30,9 +30,9 @@ from handoff_dask.protocol.names import OVERDUE_S
 from handoff_dask.record.status import FAILED
 from handoff_dask.resources import Cost
 from handoff_dask.scheduler import lifecycle as life
+from handoff_dask.scheduler.costs import AttemptCosts, CostRefused
 from handoff_dask.scheduler.data import Data
 from handoff_dask.scheduler.engine_driver import EngineDriver
-from handoff_dask.scheduler.growing import GrowingCosts
 from handoff_dask.scheduler.lingering import LingeringThreads
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import Observer
@@ -103,7 +103,7 @@ class Dispatcher:
         self._call_later = call_later
         self._sick = sick
         self._lifecycle = life.Lifecycle()
-        self._growing = GrowingCosts(nodes)
+        self._costs = AttemptCosts(nodes, tasks.nbytes)
         #: Whether a function that is ready may be offered to the engine now.
         self.admits: Callable[[FunctionState], bool] = lambda function: True
         #: Called after each turn of the engine.
@@ -184,9 +184,14 @@ class Dispatcher:
     def offer(self, function: FunctionState) -> None:
         """Tell the engine of a function that waits."""
         run, position = function.run, function.position
-        grown = self._growing.grown(function)
-        if grown is not None:
-            self._tasks.say_cost(function.key, *grown)
+        try:
+            changed = self._costs.settle(function)
+        except CostRefused as refused:
+            # Not from within a transition.
+            self._later(self._fail_if_it_waits, function, ({}, str(refused)))
+            return
+        if changed is not None:
+            self._tasks.say_cost(function.key, changed.cost, changed.limit)
         if function.expected_s is None:
             function.expected_s = self._ranks.expected(function)
         arguments, frees, preferred_node = self._data.of(
@@ -267,7 +272,7 @@ class Dispatcher:
         self._driver.gather([FunctionFinished(function=function.key, took_s=action.took_s)])
 
     def _change_claim(self, function: FunctionState, action: life.ChangeClaim) -> None:
-        cost, threads = action.attempt.holds(function.run.demand(function.position).cost)
+        cost, threads = action.attempt.holds()
         claim = ClaimedElsewhere(
             claim=("seceded", function.key),
             node=action.attempt.node,
@@ -392,6 +397,7 @@ class Dispatcher:
             address=node.address,
             ready=function.state.since,
             placed=time(),
+            cost=function.run.demand(function.position).cost,
             candidates=decision.candidates,
             cause=decision.cause,
             prefetched=decision.prefetched,
@@ -416,9 +422,7 @@ class Dispatcher:
         is_queued = decision.prefetch_queue is not None and decision.prefetch_queue[1] < node.threads
         taken = self._queues.admission((node.address, number), slots) if is_queued else {}
         self._tasks.admit_by(task, taken)
-        task.resource_restrictions = self._admission(
-            node.address, function.run.demand(function.position).cost
-        )
+        task.resource_restrictions = self._admission(node.address, attempt.cost)
         return function
 
     def _reject(self, decision: Reject) -> None:
@@ -439,6 +443,10 @@ class Dispatcher:
         run, cost = function.run, function.run.demand(function.position).cost
         error = AllocationError(run.id_of(function.position), cost.to_dict(), *refusal)
         self.tell(function, life.Rejected(error, refusal))
+
+    def _fail_if_it_waits(self, function: FunctionState, refusal: Refusal) -> None:
+        if isinstance(function.state, Waiting) and self._tasks.is_held(function.key):
+            self.fail(function, refusal)
 
     def give_up(self, problem: str) -> None:
         """Fail what waits: the engine has failed, and nobody must wait for it."""

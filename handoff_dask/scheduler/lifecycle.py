@@ -63,6 +63,7 @@ from handoff_dask.scheduler.states import (
     Running,
     Skipped,
     Waiting,
+    WorkerEnd,
 )
 
 # ---------------------------------------------------------------------- events
@@ -191,6 +192,8 @@ class Dropped:
     node_is_there: bool
     #: A random number from 0 to 1, which spreads the waits before further attempts.
     chance: float = 0.5
+    #: What is known of the end of its worker.
+    death: WorkerEnd | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -616,6 +619,8 @@ class Lifecycle:
     def _dropped(self, function: FunctionState, event: Dropped, now: float) -> list[Action]:
         attempt, was_running = _attempt_of(function), isinstance(function.state, Running)
         function.state = Cancelled(attempt) if function.run.over else Pending()
+        # What is on a node and has not begun is not to blame.
+        attempt.death = event.death if was_running and not attempt.recalled else None
         has_ended = attempt.raised is not None and not attempt.left_behind
         is_over = not event.node_is_there or has_ended or attempt.recalled
         if attempt.raised is not None and function.failed_on:

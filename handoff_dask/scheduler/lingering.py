@@ -71,7 +71,7 @@ class LingeringThreads:
 
 
 def _claim_of(number: int, function: FunctionState, attempt: Attempt) -> ClaimedElsewhere:
-    cost, threads = attempt.holds(function.run.demand(function.position).cost)
+    cost, threads = attempt.holds()
     return ClaimedElsewhere(
         claim=("lingering", number),
         node=attempt.node,

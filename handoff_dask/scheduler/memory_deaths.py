@@ -6,45 +6,25 @@ has no nanny, or the system has ended it), its last heartbeat tells what it held
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from distributed import KilledWorker
 from distributed.protocol import pickle
 
 from handoff_dask.placement.events import NodeJoined
-from handoff_dask.protocol.killed import KilledForMemory, MemoryDeath
-from handoff_dask.resources import MEGABYTE, amount_of
+from handoff_dask.protocol.killed import KilledForMemory
+from handoff_dask.resources import amount_of
 from handoff_dask.scheduler.lifecycle import Dropped, Ended, FailedForGood, Failure, LifeEvent, Rejected
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import NodeEvent, Observer
 from handoff_dask.scheduler.runs import FunctionState, RunState
-from handoff_dask.scheduler.states import Running, State
+from handoff_dask.scheduler.states import Running, State, Waiting, WorkerEnd
 
 #: The topic under which a nanny says that it ends its worker for its memory.
 TOPIC = "worker-restart-memory"
-#: A worker that died without a word is likely to have died of that if it held so much of its limit.
-FULL = 0.8
 #: How many dead workers are remembered.
 REMEMBERED = 500
-
-
-@dataclass(slots=True)
-class _End:
-    """What is known of the end of a worker."""
-
-    node: str
-    limit: int
-    held: int
-    #: Whether its nanny has said that it ends it for its memory.
-    is_certain: bool = False
-
-    def death(self) -> MemoryDeath | None:
-        """It as it is told; ``None`` if memory was not why."""
-        if not self.is_certain and self.held < FULL * self.limit:
-            return None
-        return MemoryDeath(self.node, self.held / MEGABYTE, self.limit / MEGABYTE, self.is_certain)
 
 
 class MemoryDeaths(Observer):
@@ -54,32 +34,46 @@ class MemoryDeaths(Observer):
     ----------
     nodes
         What is known of workers.
+    offer_again
+        Tells the engine anew what a function asks for that waits.
     """
 
     watches = (Dropped, Ended, FailedForGood, Rejected)
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, nodes: Nodes, offer_again: Callable[[FunctionState], object]) -> None:
         self._nodes = nodes
+        self._offer_again = offer_again
         #: The latest worker of each address that died, or is about to.
-        self._ends: dict[str, _End] = {}
-        #: ``{function key: ends of the workers that died under it}``.
-        self._under: dict[str, list[_End]] = {}
+        self._ends: dict[str, WorkerEnd] = {}
+        #: ``{function key: the function, and the ends of the workers that died under it}``.
+        self._under: dict[str, tuple[FunctionState, list[WorkerEnd]]] = {}
 
     def said(self, message: Mapping[str, Any]) -> None:
         """A nanny says that it ends its worker for its memory; the worker may be gone already."""
         end = self._end_of(message["worker"])
-        if end is not None:
-            end.held, end.is_certain = message["rss"], True
+        if end is None:
+            return
+        end.held, end.is_certain = message["rss"], True
+        for function, ends in list(self._under.values()):
+            # It waits already, with what it claimed before.
+            if ends[-1] is end and isinstance(function.state, Waiting):
+                self._offer_again(function)
 
     def dies(self, address: str) -> None:
         """A worker is gone that nobody has asked to go; called while its node is still known."""
         self._end_of(address)
 
-    def _end_of(self, address: str) -> _End | None:
+    def end_of(self, address: str) -> WorkerEnd | None:
+        """How the worker of this address has died; ``None`` if nothing is known of that."""
+        return self._ends.get(address)
+
+    def _end_of(self, address: str) -> WorkerEnd | None:
         end, node = self._ends.get(address), self._nodes.by_address.get(address)
         if end is None and node is not None and node.worker.memory_limit:
             held = node.worker.metrics.get("memory", 0)
-            end = self._ends[address] = _End(node.name, node.worker.memory_limit, held)
+            spilled = node.worker.metrics.get("spilled_bytes", {}).get("memory", 0)
+            results = max(0, node.worker.nbytes - spilled)
+            end = self._ends[address] = WorkerEnd(node.name, node.worker.memory_limit, held, results)
             if len(self._ends) > REMEMBERED:
                 del self._ends[next(iter(self._ends))]
         return end
@@ -94,16 +88,18 @@ class MemoryDeaths(Observer):
             return failure
         self.dies(attempt.address)
         last = self._ends.get(attempt.address)
-        ends = [*self._under.get(function.key, ()), *([] if last is None else [last])]
+        before = self._under[function.key][1] if function.key in self._under else ()
+        ends = [*before, *([] if last is None else [last])]
         deaths = tuple(death for end in ends if (death := end.death()) is not None)
         if not deaths:
             return failure
-        memory = dict(function.run.demand(function.position).cost.amounts).get("memory")
+        memory = dict(attempt.cost.amounts).get("memory")
         claimed = None if memory is None else amount_of(memory)
         attempts = killed.allowed_failures + 1
         error = KilledForMemory(
-            killed.task, killed.last_worker, killed.allowed_failures, deaths, attempts, claimed
-        )
+            killed.task, killed.last_worker, killed.allowed_failures, deaths, attempts, claimed,
+            function.run.limit_of(function.position),
+        )  # fmt: skip
         return Failure(pickle.dumps(error), failure.traceback, f"{type(error).__name__}: {error}")
 
     def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
@@ -113,7 +109,7 @@ class MemoryDeaths(Observer):
         elif isinstance(old, Running) and not event.node_is_there:
             end = self._ends.get(old.attempt.address)
             if end is not None:
-                self._under.setdefault(function.key, []).append(end)
+                self._under.setdefault(function.key, (function, []))[1].append(end)
 
     def node_changed(self, event: NodeEvent) -> None:
         """A new worker may have the address of one that died."""

@@ -167,7 +167,7 @@ class NestedExecutions(Observer):
 
     def _as_parent(self, pause: Pause) -> Parent:
         function, attempt = pause.function, pause.attempt
-        cost, threads = attempt.holds(function.run.demand(function.position).cost)
+        cost, threads = attempt.holds()
         theirs = [f for run in self._children.get(attempt, {}).values() for f in run.functions.values()]
         return Parent(
             function=function.key,
@@ -182,7 +182,8 @@ class NestedExecutions(Observer):
         holders = []
         for parent in deadlock.holders:
             function = self._runs.functions[str(parent.function)]
-            kept = function.run.demand(function.position).cost.without("cpu").to_amounts()
+            assert function.attempt is not None
+            kept = function.attempt.cost.without("cpu").to_amounts()
             held = ", ".join(f"{name} {amount:g}" for name, amount in kept.items())
             holders.append(f"{function.run.id_of(function.position)!r} holds {held} of {parent.node!r}")
         return (

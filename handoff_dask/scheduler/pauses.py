@@ -38,8 +38,7 @@ class Pause:
 
     def needs(self) -> Amounts:
         """What it gave back, and needs again."""
-        cost = self.function.run.demand(self.function.position).cost
-        cpu = tuple(pair for pair in cost.amounts if pair[0] == "cpu")
+        cpu = tuple(pair for pair in self.attempt.cost.amounts if pair[0] == "cpu")
         return ((THREAD, 1), *cpu) if self.with_thread else cpu
 
 

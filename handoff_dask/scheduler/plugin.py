@@ -159,7 +159,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.queues, self._send, loop.call_later, self.ranks.takes_long, self.dispatcher.recalled
         )
         self.placed_tasks = PlacedTasks(scheduler, self.nodes, self.registry, self._adopted)
-        self.memory_deaths = MemoryDeaths(self.nodes)
+        self.memory_deaths = MemoryDeaths(self.nodes, self._offer_again)
         self.mailboxes = Mailboxes()
         self.telemetry = Telemetry(
             self.runs, self.mailboxes, self.driver.engine.claimed_elsewhere, self.threads,
@@ -189,6 +189,9 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
 
     def _open_pipelines(self) -> list[dict[str, Any]]:
         return self.pipelines.overview()
+
+    def _offer_again(self, function: FunctionState) -> None:
+        self.dispatcher.offer_again(function)
 
     def _refuse(self, run: RunState, position: int, refusal: tuple[dict[str, str], str | None]) -> None:
         self.registry.refuse(run, position, refusal)
@@ -418,7 +421,8 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         if failure is not None:
             passes_on = function.run.passes_failures
             return life.FailedForGood(None, failure, is_there, is_passed_on=passes_on, has_value=False)
-        return life.Dropped(is_there, random.random())
+        death = None if is_there else self.memory_deaths.end_of(function.fact("address"))
+        return life.Dropped(is_there, random.random(), death)
 
 
 def _defect(error: Exception) -> str:

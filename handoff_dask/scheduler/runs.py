@@ -21,6 +21,7 @@ from handoff_dask.protocol.outcome import Outcome
 from handoff_dask.protocol.telemetry import Introduction
 from handoff_dask.record.logs import kept
 from handoff_dask.record.status import PENDING
+from handoff_dask.record.usage import MemoryShortage
 from handoff_dask.resources import Cost
 from handoff_dask.scheduler.states import Attempt, Pending, Prefetched, Running, State, Waiting
 
@@ -44,6 +45,7 @@ class FunctionState:
         "position",
         "rank",
         "run",
+        "settled_for",
         "state",
     )
 
@@ -61,6 +63,8 @@ class FunctionState:
         #: When its next attempt may be made, in seconds since the epoch.
         self.not_before = 0.0
         self.rank = 0.0
+        #: The number of the attempt for which its cost was asked last.
+        self.settled_for = 0
         #: Expected seconds, if anything is known.
         self.expected_s: float | None = None
 
@@ -169,8 +173,13 @@ class RunState:
         self.planned = False
         #: A fixed order, by position; absent where it follows from the graph and the durations.
         self.ranks: list[float] | None = None
-        #: What functions ask for by now that ran out of memory, by position.
-        self._grown: dict[int, Demand] = {}
+        #: What functions ask for by now, where that is not what they asked for at first, by position.
+        self._changed = manifest.changed
+        #: What their attempts have claimed, in turn, and why the last could not claim more, if so.
+        self._claimed: dict[int, list[Cost]] = {}
+        self._limits: dict[int, str] = {}
+        #: Ids of the arguments of functions whose cost is asked, once they are read.
+        self.argument_names: list[Hashable] | None = None
         self._kinds: dict[tuple[str, int], dict[str, RunKind]] = {}
         self._kind_of: dict[int, RunKind] = {}
         #: Positions, and for each of them which of these take its result.
@@ -235,14 +244,31 @@ class RunState:
 
     def demand(self, position: int) -> Demand:
         """What a function asks of a node."""
-        grown = self._grown.get(position) if self._grown else None
-        if grown is not None:
-            return grown
+        changed = self._changed.get(position) if self._changed else None
+        if changed is not None:
+            return changed
         return self.manifest.demands[self.manifest.demand_of[position]]
 
-    def grow(self, position: int, cost: Cost) -> None:
-        """Let the next attempt of a function claim more than the one before."""
-        self._grown[position] = replace(self.demand(position), cost=cost)
+    def claim(self, position: int, cost: Cost, limit: str = "", *, is_first: bool = False) -> None:
+        """Let the next attempt of a function claim this, and remember why it cannot be more, if so."""
+        demand = self.demand(position)
+        self._changed[position] = replace(demand, cost=cost)
+        claimed = self._claimed.setdefault(position, [] if is_first else [demand.cost])
+        if not claimed or claimed[-1] != cost:
+            claimed.append(cost)
+        self._limits[position] = limit
+
+    def has_changed(self, position: int) -> bool:
+        """Whether a function costs something else than the manifest says."""
+        return position in self._changed
+
+    def limit_of(self, position: int) -> str:
+        """Why the claim of a function cannot be more; ``""`` if it can."""
+        return self._limits.get(position, "")
+
+    def claimed(self, position: int) -> list[dict[str, Any]]:
+        """What the attempts of a function have claimed in turn, if that has changed."""
+        return [cost.to_dict() for cost in self._claimed.get(position, ())]
 
     def kind_of(self, position: int) -> RunKind:
         """The kind of a function: those of this run with the same code, demand and family."""
@@ -260,14 +286,14 @@ class RunState:
 
     def amounts(self, position: int) -> dict[str, int | float]:
         """The amounts that a function holds while it runs."""
-        if position in self._grown:
-            return self._grown[position].cost.to_amounts()
+        if position in self._changed:
+            return self._changed[position].cost.to_amounts()
         return self._amounts[self.manifest.demand_of[position]]
 
     def cost(self, position: int) -> dict[str, Any]:
         """A function's cost, labels included."""
-        if position in self._grown:
-            return self._grown[position].cost.to_dict()
+        if position in self._changed:
+            return self._changed[position].cost.to_dict()
         return self._costs[self.manifest.demand_of[position]]
 
     @property
@@ -328,11 +354,23 @@ class RunState:
             capabilities=capabilities,
             submitted=self.submitted,
             ended=self.ended,
+            claimed={position: self.claimed(position) for position in self._changed},
+            shortages=self._shortages(),
             failures=[(position, failure.refusal) for position, failure in self.failures.items()],
             skipped=dict(self.skipped),
             spawned=tuple(self.manifest.spawned),
             logs=list(self.logs),
         )
+
+    def _shortages(self) -> dict[int, MemoryShortage]:
+        """What is known of the memory of the functions that failed for want of it."""
+        found = {}
+        for position in self.failures:
+            function = self.functions.get(position)
+            attempt = None if function is None else function.attempt
+            if attempt is not None and attempt.wants_memory:
+                found[position] = attempt.shortage(self.limit_of(position))
+        return found
 
     def exceptions(self) -> list[list[Any]]:
         """Exception and traceback of each failed function, in the order of the outcome."""

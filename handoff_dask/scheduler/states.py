@@ -5,15 +5,55 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
+from handoff_dask.protocol.killed import MemoryDeath
 from handoff_dask.protocol.names import SHORT_LANES
 from handoff_dask.record.status import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, SKIPPED, WAITING
-from handoff_dask.resources import Cost
+from handoff_dask.record.usage import MemoryShortage
+from handoff_dask.resources import MEGABYTE, NOTHING, Cost
 
 #: A node's address and the number of a prefetch queue there.
 QueueKey: TypeAlias = tuple[str, int]
+
+
+#: What exceptions are called, as text, that tell of a want of memory.
+_MEMORY = re.compile(r"[\w.]*(MemoryError|MemoryExceededError)\b")
+
+
+#: A worker that died without a word is likely to have died of its memory if it held so much of its limit.
+FULL = 0.8
+
+
+@dataclass(slots=True)
+class WorkerEnd:
+    """What is known of the end of a worker; in bytes."""
+
+    #: Name of its node.
+    node: str
+    limit: int
+    #: What its process held, and how much of that were results of tasks.
+    held: int
+    results: int = 0
+    #: Whether its nanny has said that it ends it for its memory.
+    is_certain: bool = False
+
+    def death(self) -> MemoryDeath | None:
+        """It as it is told; ``None`` if memory was not why."""
+        if not self.is_certain and self.held < FULL * self.limit:
+            return None
+        return MemoryDeath(self.node, self.held / MEGABYTE, self.limit / MEGABYTE, self.is_certain)
+
+    def is_by(self, cost: Cost) -> bool:
+        """Whether a function of this cost may be to blame: there was more than it claims."""
+        return self.death() is not None and self.held - self.results > memory_of(cost)
+
+
+def memory_of(cost: Cost) -> int:
+    """The bytes that a cost claims."""
+    return dict(cost.amounts).get("memory", 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +70,8 @@ class Attempt:
     #: When the arguments were there, and when the function was bound to the node.
     ready: float
     placed: float
+    #: What it claims.
+    cost: Cost = NOTHING
     #: How many nodes had room then, and what the function had waited for.
     candidates: int = 0
     cause: str = ""
@@ -64,6 +106,8 @@ class Attempt:
     raised: Any = None
     #: The same as text.
     raised_text: str = ""
+    #: How its worker has died.
+    death: WorkerEnd | None = None
     #: Why it has failed for good, if its result says so.
     failure: Any = None
     #: Whether its worker has given it back: no thread of it goes on.
@@ -76,9 +120,21 @@ class Attempt:
         self.paused = False
         self.has_thread = with_thread
 
-    def holds(self, cost: Cost) -> tuple[Cost, int]:
+    def holds(self) -> tuple[Cost, int]:
         """What it holds of its node now: of its cost, and of threads."""
-        return cost.without("cpu") if self.paused else cost, int(self.has_thread)
+        return self.cost.without("cpu") if self.paused else self.cost, int(self.has_thread)
+
+    @property
+    def wants_memory(self) -> bool:
+        """Whether it has ended for want of memory."""
+        if self.death is not None:
+            return self.death.is_by(self.cost)
+        return bool(_MEMORY.match(self.raised_text))
+
+    def shortage(self, hint: str) -> MemoryShortage:
+        """How much memory it had, and what it claimed."""
+        peak = None if self.used is None else self.used[1]
+        return MemoryShortage(memory_of(self.cost) / MEGABYTE or None, peak, hint)
 
     @property
     def is_short(self) -> bool:

@@ -17,8 +17,9 @@ from distributed.protocol import pickle
 
 from handoff_dask.placement.devices import DEVICE
 from handoff_dask.protocol.failed_values import LAST_ATTEMPT, FailedValue, guard_of
-from handoff_dask.protocol.names import ADMISSION, ATTEMPT, DEVICES, LIMIT, is_barrier
+from handoff_dask.protocol.names import ADMISSION, ATTEMPT, COST, DEVICES, LIMIT, is_barrier
 from handoff_dask.protocol.telemetry import pack_exception
+from handoff_dask.resources import Cost
 from handoff_dask.scheduler.lifecycle import Failure
 
 if TYPE_CHECKING:
@@ -115,10 +116,20 @@ class Tasks:
             only = self._only[address] = {address}
         task.worker_restrictions = only
 
-    def say_cost(self, key: str, amounts: dict[str, Any], limit: str) -> None:
+    def say_cost(self, key: str, cost: Cost, limit: str) -> None:
         """Tell a task what it claims from now on, and why it cannot be more, if it cannot."""
         task = self._tasks[key]
-        task.annotations = {**(task.annotations or {}), "resources": amounts, LIMIT: limit}
+        task.annotations = {
+            **(task.annotations or {}),
+            "resources": cost.to_amounts(),
+            COST: cost.to_dict(),
+            LIMIT: limit,
+        }
+
+    def nbytes(self, key: Hashable) -> int:
+        """Bytes of a result; 0 if Dask does not know the task."""
+        task = self._tasks.get(key)
+        return 0 if task is None else int(task.get_nbytes())
 
     @staticmethod
     def give_devices(task: TaskState, indices: tuple[int, ...]) -> None:

@@ -41,7 +41,7 @@ from handoff_dask.protocol.telemetry import (
 from handoff_dask.protocol.telemetry import Failed as FailedNote
 from handoff_dask.protocol.telemetry import Refused as RefusedNote
 from handoff_dask.record.status import FAILED, FINISHED
-from handoff_dask.resources import Capabilities, amount_of
+from handoff_dask.resources import Capabilities, Cost, amount_of
 from handoff_dask.scheduler.lifecycle import Dropped, FailedForGood, LifeEvent, Placed
 from handoff_dask.scheduler.lifecycle import Ended as EndedWell
 from handoff_dask.scheduler.lingering import LingeringThreads
@@ -70,6 +70,7 @@ class Claim(NamedTuple):
     node: str
     #: The node's account; the name may be borne by another worker when the claim ends.
     held: Counter[str]
+    cost: Cost
 
 
 class ToldStart(NamedTuple):
@@ -221,7 +222,8 @@ class Telemetry(Observer):
             return None
         failure, function = run.problem, run.functions[position]
         if failure.refusal is not None:
-            return RefusedNote(position, *failure.refusal)
+            cost = run.cost(position) if run.has_changed(position) else None
+            return RefusedNote(position, *failure.refusal, cost)
         exception = pack_exception(failure.exception)
         return FailedNote(position, function.fact("node"), function.attempts, exception)
 
@@ -294,7 +296,14 @@ class Telemetry(Observer):
         if START in self._wanted:
             self._note(
                 Began(
-                    START, function.run.token, function.position, attempt.node, number, began, told.queued_s
+                    START,
+                    function.run.token,
+                    function.position,
+                    attempt.node,
+                    number,
+                    began,
+                    told.queued_s,
+                    _new_cost(function, attempt),
                 )
             )
         return told
@@ -344,6 +353,7 @@ class Telemetry(Observer):
                 attempt.nbytes if how == "stop" else None,
                 None if exception is None else pack_exception(exception),
                 attempt.used,
+                _new_cost(function, attempt),
             )
         )
 
@@ -360,7 +370,7 @@ class Telemetry(Observer):
         claim = self._claims.pop(attempt, None)
         if claim is None:
             return
-        for name, units in claim.run.demand(claim.position).cost.amounts:
+        for name, units in claim.cost.amounts:
             claim.held[name] -= units
         self._ledger(RELEASE, claim)
         if claim.run.token not in self._runs.by_token:
@@ -368,7 +378,7 @@ class Telemetry(Observer):
             self._forget(claim.run.token)
 
     def _book(self, function: FunctionState, attempt: Attempt) -> Claim | None:
-        amounts = function.run.demand(function.position).cost.amounts
+        amounts = attempt.cost.amounts
         if not amounts:
             return None
         held = self._held.get(attempt.node)
@@ -376,7 +386,8 @@ class Telemetry(Observer):
             held = self._held[attempt.node] = Counter()
         for name, units in amounts:
             held[name] += units
-        claim = self._claims[attempt] = Claim(function.run, function.position, attempt.node, held)
+        claim = Claim(function.run, function.position, attempt.node, held, attempt.cost)
+        self._claims[attempt] = claim
         return claim
 
     def _ledger(self, event: Event, claim: Claim) -> None:
@@ -384,7 +395,8 @@ class Telemetry(Observer):
             if claim.run.token not in self._runs.by_token:
                 self._leaving[claim.run.token] = claim.run
             available = self._available(claim)
-            self._note(Booked(event, claim.run.token, claim.position, claim.node, available))
+            amounts = claim.cost.to_amounts() if claim.run.has_changed(claim.position) else None
+            self._note(Booked(event, claim.run.token, claim.position, claim.node, available, amounts))
 
     def _available(self, claim: Claim) -> dict[str, int | float]:
         """What is left of a node at this point of the story."""
@@ -473,3 +485,8 @@ class Telemetry(Observer):
         new = {n.run for n in notes if n.run is not None} - known
         known |= new
         return [runs[token].introduction() for token in sorted(new) if token in runs]
+
+
+def _new_cost(function: FunctionState, attempt: Attempt) -> dict[str, Any] | None:
+    """What an attempt costs, if that is not what the listener knows of its function."""
+    return attempt.cost.to_dict() if function.run.has_changed(function.position) else None

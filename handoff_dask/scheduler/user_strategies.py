@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from distributed.protocol import pickle
@@ -73,7 +74,10 @@ class _Asked:
         return SelectStrategy(name=name, select=self._fenced(self._own), describe=self._describe)
 
     def _describe(self, key: FunctionKey) -> Function:
-        return self._functions[position_of(str(key))]
+        position = position_of(str(key))
+        changed = self._manifest.changed.get(position)
+        function = self._functions[position]
+        return function if changed is None else replace(function, cost=changed.cost.to_dict())
 
     def _fenced(self, ask: Callable[..., Any]) -> Callable[[Any, Sequence[NodeSnapshot]], Any]:
         return lambda function, nodes: self._code.ask(ask, function, nodes)

@@ -143,6 +143,7 @@ class Views(Observer):
                 name=run.manifest.names[f.position],
                 args=tuple(texts[p] for p in producers.get(f.position, ())),
                 cost=run.cost(f.position),
+                claimed=tuple(run.claimed(f.position)),
                 status=status_now(f),
                 node=f.fact("node"),
                 ready=f.ready,

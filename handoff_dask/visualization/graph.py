@@ -220,7 +220,7 @@ def _planned(function: Function, pin: str | None = None) -> FunctionRecord:
         name=name_of(function.code),
         args=function.dependencies,
         type=function.type,
-        cost=dict(function.cost or {}),
+        cost=dict(function.known_cost),
         status="pending" if function.type == "regular" else "none",
         node=pin,
     )

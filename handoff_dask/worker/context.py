@@ -10,7 +10,7 @@ from distributed.protocol import pickle
 from distributed.utils import sync
 
 from handoff_dask.protocol.manifest import run_of
-from handoff_dask.protocol.names import ATTEMPT, DEVICES, NAME
+from handoff_dask.protocol.names import ATTEMPT, COST, DEVICES, NAME
 from handoff_dask.protocol.telemetry import KnownRun
 from handoff_dask.record.current import Current
 
@@ -42,7 +42,7 @@ def attempt_on_worker() -> Current | None:
         function_id=run.ids[position],
         attempt=annotations.get(ATTEMPT, 1),
         node=str(worker.name),
-        cost=run.cost(position),
+        cost=annotations[COST] if COST in annotations else run.cost(position),
         devices=_devices(annotations),
     )
 

@@ -60,7 +60,7 @@ async def test_an_isolated_function_that_needs_much_ends_well(client, scheduler,
     await nothing_claimed(scheduler)
 
 
-@pytest.mark.parametrize(("most", "why"), [(None, "no node has more memory"), (250, "up to 250 only")])
+@pytest.mark.parametrize(("most", "why"), [(None, "no node has more memory"), (250, "up to 250 MB only")])
 def test_it_never_claims_more_than_there_is(most, why):
     @live(2)
     async def check(client, scheduler, worker):
@@ -99,7 +99,7 @@ async def test_other_failures_leave_it_as_it_is(client, scheduler, worker):
         await session.execute([wrong])
 
     assert stage.started == ["f", "f"]
-    assert not next(iter(scheduler.plugins["handoff"].views.ended()))._grown
+    assert not next(iter(scheduler.plugins["handoff"].views.ended()))._changed
     stage.close()
 
 

@@ -176,17 +176,17 @@ def test_the_thread_is_returned_once():
 
 
 def test_what_waits_for_an_execution_of_its_own_holds_no_cpu():
-    function, mine = function_of(), attempt()
     cost = Cost.parse({"cpu": 2, "memory": 5})
+    function, mine = function_of(), attempt(cost=cost)
     lived(function, life.ArgumentsReady(), life.Placed(mine))
-    assert mine.holds(cost) == (cost, 1)
+    assert mine.holds() == (cost, 1)
 
     lived(function, life.Seceded())
-    assert mine.holds(cost) == (cost, 0)
+    assert mine.holds() == (cost, 0)
     assert lived(function, life.Paused()) == [life.ChangeClaim(mine)]
-    assert mine.holds(cost) == (Cost.parse({"memory": 5}), 0)
+    assert mine.holds() == (Cost.parse({"memory": 5}), 0)
     assert lived(function, life.Resuming(with_thread=True)) == [life.ChangeClaim(mine)]
-    assert mine.holds(cost) == (cost, 1)
+    assert mine.holds() == (cost, 1)
 
 
 def test_who_waits_for_an_execution_of_its_own_has_begun():
