@@ -1,14 +1,15 @@
-"""``dask handoff ps``, ``attach`` and ``cancel``: executions, whoever has submitted them."""
+"""``dask handoff ps``, ``attach``, ``cancel`` and ``costs``: executions, whoever has submitted them."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from handoff_dask.cli.cluster import running_cluster
+from handoff_dask.cli.cluster import ask, running_cluster
 from handoff_dask.cli.running import Run
 from handoff_dask.cli.tables import table
 from handoff_dask.cli.top import terminal_width
@@ -94,6 +95,39 @@ def cancel(dag: str, scheduler: str | None) -> None:
     click.echo(f"it has {execution.status} already" if was_over else "cancelled", err=True)
 
 
+@click.command("costs")
+@click.argument("dag", metavar="[ID]", required=False)
+@SCHEDULER
+@JSON
+def costs(dag: str | None, scheduler: str | None, as_json: bool) -> None:
+    """Suggest costs: what the measured runs of each code would have needed.
+
+    Of all executions that the cluster remembers, or of one: ID as for attach. Nothing is added to what was
+    measured: leave some room.
+    """
+    with running_cluster(scheduler) as session:
+        suggested = ask(session, "suggestions", dag=dag)
+    if as_json:
+        told = {
+            name: {
+                "cost": dict(one.cost), "asked": dict(one.asked), "runs": one.runs, "exact": one.exact
+            }
+            for name, one in suggested.items()
+        }  # fmt: skip
+        click.echo(json.dumps(told, indent=2))
+        return
+    rows = [
+        [visible(name), _amounts(one.asked), _amounts(one.cost), str(one.runs), "" if one.exact else "no"]
+        for name, one in suggested.items()
+    ]
+    header = ["CODE", "ASKED", "NEEDED", ">RUNS", "EXACT"]
+    click.echo("\n".join(table(header, rows, terminal_width())) if rows else "nothing was measured")
+
+
+def _amounts(cost: Mapping[str, Any]) -> str:
+    return ", ".join(f"{visible(name)} {amount:g}" for name, amount in cost.items()) or "nothing"
+
+
 def _find(session: Handoff, dag: str) -> Execution:
     for one in session.executions():
         if dag in (one.token, id_texts([one.dag_id])[one.dag_id]):
@@ -102,4 +136,4 @@ def _find(session: Handoff, dag: str) -> Execution:
 
 
 #: What ``dask handoff`` has of these.
-COMMANDS: tuple[Any, ...] = (ps, attach, cancel)
+COMMANDS: tuple[Any, ...] = (ps, attach, cancel, costs)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from handoff_dask.record.execution import FunctionRecord
+from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.result import ExecutionResult
 
 __all__ = ["CostSuggestion", "CostSuggestions", "suggest_costs"]
@@ -59,24 +59,29 @@ class CostSuggestions(Mapping[str, CostSuggestion]):
         return "\n".join(map(str, self.by_name.values())) or "nothing was measured"
 
 
-def suggest_costs(*results: ExecutionResult) -> CostSuggestions:
+def suggest_costs(*results: ExecutionResult | ExecutionRecord) -> CostSuggestions:
     """The cost that each code's measured runs would have needed.
 
     Parameters
     ----------
     results
-        Of executions; all their functions with a ``usage`` count.
+        Of executions, or their records; all their functions with a ``usage`` count.
 
     Returns
     -------
     CostSuggestions
         ``{name of the code: suggestion}``.
     """
+    records = [one if isinstance(one, ExecutionRecord) else one.record for one in results]
+    return suggestions_of(function for record in records for function in record.functions)
+
+
+def suggestions_of(functions: Iterable[FunctionRecord]) -> CostSuggestions:
+    """The same of functions; those without a ``usage`` do not count."""
     by_name: dict[str, list[FunctionRecord]] = {}
-    for result in results:
-        for function in result.record.functions:
-            if function.usage is not None:
-                by_name.setdefault(function.name, []).append(function)
+    for function in functions:
+        if function.usage is not None:
+            by_name.setdefault(function.name, []).append(function)
     return CostSuggestions({name: _suggestion(name, runs) for name, runs in sorted(by_name.items())})
 
 

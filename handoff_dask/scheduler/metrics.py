@@ -73,6 +73,26 @@ class Durations:
         return buckets
 
 
+class Used:
+    """What the functions of one code have used and claimed."""
+
+    __slots__ = ("claimed", "cpu_s", "peak_mb")
+
+    def __init__(self) -> None:
+        self.cpu_s = 0.0
+        #: ``{whether exact: megabytes}``, the most of one attempt.
+        self.peak_mb: dict[bool, float] = {}
+        #: ``{resource: amount}``, the most of one attempt.
+        self.claimed: dict[str, float] = {}
+
+    def count(self, cpu_s: float, peak_mb: float, exact: bool, claimed: Mapping[str, float]) -> None:
+        """One more attempt has ended."""
+        self.cpu_s += cpu_s
+        self.peak_mb[exact] = max(peak_mb, self.peak_mb.get(exact, 0.0))
+        for name, amount in claimed.items():
+            self.claimed[name] = max(amount, self.claimed.get(name, 0.0))
+
+
 class MetricsSource(Protocol):
     """Who knows the numbers: the scheduler plugin.
 
@@ -102,6 +122,9 @@ class MetricsSource(Protocol):
 
     def decision_times(self) -> Durations:
         """How long the engine took, each time that it was asked."""
+
+    def used(self) -> Mapping[str, Used]:
+        """What attempts that ended well have used and claimed: ``{name of the code: …}``."""
 
     def runs_by_status(self) -> Mapping[str, int]:
         """Runs that are open now and runs that have ended since the start: ``{status: how many}``."""
@@ -192,6 +215,7 @@ def _metrics(source: MetricsSource) -> Iterator[Metric]:
     yield _by_label("runs", "Executions of DAGs that are not over", "status", open_)
     yield _counted("runs_ended", "Executions of DAGs that are over", "status", ended)
     yield _counted("decisions", "Decisions of the placement engine", "decision", source.decisions())
+    yield from _used(source.used())
     yield from _pipelines(source.pipelines())
     times = source.decision_times()
     yield HistogramMetricFamily(
@@ -200,6 +224,29 @@ def _metrics(source: MetricsSource) -> Iterator[Metric]:
         buckets=times.cumulative(),
         sum_value=times.sum_s,
     )
+
+
+def _used(used: Mapping[str, Used]) -> Iterator[Metric]:
+    """What functions have used beside what they claimed, by code."""
+    cpu = CounterMetricFamily(
+        _name("function_cpu_seconds"), "Processor time that functions have used", labels=["function"]
+    )
+    for name, one in used.items():
+        cpu.add_metric([name], one.cpu_s)
+    yield cpu
+    for name, text, peaks in (
+        ("function_peak_memory_megabytes", "Most memory of one attempt, of a process of its own", True),
+        ("function_grown_megabytes", "Most that a shared process grew during one attempt", False),
+    ):
+        values = {n: peak for n, one in used.items() if (peak := one.peak_mb.get(peaks)) is not None}
+        yield _by_label(name, text, "function", values)
+    claimed = GaugeMetricFamily(
+        _name("function_claimed"), "Most that one attempt has claimed", labels=["function", "resource"]
+    )
+    for name, one in used.items():
+        for resource, amount in one.claimed.items():
+            claimed.add_metric([name, resource], amount)
+    yield claimed
 
 
 def _pipelines(pipelines: list[dict[str, Any]]) -> Iterator[Metric]:

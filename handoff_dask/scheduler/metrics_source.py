@@ -10,13 +10,18 @@ from handoff_dask.placement.decisions import Decision, Place, Reject, Wait
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.record.status import FINISHED
 from handoff_dask.resources import amount_of
-from handoff_dask.scheduler.metrics import Durations
+from handoff_dask.scheduler.lifecycle import Ended, LifeEvent
+from handoff_dask.scheduler.metrics import Durations, Used
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import Observer
-from handoff_dask.scheduler.runs import Runs, RunState
+from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
+from handoff_dask.scheduler.states import State
 
 #: What each kind of decision is called.
 DECISIONS: Mapping[type[Decision], str] = {Place: "place", Wait: "wait", Reject: "reject"}
+
+#: So many codes have metrics of their own; what further ones use is counted together, under this name.
+MOST_CODES, OTHERS = 200, "others"
 
 
 class SchedulerMetrics(Observer):
@@ -34,6 +39,8 @@ class SchedulerMetrics(Observer):
         Gives what the page shows of pipelines.
     """
 
+    watches = (Ended,)
+
     def __init__(
         self,
         runs: Runs,
@@ -48,6 +55,7 @@ class SchedulerMetrics(Observer):
         self._decisions: Counter[type[Decision]] = Counter()
         self._times = Durations()
         self._ended: Counter[str] = Counter()
+        self._used: dict[str, Used] = {}
 
     # ------------------------------------------------------------------ counting
 
@@ -56,6 +64,19 @@ class SchedulerMetrics(Observer):
         self._times.observe(seconds)
         if decisions:
             self._decisions.update(map(type, decisions))
+
+    def function_changed(self, function: FunctionState, old: State, new: State, event: LifeEvent) -> None:
+        """A function has ended well: count what it has used."""
+        attempt, run = function.attempt, function.run
+        if attempt is None or attempt.used is None:
+            return
+        name = run.manifest.names[function.position]
+        used = self._used.get(name)
+        if used is None:
+            if len(self._used) >= MOST_CODES:
+                name = OTHERS
+            used = self._used.setdefault(name, Used())
+        used.count(*attempt.used, attempt.cost.to_amounts())
 
     def run_ended(self, run: RunState) -> None:
         """A run is over."""
@@ -103,6 +124,10 @@ class SchedulerMetrics(Observer):
     def pipelines(self) -> list[dict[str, Any]]:
         """Pipelines that are open."""
         return self._pipelines()
+
+    def used(self) -> Mapping[str, Used]:
+        """What functions have used and claimed, by the name of their code."""
+        return self._used
 
     def runs_by_status(self) -> Mapping[str, int]:
         """Runs that are open now and runs that have ended since the start."""

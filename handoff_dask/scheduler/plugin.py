@@ -30,6 +30,7 @@ from handoff_dask.scheduler.explain import ExplainSource
 from handoff_dask.scheduler.lingering import LingeringThreads
 from handoff_dask.scheduler.lost_results import LostResults
 from handoff_dask.scheduler.mailboxes import Mailboxes, RunMessages
+from handoff_dask.scheduler.measured_costs import MeasuredCosts
 from handoff_dask.scheduler.memory_deaths import TOPIC, MemoryDeaths
 from handoff_dask.scheduler.metrics import publish
 from handoff_dask.scheduler.metrics_source import SchedulerMetrics
@@ -227,7 +228,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.pipelines.install(scheduler.stream_handlers)
         asked = (
             self.pipelines, self.trackers, self.values, self.views, self.explain, self.ranks, self.nested,
-            self.shared, self.placed_tasks, self.spawning,
+            self.shared, self.placed_tasks, self.spawning, MeasuredCosts(self.runs, self.views.ended),
         )  # fmt: skip
         self.lost_results = LostResults(
             self.runs.functions,

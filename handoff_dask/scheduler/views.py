@@ -73,7 +73,7 @@ class Views(Observer):
     def methods(self) -> dict[str, Callable[..., Any]]:
         """What clients may ask."""
         return {
-            "progress": self.progress, "overview": self.overview, "explain": self.explain, "logs": self.logs
+            "progress": self.progress, "overview": self.overview, "explain": self.explain, "logs": self.logs,
         }  # fmt: skip
 
     def run_ended(self, run: RunState) -> None:

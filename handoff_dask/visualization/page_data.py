@@ -16,6 +16,7 @@ from toolz import count, groupby, merge
 from handoff_dask.graph.bounds import Bound
 from handoff_dask.record.execution import ExecutionRecord, FunctionRecord
 from handoff_dask.record.lower_bound import lower_bounds
+from handoff_dask.record.suggestions import suggestions_of
 from handoff_dask.record.time_split import ARGUMENTS, span_of, time_split
 from handoff_dask.resources import Capabilities
 from handoff_dask.visualization.graph import ExecutionGraph
@@ -33,6 +34,8 @@ ERRORS = 50
 #: Lower bounds that it shows.
 BOUNDS = 6
 TRACEBACK = 8000
+#: Codes of which it shows what they asked and used.
+COSTS = 40
 
 
 def page_data(record: ExecutionRecord) -> dict[str, Any]:
@@ -104,10 +107,15 @@ def _columns(
         "stop": column(lambda f: since(f.stop)),
         "cause": column(lambda f: f.cause),
         "attempts": column(lambda f: f.attempts),
-        "cost": column(lambda f: shortened(visible(cost_text(f.cost)), SHOWN)),
+        "cost": column(lambda f: shortened(visible(_costs_text(f)), SHOWN)),
         "nbytes": column(lambda f: f.nbytes),
         "error": column(lambda f: numbers.get(f.id) if numbers.get(f.id, ERRORS) < ERRORS else None),
     }
+
+
+def _costs_text(function: FunctionRecord) -> str:
+    """What its attempts have claimed, in turn."""
+    return " → ".join(map(cost_text, function.claimed or (function.cost,)))
 
 
 def cost_text(cost: Mapping[str, Any]) -> str:
@@ -147,7 +155,27 @@ def summary_of(record: ExecutionRecord) -> dict[str, Any]:
         "split": [(part, split.along_path.get(part, 0.0), split.total.get(part, 0.0)) for part in parts],
         "path": [shortened(visible(str(i)), 60) for i in split.path],
         "nodes": _node_rows(record, end - begin),
+        "costs": _cost_rows(record),
     }
+
+
+def _cost_rows(record: ExecutionRecord) -> list[dict[str, Any]]:
+    """What the functions of each code asked for, beside what they have used."""
+    rows: list[dict[str, Any]] = []
+    for name, suggestion in suggestions_of(record.functions).items():
+        measured = [f.usage for f in record.functions if f.name == name and f.usage is not None]
+        rows.append(
+            {
+                "name": shortened(visible(name), SHOWN),
+                "runs": suggestion.runs,
+                "asked": shortened(visible(cost_text(suggestion.asked)), SHOWN),
+                "needed": cost_text(suggestion.cost),
+                "cpu_s": sum(usage.cpu_s for usage in measured),
+                "peak_mb": max(usage.peak_memory_mb for usage in measured),
+                "exact": suggestion.exact,
+            }
+        )
+    return sorted(rows, key=lambda row: float(row["cpu_s"]), reverse=True)[:COSTS]
 
 
 def _bound_text(bound: Bound, record: ExecutionRecord) -> str:

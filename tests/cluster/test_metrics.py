@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from tornado.httpclient import AsyncHTTPClient
 
-from handoff_dask.scheduler.metrics import Durations, MetricsPage, publish
+from handoff_dask.scheduler.metrics import Durations, MetricsPage, Used, publish
 
 
 class Numbers:
@@ -51,6 +51,13 @@ class Numbers:
 
     def decision_times(self):
         return self.times
+
+    def used(self):
+        fit, load = Used(), Used()
+        fit.count(2.0, 300.0, True, {"cpu": 1, "memory": 400})
+        fit.count(3.5, 200.0, True, {"cpu": 1, "memory": 800})
+        load.count(0.5, 20.0, False, {})
+        return {"fit": fit, "load": load}
 
     def runs_by_status(self):
         return {"running": 1, "finished": 5, "failed": 2}
@@ -97,6 +104,12 @@ def test_every_number_is_on_the_page():
         ("decisions_total", ("place",)): 7,
         ("decisions_total", ("wait",)): 3,
         ("decisions_total", ("reject",)): 0,
+        ("function_cpu_seconds_total", ("fit",)): 5.5,
+        ("function_cpu_seconds_total", ("load",)): 0.5,
+        ("function_peak_memory_megabytes", ("fit",)): 300,
+        ("function_grown_megabytes", ("load",)): 20,
+        ("function_claimed", ("fit", "cpu")): 1,
+        ("function_claimed", ("fit", "memory")): 800,
         ("stream_in_flight", ("texts",)): 7,
         ("stream_stage_items", ("texts", "a")): 18,
         ("stream_stage_waiting", ("texts", "a")): 4,

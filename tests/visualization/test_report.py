@@ -16,6 +16,7 @@ import pytest
 from sample_records import HOSTILE, function, hostile, record, sample
 
 from handoff_dask.errors import ValidationError
+from handoff_dask.record.usage import Usage
 from handoff_dask.visualization import report, timeline
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}
@@ -262,3 +263,24 @@ def test_timeline_shows_itself_in_a_frame(tmp_path):
     assert [a["id"] for tag, a in inner.tags if tag == "section"] == ["timeline"]
     assert drawn.save(tmp_path / "t.html") == str(tmp_path / "t.html")
     assert (tmp_path / "t.html").read_text(encoding="utf-8") == attrs["srcdoc"]
+
+
+def test_what_was_asked_is_beside_what_was_used(tmp_path):
+    usage = Usage(cpu_s=3.0, peak_memory_mb=812.4, exact=False)
+    grown = function(
+        "f", name="fit", cost={"memory": 1000}, claimed=({"memory": 500}, {"memory": 1000}), attempts=2,
+        status="finished", start=10.0, stop=12.0, usage=usage,
+    )  # fmt: skip
+
+    report(record(grown), tmp_path / "page.html")
+
+    text = (tmp_path / "page.html").read_text()
+    row = re.search(r"<tr><th scope=\"row\">fit \*</th>.*?</tr>", text, re.DOTALL).group()
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row) == [
+        "1",
+        "memory 1000",
+        "cpu 1.5, memory 813",
+        "3 s",
+        "812 MB",
+    ]
+    assert "memory 500 \\u2192 memory 1000" in text
