@@ -1,28 +1,24 @@
 """Costs that are not the same for each attempt: those that grow, and those that are asked.
 
-A callable is the user's, and runs in the scheduler's thread: whatever it raises or answers fails its own
-function, and who is slow is named in the scheduler's log.
+A callable is the user's: whatever it raises or answers, and however long it takes, fails its own function.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from distributed.metrics import monotonic
 from distributed.protocol import pickle
 
 from handoff_dask.errors import ValidationError
 from handoff_dask.graph.growing import check_cost, growth_of
+from handoff_dask.placement.user_strategies import StrategyFailed
 from handoff_dask.protocol.manifest import AskedCost, AskedCosts
-from handoff_dask.protocol.packing import opened_code
+from handoff_dask.protocol.packing import Packed, Sent, opened_code
 from handoff_dask.resources import Capabilities, Cost, quantity
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.runs import FunctionState, RunState
-from handoff_dask.scheduler.user_strategies import SLOW_S
-
-logger = logging.getLogger(__name__)
+from handoff_dask.scheduler.user_code import UserCode
 
 #: ``{resource: (factor, the most in units or None)}``.
 Growth = Mapping[str, tuple[float, "int | None"]]
@@ -86,7 +82,7 @@ class AttemptCosts:
             names[n]: sizes.nbytes + sum(map(self._nbytes_of, sizes.keys))
             for n, sizes in cost.arguments.items()
         }
-        written = _answer(cost, number, inputs, run.id_of(function.position))
+        written = _answer(run, cost, number, inputs)
         found = Cost.parse(written)
         amounts, limits = dict(found.amounts), list[str]()
         if number > 1:
@@ -171,30 +167,23 @@ def _names_of(run: RunState, asked: AskedCosts) -> list[Hashable]:
     return run.argument_names
 
 
-def _answer(cost: AskedCost, attempt: int, inputs: dict[Hashable, int], function_id: Hashable) -> Any:
-    begun = monotonic()
+def _answer(run: RunState, cost: AskedCost, attempt: int, inputs: dict[Hashable, int]) -> Any:
+    if run.cost_code is None:
+        run.cost_code = UserCode("its cost(attempt, inputs)")
     try:
-        code = opened_code(cost.code)
-    except BaseException as error:  # the user's code: not even sys.exit may end the scheduler
-        raise CostRefused(
-            f"its cost cannot be asked on the scheduler: {error!r}; what it needs must be importable there"
-        ) from None
-    try:
-        written = code(attempt, inputs)
-    except BaseException as error:
-        logger.info("the cost of function %r raised", function_id, exc_info=True)
-        problem = f"its cost, asked for attempt {attempt}, raised {type(error).__name__}: {error}"
-        raise CostRefused(problem) from None
-    finally:
-        took_s = monotonic() - begun
-        if took_s > SLOW_S:
-            logger.warning(
-                "the cost of function %r took %.2f s to answer; the scheduler stands still",
-                function_id,
-                took_s,
-            )
+        code = run.cost_code.ask(_opened, cost.code)
+        written = run.cost_code.ask(code, attempt, inputs)
+    except StrategyFailed as failed:
+        raise CostRefused(str(failed)) from None
     try:
         check_cost(written)
     except ValidationError as error:
         raise CostRefused(f"its cost, asked for attempt {attempt}, is wrong: {error}") from None
     return {} if written is None else written
+
+
+def _opened(packed: Packed | Sent) -> Any:
+    try:
+        return opened_code(packed)
+    except BaseException as error:  # the user's code: not even sys.exit may end the scheduler
+        raise RuntimeError(f"{error!r}; what it needs must be importable on the scheduler") from None

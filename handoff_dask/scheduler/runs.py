@@ -24,6 +24,7 @@ from handoff_dask.record.status import PENDING
 from handoff_dask.record.usage import MemoryShortage
 from handoff_dask.resources import Cost
 from handoff_dask.scheduler.states import Attempt, Pending, Prefetched, Running, State, Waiting
+from handoff_dask.scheduler.user_code import UserCode
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +181,8 @@ class RunState:
         self._limits: dict[int, str] = {}
         #: Ids of the arguments of functions whose cost is asked, once they are read.
         self.argument_names: list[Hashable] | None = None
+        #: Calls the callables that give costs, once one is asked.
+        self.cost_code: UserCode | None = None
         self._kinds: dict[tuple[str, int], dict[str, RunKind]] = {}
         self._kind_of: dict[int, RunKind] = {}
         #: Positions, and for each of them which of these take its result.

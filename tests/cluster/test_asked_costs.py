@@ -113,7 +113,7 @@ def raises(attempt, inputs):
 @pytest.mark.parametrize(
     ("cost", "why"),
     [
-        (raises, "asked for attempt 1, raised KeyError: 'no such size'"),
+        (raises, r"its cost\(attempt, inputs\) raised KeyError: 'no such size'"),
         (lambda attempt, inputs: 3, "3 is not a mapping"),
         (lambda attempt, inputs: {"memory": -1}, "memory: -1 is not an amount"),
         (lambda attempt, inputs: {"cpu": "two"}, "cpu is counted"),
