@@ -58,6 +58,7 @@ unit: $(VENV)/.test ## Tests, doctests, and the code in the documentation
 
 slow: $(VENV)/.test ## Tests that take many seconds each: whole examples, benchmarks, crowds of clients
 	$(BIN)/python -m pytest -m slow
+	HYPOTHESIS_PROFILE=explore HOSTILE_INPUTS=1000 $(BIN)/python -m pytest tests/hostile --timeout 600
 
 browser: $(VENV)/.test ## Try reports and the scheduler's page in Chromium, which must be there
 	$(BIN)/python -m pytest tests/visualization/browser_report.py tests/cluster/browser_page.py

@@ -11,7 +11,7 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from handoff_dask.errors import ValidationError
 
-__all__ = ["Placing", "count", "get", "nbytes", "placing", "placing_of", "seconds"]
+__all__ = ["Placing", "count", "get", "nbytes", "placing", "placing_of", "seconds", "switch"]
 
 #: What becomes of Dask's own tasks that name resources.
 Placing: TypeAlias = Literal["count", "place"]
@@ -37,7 +37,7 @@ def seconds(name: str) -> float:
     value = get(name)
     try:
         time_s = float(parse_timedelta(value, default="s"))
-    except (KeyError, TypeError, ValueError):
+    except Exception:  # whatever Dask's reading of it raises
         time_s = -1.0
     if not time_s >= 0:
         raise ValidationError(f"handoff.{name} in Dask's config is {value!r}; give a time, such as '30s'")
@@ -55,7 +55,7 @@ def nbytes(name: str) -> int:
     value = get(name)
     try:
         size = int(parse_bytes(value))
-    except (AttributeError, TypeError, ValueError):
+    except Exception:  # whatever Dask's reading of it raises
         size = -1
     if size < 0:
         raise ValidationError(f"handoff.{name} in Dask's config is {value!r}; give a size, such as '100 MB'")
@@ -78,6 +78,20 @@ def count(name: str) -> int:
     return value
 
 
+def switch(name: str) -> bool:
+    """A setting that is on or off.
+
+    Raises
+    ------
+    ValidationError
+        If it is neither ``true`` nor ``false``.
+    """
+    value = get(name)
+    if not isinstance(value, bool):
+        raise ValidationError(f"handoff.{name} in Dask's config is {value!r}; give true or false")
+    return value
+
+
 def placing() -> Placing:
     """What becomes of Dask's own tasks that name resources, where no session has said it.
 
@@ -97,8 +111,6 @@ def placing_of(value: Any, what: str = "dask_tasks") -> Placing:
     ValidationError
         If it is neither ``"count"`` nor ``"place"``.
     """
-    if value == "place":
-        return "place"
-    if value == "count":
-        return "count"
+    if isinstance(value, str) and value in ("place", "count"):
+        return "place" if value == "place" else "count"
     raise ValidationError(f"{what} is {value!r}; give 'place' or 'count'")

@@ -22,8 +22,13 @@ __all__ = ["Capabilities", "Cost", "amount_of", "units_of"]
 
 #: Units in an amount of one.
 UNITS = 1_000_000
+#: No amount is larger: messages carry amounts as floats.
+MOST = Decimal(10) ** 18
 #: Bytes in one amount of ``memory``.
 MEGABYTE = 1_000_000
+
+#: Devices are given by index, so a node has no more than so many.
+MOST_DEVICES = 4096
 
 #: Digits of a float that are trusted; what lies behind them is the noise of binary fractions.
 _TRUSTED = Decimal(1).scaleb(-12)
@@ -59,6 +64,8 @@ def units_of(name: str, value: Any) -> int:
         raise ValidationError(f"{name}: {value!r} is not a number; give an amount of at least 0")
     if not exact.is_finite() or exact < 0:
         raise ValidationError(f"{name}: {value!r} is not an amount; give a finite number of at least 0")
+    if exact > MOST:
+        raise ValidationError(f"{name}: {value!r} is more than there can be; give {MOST:.0e} at most")
     if exact == exact.to_integral_value():
         return int(exact) * UNITS
     units = int((exact.quantize(_TRUSTED) * UNITS).to_integral_value(ROUND_FLOOR))
@@ -86,7 +93,7 @@ def _parse_memory(text: str) -> int:
         if stripped[0].isalpha():  # to Dask, a unit alone is one of it
             raise ValueError("it has no number")
         size = parse_bytes(stripped)
-    except ValueError as error:
+    except (OverflowError, ValueError) as error:
         raise ValidationError(f'memory: {text!r} is not a size; write "4 GB" or "512 MiB"') from error
     if size < 0:
         raise ValidationError(f"memory: {text!r} is negative; give a size of at least 0")
@@ -239,6 +246,10 @@ class Capabilities:
                 labels[name] = frozenset(map(str.__str__, value))
             else:
                 amounts[name] = units_of(name, value)
+        if amounts.get("gpu", 0) > MOST_DEVICES * UNITS:
+            raise ValidationError(
+                f"gpu: {capabilities['gpu']!r} are more devices than a node has; give {MOST_DEVICES} at most"
+            )
         return cls(amounts, labels)
 
     def to_dict(self) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _seconds(text: str | None) -> float | None:
     try:
         # Dask knows no letter for days.
         return float(parse_timedelta(text.replace("d", "days") if text.endswith("d") else text, default="s"))
-    except (KeyError, ValueError) as error:
+    except Exception as error:  # whatever Dask's reading of it raises
         raise ValidationError(f"--prune is {text!r}; give a time, such as 30d or 12h") from error
 
 
@@ -82,7 +82,7 @@ def _bytes(text: str | None) -> int | None:
         return None
     try:
         return int(parse_bytes(text))
-    except ValueError as error:
+    except Exception as error:  # whatever Dask's reading of it raises
         raise ValidationError(f"--keep is {text!r}; give a size, such as 10GB") from error
 
 

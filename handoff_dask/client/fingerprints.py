@@ -40,7 +40,7 @@ class Fingerprints:
         self._submission = submission
         self._over = asyncio.Event()
         self._ended_well = False
-        if config.get("resumable"):
+        if config.switch("resumable"):
             execution.noting = asyncio.ensure_future(self._note(execution.token))
 
     def end(self, outcome: Outcome | None, status: str) -> None:

@@ -86,7 +86,11 @@ def parse(
     """
     default = config.count("max-retries") if max_retries is None and retry is None else 0
     max_retries = _count("max_retries", max_retries, least=0)
-    config.count("retained-dags")  # refused now, not when the first execution ends
+    # What is read later is refused now, not when the first execution ends.
+    config.count("retained-dags")
+    config.nbytes("fetch-warning")
+    for name in ("planning", "resumable"):
+        config.switch(name)
     strategy, name = strategy_of(allocation_strategy, allocator)
     return Options(
         strategy=strategy,

@@ -124,7 +124,7 @@ class Planner:
         """Whether this execution is of a kind that can be planned."""
         options = self._compiled.manifest.options
         return (
-            bool(config.get("planning"))
+            config.switch("planning")
             and LEAST <= len(self._compiled.keys) <= MOST
             and isinstance(options.strategy, str)
             and options.nodes is None

@@ -62,9 +62,8 @@ def growing(first: float | str, factor: float = 2.0, upto: float | str | None = 
     >>> {"memory": growing("500 MB", upto=4000)}
     {'memory': growing(500, factor=2, upto=4000)}
     """
-    amounts = [None if amount is None else units_of("memory", amount) / UNITS for amount in (first, upto)]
-    least, most = amounts
-    assert least is not None
+    least = _amount(first)
+    most = None if upto is None else _amount(upto)
     if not least:
         raise ValidationError("growing: the first amount is 0, which cannot grow; give more")
     if isinstance(factor, bool) or not isinstance(factor, numbers.Real) or not 1 < factor < math.inf:
@@ -72,6 +71,13 @@ def growing(first: float | str, factor: float = 2.0, upto: float | str | None = 
     if most is not None and most < least:
         raise ValidationError(f"growing: upto is {upto!r}, less than the first amount; give more")
     return Growing(least, float(factor), most)
+
+
+def _amount(given: Any) -> float:
+    try:
+        return units_of("memory", given) / UNITS
+    except OverflowError:  # an int too large for a float
+        raise ValidationError(f"growing: the amount {given!r} is too large; give less") from None
 
 
 def growth_of(cost: Mapping[str, Any]) -> dict[str, tuple[float, int | None]]:

@@ -130,7 +130,7 @@ class Task(Generic[P, R]):
         >>> list(dag)
         [('pow', 0), ('pow', 1), ('pow', 2)]
         """
-        columns = [list(items) for items in iterables]
+        columns = [_listed(f"{self!r}.map", items) for items in iterables]
         if not columns:
             raise ValidationError(f"{self!r}.map needs something to map over; give one list or more")
         if len({len(column) for column in columns}) > 1:
@@ -189,7 +189,7 @@ class Task(Generic[P, R]):
 
     def _known(self, dag: DAG, items: Any) -> Reference:
         """A list that is known already, as the result of a function."""
-        value = list(items)
+        value = _listed(f"{self!r}.expand", items)
         name = f"items of {name_of(self.code)}"
         number = next(n for n in count(1) if f"{name} {n}" not in dag)
         dag.add_function(Task(list, {"id": f"{name} {number}", "type": "inline"})._call(dag, value))
@@ -335,6 +335,16 @@ def _mapped(
         first = _Lowered(dag, (base, 0), row, constants).function(code, fields)
         yield first
         yield from first.copies(((base, n) for n in range(1, len(columns[0]))), rows)
+
+
+def _listed(call: str, items: Any) -> list[Any]:
+    """What is mapped over."""
+    if isinstance(items, Reference):
+        raise ValidationError(f"{call} got {items!r}, a list that is not known yet; map over it with expand")
+    try:
+        return list(items)
+    except TypeError as error:
+        raise ValidationError(f"{call} got {items!r} to map over ({error}); give a list") from error
 
 
 def _may_refer(column: list[Any]) -> bool:

@@ -64,14 +64,14 @@ def shipped_modules() -> list[ModuleType]:
         If ``handoff.ship`` is neither ``"auto"``, ``"off"`` nor names of modules that can be imported.
     """
     ship = config.get("ship")
-    if ship == "off" or ship is False:
+    if ship is False or (isinstance(ship, str) and ship == "off"):
         return []
-    if ship == "auto":
+    if isinstance(ship, str) and ship == "auto":
         folders = [*_beside_the_script(), *_folders]
         # Thousands of modules are looked at for each execution: most are told by their path as text.
         within = tuple(f"{str(folder).rstrip(os.sep)}{os.sep}" for folder in folders)
         return [module for module in list(sys.modules.values()) if _is_in(module, within)]
-    names = [ship] if isinstance(ship, str) else list(ship) if isinstance(ship, Iterable) else [ship]
+    names = ship if isinstance(ship, (list, tuple, set, frozenset)) else [ship]
     return [_named(name) for name in names]
 
 

@@ -42,6 +42,10 @@ MOST = 100
 _HAS_ENDED = ("Finished", "Failed", "Skipped")
 
 
+#: What reading raises of a file that nobody has written as a log.
+_UNREADABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+
 @dataclass
 class AuditReport:
     """What an audit has found."""
@@ -259,7 +263,7 @@ def audit(path: str) -> AuditReport:
         If it is no event log.
     """
     reading = Audit()
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for number, text in enumerate(file, 1):
             try:
                 line = json.loads(text)
@@ -270,6 +274,6 @@ def audit(path: str) -> AuditReport:
                 break
             try:
                 reading.read(line)
-            except (KeyError, TypeError, ValueError) as error:
+            except _UNREADABLE as error:
                 raise ValidationError(f"line {number} of {path} cannot be read: {error!r}") from error
     return reading.report
