@@ -79,7 +79,8 @@ class SimpleAllocator:
     strategy: StrategyName = "first_available"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.strategy, str) or self.strategy not in BUILT_IN:
+        given: Any = self.strategy
+        if not isinstance(given, str) or given not in BUILT_IN:
             raise ValidationError(
                 f"there is no allocation strategy {self.strategy!r}; the strategies are {', '.join(BUILT_IN)}"
             )

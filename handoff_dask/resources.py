@@ -22,8 +22,8 @@ __all__ = ["Capabilities", "Cost", "amount_of", "units_of"]
 
 #: Units in an amount of one.
 UNITS = 1_000_000
-#: No amount is larger: messages carry amounts as floats.
-MOST = Decimal(10) ** 18
+#: No amount is larger: they are shown as floats, too.
+MOST = Decimal(10) ** 100
 #: Bytes in one amount of ``memory``.
 MEGABYTE = 1_000_000
 

@@ -9,7 +9,6 @@ from operator import itemgetter
 from typing import Any, TypeGuard
 
 from handoff_dask.errors import InvalidFunctionError
-from handoff_dask.graph.fields import refuse_unknown_fields
 from handoff_dask.graph.functions import Argument, Code, Function, FunctionId
 
 __all__ = ["function"]
@@ -45,7 +44,6 @@ def function(
     >>> function("power", pow, args=[("exponent", 1), ("base", 0)]).args
     ('base', 'exponent')
     """
-    refuse_unknown_fields(id, fields)
     built = Function(id, args, code, cost=cost, **fields)
     pairs = [entry for entry in built.args if _is_pair(entry)]
     if not pairs:

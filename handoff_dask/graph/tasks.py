@@ -339,11 +339,11 @@ def _mapped(
 
 def _listed(call: str, items: Any) -> list[Any]:
     """What is mapped over."""
-    if isinstance(items, Reference):
-        raise ValidationError(f"{call} got {items!r}, a list that is not known yet; map over it with expand")
     try:
         return list(items)
     except TypeError as error:
+        if isinstance(items, Reference):  # its own message says what to do
+            raise
         raise ValidationError(f"{call} got {items!r} to map over ({error}); give a list") from error
 
 
