@@ -17,7 +17,7 @@ from functools import lru_cache
 from types import CodeType
 from typing import Any, TypeAlias
 
-__all__ = ["Import", "Uses", "instructions_of", "leaf", "uses_of"]
+__all__ = ["Import", "Reads", "Uses", "instructions_of", "leaf", "uses_of"]
 
 #: Flags of a code object that say what a call of it does.
 _FLAGS = (
@@ -56,6 +56,11 @@ _Edges: TypeAlias = "tuple[int | None, int | None, int | None, object]"
 #: Names that a class body gives to what is text and place, not meaning.
 _TEXTUAL = frozenset({"__doc__", "__firstlineno__"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
+#: Names by which code reads docstrings, and type hints, of others.
+_OF_DOCSTRINGS = frozenset({"__doc__", "getdoc", "cleandoc"})
+_OF_HINTS = frozenset(
+    {"__annotations__", "get_annotations", "get_type_hints", "signature", "getfullargspec", "Signature"}
+)
 
 
 def leaf(value: Any) -> bytes | None:
@@ -120,6 +125,18 @@ class Import:
 
 
 @dataclass(frozen=True, slots=True)
+class Reads:
+    """What code reads of functions and classes, beside what they do."""
+
+    docstrings: bool = False
+    #: Type hints, which decorators and signatures show.
+    hints: bool = False
+
+    def __or__(self, other: Reads) -> Reads:
+        return Reads(self.docstrings or other.docstrings, self.hints or other.hints)
+
+
+@dataclass(frozen=True, slots=True)
 class Uses:
     """What compiled code, and the code in it, reads from outside."""
 
@@ -129,8 +146,8 @@ class Uses:
     outer: tuple[tuple[str, ...], ...]
     #: Modules that it imports while it runs.
     imports: tuple[Import, ...]
-    #: Whether it reads the docstrings of others.
-    reads_docstrings: bool
+    #: What it reads of others that says nothing of what they do.
+    reads: Reads
 
 
 @lru_cache(maxsize=4096)
@@ -327,7 +344,7 @@ def uses_of(code: CodeType) -> Uses:
     names: dict[tuple[str, ...], None] = {}
     outer: dict[tuple[str, ...], None] = {}
     imports: list[Import] = []
-    reads = not {"__doc__", "getdoc", "cleandoc"}.isdisjoint(code.co_names)
+    reads = Reads(not _OF_DOCSTRINGS.isdisjoint(code.co_names), not _OF_HINTS.isdisjoint(code.co_names))
     steps = [s for s in dis.get_instructions(code) if s.opname not in {"EXTENDED_ARG", *_EMPTY}]
     own_cells = set(code.co_cellvars)
     for n, step in enumerate(steps):
@@ -346,7 +363,7 @@ def uses_of(code: CodeType) -> Uses:
             outer.update({path: None for path in inner.outer if path[0] not in own_cells})
             inside += [path for path in inner.outer if path[0] in own_cells]
             imports += inner.imports
-            reads = reads or inner.reads_docstrings
+            reads |= inner.reads
     # A module that is imported here may be read in the functions in here.
     imports = [
         replace(each, paths=(*each.paths, *[path[1:] for path in inside if path[0] == each.variable]))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import abc
 import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
-from handoff_dask.reuse.bytecode import Import, instructions_of, uses_of
+from handoff_dask.reuse.bytecode import Import, Reads, instructions_of, uses_of
 from handoff_dask.reuse.file import digest_of_file
 from handoff_dask.reuse.nodes import Node, digest_of
 from handoff_dask.reuse.owners import owner_of
-from handoff_dask.reuse.values import Pieces, UnknownValueError
+from handoff_dask.reuse.values import Pieces, UnknownValueError, hints_of
 
 __all__ = ["DESCRIBE", "describe_class", "name_of_definition"]
 
@@ -50,7 +51,12 @@ _OF_CLASSES = frozenset(
         "__protocol_attrs__",
     }
 )
+#: Private: what ``ABCMeta._dump_registry`` prints.  A test fails when that has changed.
+_abc_dump: Callable[[type], tuple[Any, ...]] = abc._get_dump  # type: ignore[attr-defined]
 _OF_DISPATCHERS = ("dispatch", "register", "_clear_cache")
+#: Functions of Python by which code reaches globals that it does not name.
+_SEEING_ALL = frozenset({"globals", "eval", "exec"})
+NOTHING_MORE = Reads()
 _MISSING = object()
 
 
@@ -89,7 +95,8 @@ def describe_function(node: Node, pieces: Pieces) -> None:
     _describe_attributes(node, function, pieces)
     if not _is_dispatcher(function):
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            _add_cell(node, name, (), cell, pieces)
+            # It may go by the type hints of what it was given.
+            _add_cell(node, name, (), cell, pieces, Reads(hints=True))
 
 
 def _is_importable(value: Any) -> bool:
@@ -106,17 +113,22 @@ def _is_importable(value: Any) -> bool:
 def _describe_own(node: Node, function: types.FunctionType, pieces: Pieces) -> None:
     code = function.__code__
     node.add("code", digest_of(instructions_of(code)))
+    node.add("name", function.__name__.encode())
     _describe_arguments(node, function, pieces)
     uses = uses_of(code)
     for path in uses.names:
         for label, value in _read(path, function.__globals__):
-            _add_used(node, f"global {label}", value, pieces, uses.reads_docstrings)
-    if uses.reads_docstrings:
+            _add_used(node, f"global {label}", value, pieces, uses.reads)
+    if _sees_all_globals(uses.names, function.__globals__):
+        _describe_globals(node, function.__globals__, pieces)
+    if uses.reads.docstrings:
         node.add("docstring", pieces.piece(function.__doc__))
+    if uses.reads.hints:
+        node.add("type hints", pieces.piece(hints_of(function)))
     cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
     for path in uses.outer:
         if path[0] in cells:
-            _add_cell(node, path[0], path[1:], cells[path[0]], pieces, uses.reads_docstrings)
+            _add_cell(node, path[0], path[1:], cells[path[0]], pieces, uses.reads)
     for wanted in uses.imports:
         _describe_import(node, wanted, function.__globals__, pieces)
     _describe_attributes(node, function, pieces)
@@ -148,7 +160,7 @@ def _add_cell(
     path: tuple[str, ...],
     cell: types.CellType,
     pieces: Pieces,
-    reads_docstrings: bool = False,
+    reads: Reads = NOTHING_MORE,
 ) -> None:
     try:
         value = cell.cell_contents
@@ -156,13 +168,31 @@ def _add_cell(
         node.add(f"variable {name}", b"empty")
         return
     for label, found in _read((name, *path), {name: value}):
-        _add_used(node, f"variable {label}", found, pieces, reads_docstrings)
+        _add_used(node, f"variable {label}", found, pieces, reads)
 
 
-def _add_used(node: Node, label: str, value: Any, pieces: Pieces, reads_docstrings: bool) -> None:
+def _add_used(node: Node, label: str, value: Any, pieces: Pieces, reads: Reads) -> None:
     node.add(label, pieces.piece(value))
-    if reads_docstrings and isinstance(value, (types.FunctionType, types.ModuleType, type)):
+    if reads.docstrings and isinstance(value, (types.FunctionType, types.ModuleType, type)):
         node.add(f"docstring of {label}", pieces.piece(value.__doc__))
+    if reads.hints and isinstance(value, (types.FunctionType, types.MethodType)):
+        node.add(f"type hints of {label}", pieces.piece(hints_of(value)))
+
+
+def _sees_all_globals(names: Iterable[tuple[str, ...]], scope: Mapping[str, Any]) -> bool:
+    """Whether code can reach any global of its module by a name that it puts together."""
+    for first, *more in names:
+        if first in _SEEING_ALL and first not in scope:
+            return True
+        if more and more[0] == "modules" and scope.get(first) is sys:
+            return True
+    return False
+
+
+def _describe_globals(node: Node, scope: Mapping[str, Any], pieces: Pieces) -> None:
+    for name, value in sorted(scope.items()):
+        if name not in _PLACES and not (name.startswith("__") and name.endswith("__")):
+            node.add(f"global {name}", pieces.piece(value))
 
 
 def _read(path: tuple[str, ...], scope: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -236,6 +266,9 @@ def describe_class(node: Node, pieces: Pieces) -> None:
     for base in cls.__bases__:
         if base is not object:
             node.add("base", pieces.piece(base))
+    registered = _registered(cls)
+    if registered:
+        node.add("registered", pieces.piece(registered))
     members = {} if not issubclass(cls, Enum) else cls.__members__
     for name, member in members.items():
         node.add(f"member {name}", pieces.piece(member._value_))
@@ -245,6 +278,14 @@ def describe_class(node: Node, pieces: Pieces) -> None:
         if issubclass(cls, Enum) and _is_made_by_enum(name):
             continue
         node.add(name, pieces.piece(value))
+
+
+def _registered(cls: type) -> set[type]:
+    """The classes that count as subclasses of an abstract one although they do not say so."""
+    if not isinstance(cls, abc.ABCMeta):
+        return set()
+    references = _abc_dump(cls)[0]
+    return {found for reference in references if (found := reference()) is not None}
 
 
 def _is_made_by_enum(name: str) -> bool:
@@ -260,9 +301,7 @@ def describe_module(node: Node, pieces: Pieces) -> None:
         node.add(f"package {owner.split(' ', 1)[0]}", owner.encode())
         node.add("name", module.__name__.encode())
         return
-    for name, value in sorted(vars(module).items()):
-        if name not in _PLACES and not (name.startswith("__") and name.endswith("__")):
-            node.add(name, pieces.piece(value))
+    _describe_globals(node, vars(module), pieces)
 
 
 def describe_builtin(node: Node, pieces: Pieces) -> None:

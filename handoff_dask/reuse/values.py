@@ -9,13 +9,14 @@ from __future__ import annotations
 import copyreg
 import functools
 import logging
+import pickle
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ForwardRef, ParamSpec, Protocol, TypeVar
 
 from dask.base import is_dask_collection
 
@@ -24,7 +25,7 @@ from handoff_dask.reuse.file import File
 from handoff_dask.reuse.nodes import Node, Piece, digest_of
 from handoff_dask.reuse.owners import owner_of
 
-__all__ = ["Pieces", "UnknownValueError", "describe_value"]
+__all__ = ["Pieces", "UnknownValueError", "describe_value", "hints_of"]
 
 #: The method by which a class says what its objects are for a fingerprint.
 HOOK = "__handoff_value__"
@@ -66,7 +67,10 @@ def describe_value(node: Node, pieces: Pieces) -> None:
     elif isinstance(value, PurePath):
         node.add("path", digest_of(kind.__name__.encode(), str(value).encode("utf-8", "surrogateescape")))
     elif isinstance(value, (TypeVar, ParamSpec)):
-        node.add("type variable", pieces.piece(value.__name__))
+        bounds = (getattr(value, "__bound__", None), getattr(value, "__constraints__", ()))
+        node.add("type variable", pieces.piece((value.__name__, *bounds)))
+    elif isinstance(value, ForwardRef):
+        node.add("type by name", pieces.piece(value.__forward_arg__))
     elif isinstance(value, _INERT):
         node.add("inert", b"")
     elif is_dask_collection(value) or _is_future(value):
@@ -215,7 +219,8 @@ def _numpy(node: Node, value: Any, pieces: Pieces) -> bool:
     np = sys.modules["numpy"]
 
     if isinstance(value, np.dtype):
-        node.add("dtype", pieces.piece(str(value.descr) if value.names else value.str))
+        told = (value.descr, value.isalignedstruct) if value.names else value.str
+        node.add("dtype", pieces.piece(str(told)))
         if value.hasobject or value.metadata:
             node.add("more", pieces.piece(repr(value)))
     elif isinstance(value, np.generic):
@@ -308,6 +313,8 @@ def _describe_object(node: Node, value: Any, pieces: Pieces) -> None:
         _describe_global(node, value, reduced)
         return
     made, args, state, items, pairs = (*reduced, None, None, None)[:5]
+    if owner_of(kind.__module__) is not None:
+        _describe_hints(node, (*args, *(state.values() if isinstance(state, dict) else ())), pieces)
     node.add("made by", pieces.piece(made))
     node.add("of", pieces.piece(args))
     if state is not None:
@@ -317,13 +324,45 @@ def _describe_object(node: Node, value: Any, pieces: Pieces) -> None:
             node.add(label, pieces.piece([*parts]))
 
 
+def _describe_hints(node: Node, parts: Iterable[Any], pieces: Pieces) -> None:
+    """What a package has made of functions may go by their type hints."""
+    for part in parts:
+        if isinstance(part, types.FunctionType):
+            node.add("type hints", pieces.piece(hints_of(part)))
+
+
+def hints_of(function: types.FunctionType | types.MethodType) -> dict[str, Any]:
+    """The type hints of a function as they are written, and those of the functions that it wraps."""
+    return {
+        f"{depth} {name}": hint
+        for depth, one in enumerate(_unwrapped(function))
+        for name, hint in getattr(one, "__annotations__", {}).items()
+    }
+
+
+def _unwrapped(function: Any) -> Iterator[Any]:
+    seen: set[int] = set()
+    while function is not None and id(function) not in seen:
+        seen.add(id(function))
+        yield function
+        function = getattr(function, "__wrapped__", None)
+
+
 def _describe_global(node: Node, value: Any, name: str) -> None:
     """An object that is all that its module has by a name."""
-    module = getattr(value, "__module__", None) or type(value).__module__
+    module = pickle.whichmodule(value, name)  # type: ignore[attr-defined]
     owner = owner_of(module)
-    if owner is None:
+    if owner is None or not _is_at(value, module, name):
         raise UnknownValueError(f"{module}.{name} is known by its name alone")
     node.add("global", digest_of(owner.encode(), name.encode()))
+
+
+def _is_at(value: Any, module: str, name: str) -> bool:
+    """Whether it is what a module has by a name; what is made anew under an old name is not."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is value
 
 
 def _tidy(kind: type, state: Any) -> Any:
