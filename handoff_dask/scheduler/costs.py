@@ -172,14 +172,19 @@ def _answer(run: RunState, cost: AskedCost, attempt: int, inputs: dict[Hashable,
         run.cost_code = UserCode("its cost(attempt, inputs)")
     try:
         code = run.cost_code.ask(_opened, cost.code)
-        written = run.cost_code.ask(code, attempt, inputs)
+        return run.cost_code.ask(_written, code, attempt, inputs)
     except StrategyFailed as failed:
         raise CostRefused(str(failed)) from None
+
+
+def _written(code: Callable[..., Any], attempt: int, inputs: dict[Hashable, int]) -> Any:
+    """What a cost answers, checked in the thread of the user's code: reading it may run that, too."""
+    written = code(attempt, inputs)
     try:
         check_cost(written)
     except ValidationError as error:
-        raise CostRefused(f"its cost, asked for attempt {attempt}, is wrong: {error}") from None
-    return {} if written is None else written
+        raise StrategyFailed(f"its cost, asked for attempt {attempt}, is wrong: {error}") from None
+    return {} if written is None else dict(written)
 
 
 def _opened(packed: Packed | Sent) -> Any:

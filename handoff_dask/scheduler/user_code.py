@@ -25,6 +25,9 @@ SLOW_S = 0.1
 #: Seconds that a thread waits for the next call before it ends.
 IDLE_S = 1.0
 
+#: Characters of an answer in a message.
+SHOWN = 200
+
 _Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
 
@@ -71,8 +74,10 @@ class UserCode:
                 )
                 logger.warning(self._given_up)
                 raise StrategyFailed(self._given_up) from None
+            if isinstance(error, StrategyFailed):
+                raise
             logger.info("%s raised", self.name, exc_info=True)
-            problem = f"{self.name} raised {type(error).__name__}: {error} ({_where(error)})"
+            problem = f"{self.name} raised {type(error).__name__}: {_message(error)} ({_where(error)})"
             raise StrategyFailed(problem) from None
         finally:
             took_s = monotonic() - begun
@@ -131,7 +136,23 @@ def _load(packed: bytes, then: Callable[[Any], Any]) -> tuple[bool, Any]:
     try:
         return True, then(pickle.loads(packed))
     except BaseException as error:
-        return False, repr(error)
+        return False, shown(error)
+
+
+def shown(answer: Any) -> str:
+    """What a user has answered, as messages show it; called where the user's code may run."""
+    try:
+        text = repr(answer)
+    except BaseException:
+        text = f"<{type(answer).__name__}, which cannot be shown>"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:
+        return "(its message cannot be read)"
 
 
 def _where(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from handoff_dask.placement.user_strategies import StrategyFailed
 from handoff_dask.protocol.manifest import Manifest, position_of
 from handoff_dask.protocol.strategies import Elsewhere
 from handoff_dask.resources import Capabilities, undeclared
-from handoff_dask.scheduler.user_code import UserCode
+from handoff_dask.scheduler.user_code import UserCode, shown
 
 logger = logging.getLogger(__name__)
 
@@ -80,23 +80,28 @@ class _Asked:
         return function if changed is None else replace(function, cost=changed.cost.to_dict())
 
     def _fenced(self, ask: Callable[..., Any]) -> Callable[[Any, Sequence[NodeSnapshot]], Any]:
-        return lambda function, nodes: self._code.ask(ask, function, nodes)
+        return lambda function, nodes: self._code.ask(lambda: _plain(ask(function, nodes)))
 
     def _assign(self, capabilities: Mapping[str, Mapping[str, Any]]) -> Mapping[FunctionKey, str]:
-        answer = self._code.ask(self._own.allocate, list(self._functions), self._confined(capabilities))
+        given: Mapping[FunctionKey, str] = self._code.ask(self._assigned, self._confined(capabilities))
+        return given
+
+    def _assigned(self, capabilities: dict[str, dict[str, Any]]) -> Mapping[FunctionKey, str]:
+        """Asked in the thread of the user's code: reading the answer may run it, too."""
+        answer = self._own.allocate(list(self._functions), capabilities)
         if not isinstance(answer, Mapping):
             raise StrategyFailed(
-                f"{self._code.name} answered {answer!r}; give a mapping from id to node name"
+                f"{self._code.name} answered {shown(answer)}; give a mapping from id to node name"
             )
         positions = {function.id: n for n, function in enumerate(self._functions)}
         given: dict[FunctionKey, str] = {}
         for function_id, node in answer.items():
             position = positions.get(function_id)
             if position is not None:
-                given[self._manifest.key(position)] = node
+                given[self._manifest.key(position)] = _plain(node)
             elif function_id not in self._idle:
                 raise StrategyFailed(
-                    f"{self._code.name} gives a node to {function_id!r}, which is not in the DAG"
+                    f"{self._code.name} gives a node to {shown(function_id)}, which is not in the DAG"
                 )
         return given
 
@@ -108,6 +113,23 @@ class _Asked:
         offers = {name: Capabilities.parse(offer) for name, offer in capabilities.items() if name in limits}
         declared = undeclared(limits.values(), offers.values())
         return {name: offer.confined(limits[name], declared).to_dict() for name, offer in offers.items()}
+
+
+class _Shown:
+    """Stands for an answer that is no name of a node, so that nothing of the user's runs in showing it."""
+
+    def __init__(self, answer: Any) -> None:
+        self._text = shown(answer)
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _plain(node: Any) -> Any:
+    """What is taken for the name of a node."""
+    if node is None or isinstance(node, str):
+        return node and str.__str__(node)
+    return _Shown(node)
 
 
 def _functions_of(manifest: Manifest) -> tuple[list[Function], list[FunctionId]]:
