@@ -65,7 +65,8 @@ from handoff_dask.record.usage import Usage
 from handoff_dask.reuse.cache import Cache
 from handoff_dask.reuse.file import File
 from handoff_dask.reuse.fingerprint import fingerprint
-from handoff_dask.reuse.reasons import Reason, why_rerun
+from handoff_dask.reuse.reasons import Reason
+from handoff_dask.reuse.reasons import why_rerun as _why_rerun
 from handoff_dask.stores import ResultStore
 from handoff_dask.streaming import OnNodeLoss
 from handoff_dask.trackers import ResourceTracker, SimpleResourceTracker
@@ -589,6 +590,43 @@ def explain(
     if isinstance(execution_or_dag_id, (Execution, Pipeline)):
         return execution_or_dag_id.explain(id)
     return session_for().explain(execution_or_dag_id, id)
+
+
+def why_rerun(
+    dag: DAG | Iterable[Function],
+    *,
+    cache: CacheLike | None = None,
+    resume: Execution | Hashable | None = None,
+    inputs: Mapping[FunctionId, Any] | None = None,
+) -> dict[FunctionId, Reason]:
+    """Why each function would run again; nothing runs.
+
+    Parameters
+    ----------
+    dag
+        A DAG, or a list of functions.
+    cache
+        A cache, or where it is: why, with ``execute(dag, cache=…)``.
+    resume
+        An execution or the id of its DAG: why, with ``execute(dag, resume=…)``.
+    inputs
+        ``{input id: value}``.
+
+    Returns
+    -------
+    dict
+        ``{function id: reason}``.
+
+    Raises
+    ------
+    NotFoundError
+        If the cluster has no such execution that can be resumed.
+    ValidationError
+        If the DAG or the cache is wrong, or not exactly one of ``cache`` and ``resume`` is given.
+    """
+    if cache is not None and resume is None:
+        return _why_rerun(dag, cache=cache, inputs=inputs)  # a cache needs no cluster
+    return session_for().why_rerun(dag, cache=cache, resume=resume, inputs=inputs)
 
 
 def executions() -> list[ExecutionInfo]:

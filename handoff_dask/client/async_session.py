@@ -26,6 +26,7 @@ from handoff_dask.record.overview import ExecutionInfo
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.record.status import OnFailure
 from handoff_dask.resources import Capabilities, Cost
+from handoff_dask.reuse.reasons import Reason
 from handoff_dask.streaming import OnNodeLoss
 
 S = TypeVar("S", bound="AsyncHandoff")
@@ -460,6 +461,41 @@ class AsyncHandoff(SessionCore):
             If nothing is known of it, or it never runs on its own.
         """
         return await self.link.run(self._started_first, self._explain, execution_or_dag_id, id)
+
+    async def why_rerun(
+        self,
+        dag: DAG | Iterable[Function],
+        *,
+        cache: CacheLike | None = None,
+        resume: AsyncExecution | Hashable | None = None,
+        inputs: Mapping[FunctionId, Any] | None = None,
+    ) -> dict[FunctionId, Reason]:
+        """Why each function would run again; nothing runs.
+
+        Parameters
+        ----------
+        dag
+            A DAG, or a list of functions.
+        cache
+            A cache, or where it is: why, with ``execute(dag, cache=…)``.
+        resume
+            An execution or the id of its DAG: why, with ``execute(dag, resume=…)``.
+        inputs
+            ``{input id: value}``.
+
+        Returns
+        -------
+        dict
+            ``{function id: reason}``.
+
+        Raises
+        ------
+        NotFoundError
+            If the cluster has no such execution that can be resumed.
+        ValidationError
+            If the DAG or the cache is wrong, or not exactly one of ``cache`` and ``resume`` is given.
+        """
+        return await self.link.run(self._started_first, self._why_rerun, dag, cache, resume, inputs)
 
     async def executions(self) -> list[ExecutionInfo]:
         """What the cluster runs and remembers, whoever has submitted it, the latest first."""

@@ -104,8 +104,8 @@ class ExecutionCore:
         self.is_detached = False
         #: Values of functions that did not run, if there are any.
         self.cached: CachedValues | None = None
-        #: Done once the scheduler knows what the results depend on; None if nobody is to know.
-        self.noting: asyncio.Future[None] | None = None
+        #: Waits until the scheduler knows what the results depend on; None if nobody is to know.
+        self.noting: Callable[[], Awaitable[None]] | None = None
         self._ended = asyncio.Event()
         self._timed_out: TimeoutError | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -283,7 +283,7 @@ class ExecutionCore:
     async def fingerprints_noted(self) -> None:
         """Wait until the scheduler knows what the results of this execution depend on."""
         if self.noting is not None:
-            await asyncio.shield(self.noting)
+            await self.noting()
 
     async def fetch_partial(self) -> ExecutionResult:
         """What has ended well so far; see :meth:`Execution.partial`."""

@@ -89,6 +89,11 @@ class Reuse:
             note_codes(self.cache, [known[i] for i in self.plan.run if i in known])
         return self._remaining(whole)
 
+    def keys_of_earlier(self) -> dict[str, str]:
+        """``{fingerprint: Dask key}`` of what is reused of an earlier run, for one that resumes this one."""
+        prints = [self.plan.fingerprint(key) for key in self.plan.reused]
+        return {f: str(self._earlier[f].key) for f in prints if f is not None and f in self._earlier}
+
     def _present(self, fingerprints: Collection[str]) -> set[str]:
         here = {f for f in fingerprints if f in self._earlier}
         rest = set(fingerprints) - here

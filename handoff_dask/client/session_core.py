@@ -66,6 +66,8 @@ from handoff_dask.record.overview import ExecutionInfo
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.record.status import OnFailure
 from handoff_dask.resources import Capabilities
+from handoff_dask.reuse.earlier import EarlierRun
+from handoff_dask.reuse.reasons import Reason, reasons_of, why_rerun
 from handoff_dask.stores import ResultStore
 from handoff_dask.trackers import ResourceTracker
 from handoff_dask.version import VERSION
@@ -450,6 +452,8 @@ class SessionCore:
         self._executions.add(execution, is_hidden=is_hidden)
         self._messages.start()
         self._accompany(execution, submission)
+        if execution.is_detached:  # its client may be gone in a moment
+            await execution.fingerprints_noted()
         return execution
 
     async def _stream(self, prepared: StreamSubmission, kind: type[L]) -> L:
@@ -540,22 +544,44 @@ class SessionCore:
 
     async def _earlier(self, of: ExecutionCore | Hashable) -> dict[str, Future[Any]]:
         """``{fingerprint: future}`` of the results of an earlier run that the cluster still has."""
-        if isinstance(of, ExecutionCore):
-            await of.fingerprints_noted()
-            found = await self.link.ask("earlier", token=of.token, dag=None)
-        else:
-            latest = self._executions.latest(of)
-            if latest is not None:
-                await latest.fingerprints_noted()
-            found = await self.link.ask("earlier", token=None, dag=token_of(of))
-        if found is None:
-            raise NotFoundError(
-                "execution", getattr(of, "dag_id", of), "the cluster has none of it that can be resumed"
-            )
+        found = await self._ask_earlier("earlier", of)
         futures: dict[str, Future[Any]] = {f: Future(key) for f, key in found.items()}
         if futures:
             adopt(futures.values(), self.client)
         return futures
+
+    async def _ask_earlier(self, method: str, of: ExecutionCore | Hashable) -> Any:
+        """Ask of an earlier run, or of the latest one of a DAG; it must be one that can be resumed."""
+        execution = of if isinstance(of, ExecutionCore) else self._executions.latest(of)
+        if execution is not None:
+            await execution.fingerprints_noted()
+        found = None
+        if isinstance(of, ExecutionCore):
+            found = await self.link.ask(method, token=of.token, dag=None)
+        if found is None:  # or nothing of it had to run
+            dag_id = of.dag_id if isinstance(of, ExecutionCore) else of
+            found = await self.link.ask(method, token=None, dag=token_of(dag_id))
+        if found is None:
+            raise NotFoundError(
+                "execution", getattr(of, "dag_id", of), "the cluster has none of it that can be resumed"
+            )
+        return found
+
+    async def _why_rerun(
+        self,
+        dag: DAG | Iterable[Function],
+        cache: CacheLike | None,
+        resume: ExecutionCore | Hashable | None,
+        inputs: Mapping[FunctionId, Any] | None,
+    ) -> dict[FunctionId, Reason]:
+        """Why each function would run again, by a cache or by what an earlier run has left."""
+        if (cache is None) == (resume is None):
+            raise ValidationError("why_rerun: give either cache= or resume=")
+        if cache is not None:
+            return await asyncio.to_thread(partial(why_rerun, dag, cache=cache, inputs=inputs))
+        held = await self._ask_earlier("earlier", resume)
+        known = EarlierRun(held, await self._ask_earlier("earlier_records", resume))
+        return await asyncio.to_thread(reasons_of, dag, known, inputs)
 
     async def _list_executions(self) -> list[ExecutionInfo]:
         listed = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from dask.base import get_annotations
 from distributed import Future
 
-from handoff_dask import telemetry
+from handoff_dask import config, telemetry
 from handoff_dask.allocators import Strategy
 from handoff_dask.client import options as checks
 from handoff_dask.client.compile import Compiled
@@ -24,6 +25,9 @@ from handoff_dask.graph.retry import Retry
 from handoff_dask.protocol.words import confinement_of, refusal_of
 from handoff_dask.record.status import OnFailure
 from handoff_dask.resources import Capabilities
+from handoff_dask.reuse.fingerprint import Snapshot
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Submission:
     again: Callable[..., Submission]
     #: Puts the caller's trace into what the functions carry; called once the DAG is sure to begin.
     carry_trace: Callable[[], None]
+    #: What its results depend on, for an execution that resumes this one; None if nobody is to know.
+    depends: Snapshot | None = None
 
 
 def prepare(
@@ -162,9 +168,31 @@ priority, share, outputs, timeout, progress, on_failure, cache, resume, detach
         )
 
     shows = checks.switch("progress", progress)
+    depends = None if reuse is not None or resume is not None else _snapshot(dag, inputs or {})
     return Submission(
-        dag, compiled, limit_s, shows, outputs is None, reuse, inputs or {}, resume, again, carry_trace
+        dag,
+        compiled,
+        limit_s,
+        shows,
+        outputs is None,
+        reuse,
+        inputs or {},
+        resume,
+        again,
+        carry_trace,
+        depends,
     )
+
+
+def _snapshot(dag: DAG, inputs: Mapping[FunctionId, Any]) -> Snapshot | None:
+    """What the results depend on, as it is now: the user may change code and values afterwards."""
+    if not config.get("resumable"):
+        return None
+    try:
+        return Snapshot(dag, inputs)
+    except Exception:  # whatever the code of the user's values raises
+        logger.info("the execution cannot be resumed", exc_info=True)
+        return None
 
 
 def _annotated(

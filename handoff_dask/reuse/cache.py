@@ -103,6 +103,10 @@ class Cache:
     ([1, 2], 'gone')
     """
 
+    #: Where results are, and what computed them, in words.
+    where = "in the cache"
+    before = "with this cache"
+
     def __init__(
         self,
         url: str | os.PathLike[str],

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from handoff_dask.errors import ValidationError
 
-__all__ = ["File", "digest_of_file"]
+__all__ = ["File", "digest_of_file", "state_of_file"]
 
 #: What says that a file is as it was: device, inode, size, and the times of the last changes of
 #: content and of anything, in nanoseconds.
@@ -124,6 +124,14 @@ def digest_of_file(path: str | os.PathLike[str]) -> str:
                 _known[place] = state, digest
         return digest
     raise OSError(f"{place} changes while it is read; wait until it is written")
+
+
+def state_of_file(path: str) -> object:
+    """What says that a file is as it was, without reading it; ``None`` if it is not there."""
+    try:
+        return _state(os.stat(path), path)
+    except OSError:
+        return None
 
 
 def _state(found: os.stat_result, place: str) -> State:

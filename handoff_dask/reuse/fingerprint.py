@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FunctionType, MethodType
 from typing import Any
 
-from handoff_dask.graph.arguments import without_ids
+from handoff_dask.graph.arguments import Structure, without_ids
 from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.functions import (
     Argument,
@@ -20,13 +20,17 @@ from handoff_dask.graph.functions import (
     resolve_code,
 )
 from handoff_dask.reuse.building import Building
+from handoff_dask.reuse.bytecode import leaf
+from handoff_dask.reuse.file import File, state_of_file
 from handoff_dask.reuse.nodes import Node, Piece, digest_of
 from handoff_dask.reuse.owners import PYTHON
 
-__all__ = ["CodeDetails", "Details", "details", "fingerprint"]
+__all__ = ["CodeDetails", "Details", "Snapshot", "details", "fingerprint"]
 
 #: Changed whenever fingerprints of old and new versions of this package must differ.
-FORMAT = b"handoff fingerprint 1"
+FORMAT = b"handoff fingerprint 2"
+#: Containers in which files are looked for before they are read.
+_FLAT = (list, tuple, dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,73 @@ def _made(
     for key in dag.order():
         maker.add(dag.functions[key])
     return {key: maker.found[key] for key in dag.functions}
+
+
+class Snapshot:
+    """What the results of a DAG depend on at one moment; worked out later.
+
+    Code and values are looked at now, since a user may change them afterwards.  Files among the plain values
+    are read later: one that has changed until then has no fingerprint.
+
+    Parameters
+    ----------
+    dag
+        A valid DAG.
+    inputs
+        ``{input id: value}``.
+
+    Examples
+    --------
+    >>> steps = [1, 2]
+    >>> dag = DAG("job").add_function(Function("a", [], sum, extra_args=[steps]))
+    >>> before, snapshot = fingerprint(dag), Snapshot(dag, {})
+    >>> steps.append(3)
+    >>> {i: found.fingerprint for i, found in snapshot.details().items()} == before
+    True
+    """
+
+    def __init__(self, dag: DAG, inputs: Mapping[FunctionId, Any]) -> None:
+        self._dag = dag
+        self._maker = _Maker(inputs, parts=True)
+        self._files: dict[str, object] = {}
+        for function in dag.functions.values():
+            self._look_at(function)
+
+    def _look_at(self, function: Function) -> None:
+        if function.type == "input":
+            self._look_at_value(self._maker.inputs.get(function.id))
+            return
+        assert function.code is not None
+        self._maker.code(function.code)
+        for value in (*function.extra_args, *(function.kwargs or {}).values()):
+            self._look_at_value(value)
+
+    def _look_at_value(self, value: Any) -> None:
+        if isinstance(value, Structure):
+            value = value.value
+        if leaf(value) is not None:
+            return
+        items = value.values() if isinstance(value, dict) else value
+        files = [one for one in (items if isinstance(value, _FLAT) else [value]) if type(one) is File]
+        if files:
+            self._files.update((file.path, state_of_file(file.path)) for file in files)
+        else:
+            self._maker.building.look_at(value)
+
+    def details(self) -> dict[FunctionId, Details]:
+        """What the result of each function depends on, as :func:`details` gives it."""
+        for key in self._dag.order():
+            self._maker.add(self._dag.functions[key])
+        changed = {path for path, state in self._files.items() if state_of_file(path) != state}
+        found = self._maker.found
+        for key in self._dag.order() if changed else ():
+            one = found[key]
+            stale = next((path for path in one.files if path in changed), None)
+            arguments = [found[id_of(arg)] for arg in self._dag.functions[key].argument_ids]
+            if stale is not None or any(arg.fingerprint is None for arg in arguments):
+                why = one.unknown or f"the file {stale} has changed since, or one of an argument"
+                found[key] = replace(one, fingerprint=None, unknown=why)
+        return {key: found[key] for key in self._dag.functions}
 
 
 class _Maker:

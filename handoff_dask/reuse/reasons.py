@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from handoff_dask.graph.dag import DAG, as_dag
 from handoff_dask.graph.functions import Function, FunctionId
@@ -184,21 +184,56 @@ def why_rerun(
     >>> reasons["a"].kind, str(reasons["a"])
     ('new', 'it has not been computed with this cache')
     """
-    dag, cache = as_dag(dag), as_cache(cache)
+    return reasons_of(dag, as_cache(cache), inputs, verify=verify)
+
+
+class Known(Protocol):
+    """What knows results: a cache, or an earlier run."""
+
+    #: Where results are, and what computed them, in words.
+    where: str
+    before: str
+
+    def present(self, fingerprints: Iterable[str]) -> set[str]:
+        """Those of which there is a result."""
+        ...
+
+    def check(self, fingerprint: str) -> Miss | None:
+        """Why a result that is there cannot be used."""
+        ...
+
+    def known(self, key: str) -> Mapping[str, Any] | None:
+        """What a function's last result was computed from."""
+        ...
+
+    def code(self, digest: str) -> Mapping[str, str] | None:
+        """What a code consisted of."""
+        ...
+
+
+def reasons_of(
+    dag: DAG | Iterable[Function],
+    known: Known,
+    inputs: Mapping[FunctionId, Any] | None = None,
+    *,
+    verify: bool = True,
+) -> dict[FunctionId, Reason]:
+    """Why each regular function would run again, by what knows results; see :func:`why_rerun`."""
+    dag = as_dag(dag)
     found = details(dag, inputs)
     wanted = [f for f in dag.functions.values() if f.type == "regular"]
     off = opting_out(dag)
     prints = [found[f.id].fingerprint for f in wanted if f.id not in off]
-    present = cache.present([p for p in prints if p is not None])
-    asking = _Asking(cache, verify, off)
+    present = known.present([p for p in prints if p is not None])
+    asking = _Asking(known, verify, off)
     return {f.id: asking.why(f, found[f.id], present) for f in wanted}
 
 
 class _Asking:
-    """One question of a DAG to a cache."""
+    """One question of a DAG to what knows results."""
 
-    def __init__(self, cache: Cache, verify: bool, off: frozenset[FunctionId]) -> None:
-        self.cache = cache
+    def __init__(self, known: Known, verify: bool, off: frozenset[FunctionId]) -> None:
+        self.source = known
         self.off = off
         self.verify = verify
         self._codes: dict[str, Mapping[str, str] | None] = {}
@@ -215,19 +250,24 @@ class _Asking:
             return Reason("unknown", why=f"what it depends on cannot be told: {now.unknown}")
         if now.fingerprint in present:
             miss = self._check(now.fingerprint)
-            return Reason("reused") if miss is None else Reason(miss.kind, why=miss.why)
-        before = self.cache.known(key_of(function.id, now.code.name))
+            where = self.source.where
+            return (
+                Reason("reused", why=f"its result is {where}")
+                if miss is None
+                else Reason(miss.kind, why=miss.why)
+            )
+        before = self.source.known(key_of(function.id, now.code.name))
         if before is None:
-            return Reason("new", why="it has not been computed with this cache")
+            return Reason("new", why=f"it has not been computed {self.source.before}")
         if before.get("fingerprint") == now.fingerprint:
-            return Reason("gone", why="its result is no longer in the cache")
+            return Reason("gone", why=f"its result is no longer {self.source.where}")
         return self._changed(before, now)
 
     def _check(self, fingerprint: str) -> Miss | None:
         if not self.verify:
             return None
         if fingerprint not in self._checked:
-            self._checked[fingerprint] = self.cache.check(fingerprint)
+            self._checked[fingerprint] = self.source.check(fingerprint)
         return self._checked[fingerprint]
 
     def _changed(self, before: Mapping[str, Any], now: Details) -> Reason:
@@ -252,7 +292,7 @@ class _Asking:
 
     def _changed_code(self, digest: str, now: Details) -> Reason:
         if digest not in self._codes:
-            self._codes[digest] = self.cache.code(digest)
+            self._codes[digest] = self.source.code(digest)
         parts = self._codes[digest]
         names = [] if parts is None else _different(parts, now.code.parts)
         return Reason("code", tuple(names))

@@ -133,6 +133,17 @@ class RunFailure(NamedTuple):
     refusal: tuple[dict[str, str], str | None] | None = None
 
 
+class Dependence(NamedTuple):
+    """What the results of a run depend on, as its client has told."""
+
+    #: By position; None where it cannot be told.
+    fingerprints: list[str | None]
+    #: What each was computed from, for clients alone.
+    records: bytes
+    #: ``{fingerprint: key}`` of results of earlier runs that it reuses.
+    earlier: dict[str, str]
+
+
 class RunState:
     """One execution of a DAG."""
 
@@ -164,8 +175,8 @@ class RunState:
         self.failures: dict[int, RunFailure] = {}
         #: ``{position: position of the failed function that it needed}``.
         self.skipped: dict[int, int] = {}
-        #: What each result depends on, by position, once the client has worked it out.
-        self.fingerprints: list[str | None] | None = None
+        #: What the results depend on, once the client has worked it out.
+        self.depends: Dependence | None = None
         #: Keys that are kept for this run although its client does not want them.
         self.kept: set[str] = set()
         #: Somebody has asked for a result of it that was lost after its end.

@@ -23,7 +23,7 @@ from handoff_dask.scheduler.lifecycle import (
 )
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import Observer
-from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
+from handoff_dask.scheduler.runs import Dependence, FunctionState, Runs, RunState
 from handoff_dask.scheduler.states import Failed, Finished, Skipped, State
 from handoff_dask.scheduler.tasks import Tasks
 
@@ -67,8 +67,8 @@ class StoredValues(Observer):
         self._stored: dict[str, StoredOfDAG] = {}
         #: Runs that are not spoken of any more although Dask has not forgotten them yet.
         self._dropped: weakref.WeakSet[RunState] = weakref.WeakSet()
-        #: Fingerprints of runs whose graph is on its way, by token.
-        self._early: dict[str, list[str | None]] = {}
+        #: What the results depend on of runs whose graph is on its way, by token.
+        self._early: dict[str, Dependence] = {}
         #: For whoever waits for a run: ``{token: event}``.
         self._news: dict[str, asyncio.Event] = {}
 
@@ -81,6 +81,7 @@ class StoredValues(Observer):
             "settled": self.settled,
             "note_fingerprints": self.note_fingerprints,
             "earlier": self.earlier,
+            "earlier_records": self.earlier_records,
             "some_node": self.some_node,
             "where": self.where,
             "register_location": self.register_location,
@@ -175,34 +176,50 @@ class StoredValues(Observer):
 
     # ------------------------------------------------------------------ results of earlier runs
 
-    def note_fingerprints(self, client: str, token: str, fingerprints: list[str | None]) -> None:
-        """A client says what the results of a run depend on."""
-        run = self._runs.by_token.get(token)
+    def note_fingerprints(
+        self,
+        client: str,
+        token: str,
+        fingerprints: list[str | None],
+        records: bytes,
+        earlier: dict[str, str],
+    ) -> None:
+        """A client says what the results of a run depend on, and what it reuses of an earlier one."""
+        known, run = Dependence(fingerprints, records, earlier), self._runs.by_token.get(token)
         if run is not None:
-            run.fingerprints = fingerprints
+            run.depends = known
         elif token in self._runs.announced:
-            self._early[token] = fingerprints
+            self._early[token] = known
 
     def earlier(self, client: str, token: str | None, dag: str | None) -> dict[str, str] | None:
         """``{fingerprint: key}`` of what the cluster still has of a run, or of the latest one of a DAG.
 
         None if there is none that can be resumed.
         """
+        run = self._resumable(token, dag)
+        if run is None or run.depends is None:
+            return None
+        found = {f: key for f, key in run.depends.earlier.items() if self._is_there(key)}
+        for position, function in run.functions.items():
+            # Items of maps have been added since.
+            known = run.depends.fingerprints[position : position + 1]
+            is_known = isinstance(function.state, Finished) and self._is_there(function.key)
+            if known and known[0] is not None and is_known and position not in run.manifest.reading:
+                found[known[0]] = function.key
+        return found
+
+    def earlier_records(self, client: str, token: str | None, dag: str | None) -> bytes | None:
+        """What the results of a run were computed from, as its client has told."""
+        run = self._resumable(token, dag)
+        return None if run is None or run.depends is None else run.depends.records
+
+    def _resumable(self, token: str | None, dag: str | None) -> RunState | None:
         runs = [
             run
             for run in self._runs.by_token.values()
             if run.token == token or (run.manifest.dag_token == dag and run not in self._dropped)
         ]
-        run = next((run for run in reversed(runs) if run.fingerprints is not None), None)
-        if run is None or run.fingerprints is None:
-            return None
-        found = {}
-        for position, function in run.functions.items():
-            fingerprint = run.fingerprints[position]
-            is_known = isinstance(function.state, Finished) and self._is_there(function.key)
-            if fingerprint is not None and is_known and position not in run.manifest.reading:
-                found[fingerprint] = function.key
-        return found
+        return next((run for run in reversed(runs) if run.depends is not None), None)
 
     # ------------------------------------------------------------------ waiting
 
@@ -257,7 +274,7 @@ class StoredValues(Observer):
 
     def run_opened(self, run: RunState) -> None:
         """The graph of a run has arrived."""
-        run.fingerprints = self._early.pop(run.token, None)
+        run.depends = self._early.pop(run.token, None)
         self._has_news(run.token)
 
     def run_ended(self, run: RunState) -> None:
