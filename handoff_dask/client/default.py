@@ -12,6 +12,7 @@ from distributed import Client
 from handoff_dask.allocators import Strategy
 from handoff_dask.client import options as checks
 from handoff_dask.client.execution_core import ExecutionCore
+from handoff_dask.client.forks import after_fork
 from handoff_dask.client.scheduler_link import SchedulerLink, client_made_current, current_client
 from handoff_dask.client.session import Handoff
 from handoff_dask.config import Placing
@@ -53,6 +54,14 @@ class _Defaults:
 
 
 _defaults = _Defaults()
+
+
+def _forked() -> None:
+    # Another thread of the parent may have held it.
+    _defaults.lock = threading.RLock()
+
+
+after_fork(_forked)
 
 
 def start(

@@ -18,6 +18,7 @@ from distributed import Client, Scheduler
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
+from handoff_dask.client.forks import is_of_parent
 from handoff_dask.errors import ValidationError
 from handoff_dask.resources import MEGABYTE, Capabilities
 
@@ -143,8 +144,10 @@ class EmbeddedCluster:
             raise
 
     def close(self) -> None:
-        """End it."""
+        """End it; a process that was forked from its own leaves it alone."""
         atexit.unregister(self.close)
+        if is_of_parent(self.client):
+            return
         # Dask complains of what is lost with the workers, which is what was asked for.
         with _silenced("distributed.scheduler", "distributed.batched"):
             self.client.close()

@@ -14,6 +14,7 @@ from distributed.comm.core import CommClosedError
 from distributed.metrics import monotonic
 from distributed.protocol import pickle
 
+from handoff_dask.client.forks import is_of_parent
 from handoff_dask.errors import HandoffError, SchedulerLostError, SessionEndedError
 from handoff_dask.protocol.names import NAME
 
@@ -60,7 +61,8 @@ class SchedulerLink:
     @property
     def is_usable(self) -> bool:
         """Whether the session has not been stopped and its client is still open."""
-        return not self.is_closed and self.client.status not in ("closed", "closing")
+        is_open = not self.is_closed and self.client.status not in ("closed", "closing")
+        return is_open and not is_of_parent(self.client)
 
     @property
     def address(self) -> str:
@@ -74,8 +76,10 @@ class SchedulerLink:
         Raises
         ------
         SessionEndedError
-            If the session has been stopped, or its client is closed.
+            If the session has been stopped, or its client is closed or belongs to the process that this one
+            was forked from.
         """
+        refuse_parents(self.client)
         if self.is_closed:
             raise SessionEndedError("this session has been stopped; start another one")
         if not self.is_usable:
@@ -89,8 +93,7 @@ class SchedulerLink:
         With an asynchronous client this returns an awaitable instead, as Dask's own client does.
         The type does not say so: :class:`~handoff_dask.AsyncHandoff` is the typed way.
         """
-        if self.client.status == "closed" and not self.asynchronous:
-            self.refuse_if_over()  # its loop is gone with it
+        self._refuse_without_loop()
         try:
             return cast("T", self.client.sync(function, *args, **kwargs))
         except (HandoffError, TimeoutError) as error:
@@ -104,8 +107,14 @@ class SchedulerLink:
         """
         if self.asynchronous:
             return self.sync(function, *args, **kwargs)
+        self._refuse_without_loop()
         with released_thread() as has_seceded, self._paused(has_seceded):
             return self.sync(function, *args, **kwargs)
+
+    def _refuse_without_loop(self) -> None:
+        refuse_parents(self.client)
+        if self.client.status == "closed" and not self.asynchronous:
+            self.refuse_if_over()  # its loop is gone with it
 
     @contextmanager
     def _paused(self, has_seceded: bool) -> Iterator[None]:
@@ -124,10 +133,9 @@ class SchedulerLink:
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Await a coroutine function on the client's loop, whichever loop this is."""
+        self._refuse_without_loop()
         if self.asynchronous:
             return await function(*args, **kwargs)
-        if self.client.status == "closed":
-            self.refuse_if_over()  # its loop is gone with it
         loop: Any = self.client.loop
         submitted = asyncio.run_coroutine_threadsafe(function(*args, **kwargs), loop.asyncio_loop)
         return await asyncio.wrap_future(submitted)
@@ -220,6 +228,21 @@ class SchedulerLink:
         return answer
 
 
+def refuse_parents(client: Client) -> None:
+    """Refuse a client of the process that this one was forked from.
+
+    Raises
+    ------
+    SessionEndedError
+        If it is one.
+    """
+    if is_of_parent(client):
+        raise SessionEndedError(
+            "this process was forked from the one that has this client and its sessions, and cannot use "
+            "them; make a Client here, or start processes by spawn"
+        )
+
+
 def this_worker() -> str | None:
     """The address of the worker whose task calls this; ``None`` outside of a task."""
     try:
@@ -265,6 +288,7 @@ def client_made_current() -> Client | None:
         client: Client = Client.current(allow_global=False)
     except ValueError:
         return None
+    refuse_parents(client)
     return client
 
 
@@ -276,6 +300,7 @@ def current_client() -> Client | None:
     except ValueError:
         pass
     else:
+        refuse_parents(client)
         return client
     try:
         get_worker()

@@ -30,6 +30,7 @@ from handoff_dask.client.explain import explain_latest, explain_task
 from handoff_dask.client.explanations import FunctionExplanation, from_record
 from handoff_dask.client.fetching import Fetcher
 from handoff_dask.client.fingerprints import Fingerprints
+from handoff_dask.client.forks import is_of_parent
 from handoff_dask.client.input_checks import InputChecks, refuse_cancelled
 from handoff_dask.client.install import install
 from handoff_dask.client.messages import Messages
@@ -316,6 +317,8 @@ class SessionCore:
 
     def _close_own(self) -> None:
         """Close what the session has started or connected to by itself."""
+        if is_of_parent(self.client):
+            return
         if self._embedded is not None:
             self._embedded.close()
         if self._connected is not None:

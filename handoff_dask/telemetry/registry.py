@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -194,6 +195,10 @@ class Registry:
         for event, measurements, metadata in batch:
             self._dispatch(event, measurements, metadata, ends=())
 
+    def forked(self) -> None:
+        """This process has just been forked: another thread of its parent may have held the lock."""
+        self._lock = threading.Lock()
+
     def _dispatch(
         self,
         event: Event,
@@ -286,6 +291,8 @@ def _check_handler(handler_id: Hashable, fn: HandlerFunction) -> None:
 
 
 _registry = Registry()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_registry.forked)
 
 attach = _registry.attach
 attach_many = _registry.attach_many

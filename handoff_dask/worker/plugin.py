@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from distributed.core import rpc
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.metrics import time
 
@@ -89,9 +90,11 @@ class HandoffWorkerPlugin(WorkerPlugin):
         admit_by_lanes(worker)
         capabilities = detect(worker)
         try:
-            answer = await getattr(worker.scheduler, REPORT)(
-                worker=worker.address, capabilities=capabilities, facts=facts_of(worker)
-            )
+            # Over a connection of its own: those of the worker are left as they are without handoff.
+            async with rpc(worker.scheduler.address, connection_args=worker.connection_args) as scheduler:
+                answer = await getattr(scheduler, REPORT)(
+                    worker=worker.address, capabilities=capabilities, facts=facts_of(worker)
+                )
         except Exception as error:
             # A worker with the preload may come before the scheduler's plugin, which asks again.
             logger.info("The scheduler does not know handoff yet (%s)", error)

@@ -233,14 +233,16 @@ def test_functions_execute_dags_in_their_processes(session):
 
 def test_a_session_goes_on_after_a_restart(session, tmp_path):
     gate = tmp_path / "gate"
-    session.register_node("0", {"gpu": 1})
-    execution = session.submit([Function("f", [], waits_for, extra_args=[str(gate)], cost={"gpu": 1})])
+    session.register_node("0", {"tape": 1})
+    execution = session.submit([Function("f", [], waits_for, extra_args=[str(gate)], cost={"tape": 1})])
     until_sync(lambda: starts(gate))
     session.client.restart(timeout=60)
     with pytest.raises(handoff.HandoffError):
         execution.result(timeout=30)
-    assert session.discover_nodes()["0"]["gpu"] == 1
-    result = session.execute([Function("f", [], int, cost={"gpu": 1}), Function("g", ["f"], int)], timeout=60)
+    assert session.discover_nodes()["0"]["tape"] == 1
+    result = session.execute(
+        [Function("f", [], int, cost={"tape": 1}), Function("g", ["f"], int)], timeout=60
+    )
     assert result.allocations["f"] == "0"
 
 
