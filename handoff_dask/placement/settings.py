@@ -25,7 +25,7 @@ class EngineSettings:
     #: no time would else be sent without end; with 64 nodes ran dry, for in one round trip of a busy
     #: machine hundreds of no-ops end.
     prefetch_limit: int = 512
-    #: The most prefetch queues that a node has open.  Each needs a Dask resource of its own on the
+    #: The most prefetch queues that a node has open.  Each needs a lane of its own on the
     #: worker (``protocol/names.py``).  Not measured: more than four demands of short functions at once
     #: are rare.
     prefetch_queues: int = 4
@@ -41,7 +41,7 @@ class EngineSettings:
     #: seconds; 0 for never.  Long enough for a message on a busy machine, and short beside functions
     #: that are not short: those that are bound early are bound by so little.
     timed_prefetch_lead_s: float = 0.02
-    #: The most functions of a node that may be followed so.  Each needs a Dask resource of its own on
+    #: The most functions of a node that may be followed so.  Each needs a lane of its own on
     #: the worker, of which there are 48 for both kinds of prefetching and for threads that linger.
     timed_prefetches: int = 28
     #: How far off expected ends are thought to be before any has been seen, in shares of durations.
