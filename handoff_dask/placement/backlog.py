@@ -31,6 +31,8 @@ class Backlog:
         self.settings = settings
         self.clock = Clock()
         self.network = Network(self.clock, settings)
+        #: ``{function that waits for some of its arguments: those of its arguments that are there}``.
+        self.incomplete: dict[FunctionKey, dict[Datum, None]] = {}
         self.tables = QueueTables(ledger)
         #: Whose turn it is.
         self.shares = Shares(ledger, self.clock)

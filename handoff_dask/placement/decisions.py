@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from handoff_dask.placement.demand import FunctionKey, GroupKey, RunKey
+from handoff_dask.placement.demand import DataKey, FunctionKey, GroupKey, RunKey
 from handoff_dask.placement.explanation import Obstacle
 
 
@@ -56,4 +56,14 @@ class Reject:
     problem: str | None = None
 
 
-Decision: TypeAlias = Place | Wait | Reject
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveData:
+    """Copy data to a node, ahead of a function that is going to run there."""
+
+    #: The function that will take it.
+    function: FunctionKey
+    node: str
+    data: tuple[DataKey, ...]
+
+
+Decision: TypeAlias = Place | Wait | Reject | MoveData

@@ -25,6 +25,7 @@ KINDS: dict[str, type] = {
         decisions.Place,
         decisions.Wait,
         decisions.Reject,
+        decisions.MoveData,
         Demand,
         DataArgument,
         Obstacle,

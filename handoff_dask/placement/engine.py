@@ -9,9 +9,10 @@ from handoff_dask.placement.backfill import Backfill
 from handoff_dask.placement.backlog import Backlog
 from handoff_dask.placement.choosing import Chooser
 from handoff_dask.placement.deciding import Decider
-from handoff_dask.placement.decisions import Decision, Wait
+from handoff_dask.placement.decisions import Decision, Place, Wait
 from handoff_dask.placement.demand import FunctionKey
 from handoff_dask.placement.events import (
+    ArgumentReady,
     ClaimedElsewhere,
     DurationsLearned,
     Event,
@@ -35,6 +36,7 @@ from handoff_dask.placement.events import (
 )
 from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.locality import Locality
+from handoff_dask.placement.moving_ahead import MovingAhead
 from handoff_dask.placement.prefetch import PrefetchQueues
 from handoff_dask.placement.prefetch_timed import TimedPrefetches
 from handoff_dask.placement.queues import ScheduledFunction
@@ -82,6 +84,7 @@ class PlacementEngine(EngineView):
         self._backfill = Backfill(backlog)
         self._chooser = Chooser(backlog, self._backfill)
         self._locality = Locality(backlog, self._chooser)
+        self._ahead = MovingAhead(backlog, self._chooser.full_nodes)
         self._prefetch = PrefetchQueues(backlog, self._locality.is_near)
         self._timed = TimedPrefetches(backlog, self._chooser, self._locality, self._prefetch)
         self._decider = Decider(
@@ -103,6 +106,7 @@ class PlacementEngine(EngineView):
             RunRanked: self._backlog.rerank,
             RunClosed: self._run_closed,
             DurationsLearned: self._durations_learned,
+            ArgumentReady: self._ahead.argument_ready,
             FunctionReady: self._function_ready,
             FunctionFinished: self._function_finished,
             FunctionWithdrawn: self._function_withdrawn,
@@ -145,6 +149,10 @@ class PlacementEngine(EngineView):
                 scheduled.told = True
                 decisions.append(Wait(function=scheduled.function, cause=scheduled.queue.cause))
         self._arrived.clear()
+        # After the functions that take their arguments now.
+        if self._backlog.network.data:
+            placed_on = {d.node: None for d in decisions if isinstance(d, Place)}
+            decisions.extend(self._ahead.decide(placed_on))
         if not self._backlog.tables.requests:
             self._ledger.forget_changes()
             self._chooser.forget()
@@ -226,6 +234,7 @@ class PlacementEngine(EngineView):
             for queue in self._backlog.tables.members(group):
                 self._backlog.refresh(queue)
         self._backlog.network.node_left(node.name)
+        self._ahead.node_left(node.name)
         self._chooser.full_nodes.pop(node.name, None)
         self._ledger.empty(node, returning)
         if not returning:
@@ -286,6 +295,7 @@ class PlacementEngine(EngineView):
             run.party.waits_outside = event.waits
 
     def _run_closed(self, event: RunClosed) -> None:
+        self._ahead.close(event.run)
         self._backlog.close(event.run)
 
     def _durations_learned(self, event: DurationsLearned) -> None:
@@ -305,11 +315,18 @@ class PlacementEngine(EngineView):
         self._forget(event.function)
         assigned = self._assigned(run, event) if run.assigned else None
         data = self._locality.data_of(event) if event.arguments else ()
-        home = self._locality.home_of(run, event, data) if data and assigned is None else None
+        gathered = self._ahead.over(event.function) if event.function in self._ahead.open else None
+        home = None
+        if data and assigned is None and event.demand.pin is None and event.demand.group is None:
+            home = gathered or self._locality.home_of(run, event, data)
+            home = home or self._ahead.home_of(run, event.demand, data)
         scheduled = self._backlog.add(run, event, assigned, data, home)
+        scheduled.has_moved = gathered is not None
         if event.begun and self._decider.takes_room(scheduled):
             return
         self._arrived.append(scheduled)
+        if data:
+            self._ahead.waits(scheduled)
         if run.problem is not None:
             self._rejected_answers.append((scheduled, run.problem))
         elif assigned is not None:

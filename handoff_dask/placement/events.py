@@ -23,6 +23,7 @@ from handoff_dask.placement.strategies import Strategy
 from handoff_dask.resources import NOTHING, Capabilities, Cost
 
 __all__ = [
+    "ArgumentReady",
     "ClaimKey",
     "ClaimedElsewhere",
     "DataArgument",
@@ -211,6 +212,19 @@ class FunctionReady:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArgumentReady:
+    """A large argument of a function is available, of which others are still computed."""
+
+    #: The function that waits for the others.
+    function: FunctionKey
+    run: RunKey
+    demand: Demand
+    argument: DataArgument
+    #: How many arguments it takes.
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkMeasured:
     """It has become known how fast data moves between nodes; None leaves a value as it is."""
 
@@ -279,6 +293,7 @@ Event: TypeAlias = (
     | RunRanked
     | RunClosed
     | DurationsLearned
+    | ArgumentReady
     | FunctionReady
     | FunctionFinished
     | FunctionWithdrawn

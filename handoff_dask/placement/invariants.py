@@ -157,6 +157,8 @@ def _check_data(backlog: Backlog) -> None:
     users: Counter[DataKey] = Counter()
     for scheduled in [*backlog.waiting.values(), *backlog.placed.values()]:
         users.update(datum.key for datum in scheduled.data)
+    for data in backlog.incomplete.values():
+        users.update(datum.key for datum in data)
     assert users == {key: datum.users for key, datum in backlog.network.data.items()}
     near = {queue: home for home, queues in backlog.tables.near.items() for queue in queues}
     assert near == {queue: queue.home for queue in backlog.tables.queues() if queue.home is not None}

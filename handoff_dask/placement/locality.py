@@ -109,6 +109,11 @@ class Locality:
         if not nodes:
             queue.delayed_s = None
             return None
+        if head.has_moved:
+            # Its data is at its home, or on its way there: to any other node it would move once more.
+            home = next((node for node in nodes if node.name == queue.home), None)
+            if home is not None:
+                return head, home, len(nodes)
         moves = {node.name: self._network.move_s(head.data, node.name) for node in nodes}
         least_s = min(moves.values())
         if least_s > self._floor_s:
@@ -280,7 +285,7 @@ class Locality:
             if other is not queue and other.count and other.key is not None and other.key[3] is not head:
                 first = other.key[3]
                 if self._backlog.goes_before(other.key, head.order_key()):
-                    total_s += other.count * (first.duration_s or 0.0) / _slots(node, other.request)
+                    total_s += other.count * (first.duration_s or 0.0) / slots(node, other.request)
         return total_s
 
     def _room_at(self, node: Node, request: ResourceRequest) -> float | None:
@@ -298,7 +303,7 @@ class Locality:
         head, home = _head(queue), queue.request.eligible.get(queue.home or "")
         if delay.wait_s is None or home is None or not head.duration_s or queue.count < 2:
             return None
-        step_s = head.duration_s / _slots(home, queue.request)
+        step_s = head.duration_s / slots(home, queue.request)
         behind = int((delay.move_s - delay.wait_s) / step_s) + 1
         if behind >= queue.count:
             return None
@@ -402,6 +407,6 @@ def _head(queue: Queue) -> ScheduledFunction:
     return order_key[3]
 
 
-def _slots(node: Node, request: ResourceRequest) -> int:
+def slots(node: Node, request: ResourceRequest) -> int:
     """How many functions of a request run at once on a node."""
     return max(1, min(node.total.get(name, 0) // units for name, units in request.amounts))

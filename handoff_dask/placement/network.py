@@ -128,6 +128,18 @@ class Network:
                 total_s += latency_s + datum.nbytes / bandwidth
         return total_s
 
+    def missing_from_s(self, data: Sequence[Datum], node: str) -> float:
+        """Seconds to move what of a function's data is not on a node, each piece from the nearest node."""
+        total_s, pairs = 0.0, self.pairs
+        for datum in data:
+            if node not in datum.places:
+                best = self.bandwidth
+                if pairs:
+                    sources = islice(datum.places, self._settings.data_looks)
+                    best = max((pairs.get((source, node), best) for source in sources), default=best)
+                total_s += self.latency_s + datum.nbytes / best
+        return total_s
+
     def take(self, data: Sequence[Datum], node: str) -> tuple[float, int]:
         """A function has been placed on a node: its data is on its way there.
 

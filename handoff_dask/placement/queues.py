@@ -76,6 +76,7 @@ class ScheduledFunction:
         "duration_s",
         "frees",
         "function",
+        "has_moved",
         "move_s",
         "node",
         "placed_at",
@@ -109,6 +110,8 @@ class ScheduledFunction:
         self.duration_s = duration_s
         #: What it takes that is so large that it matters where it is.
         self.data: tuple[Datum, ...] = ()
+        #: Whether its data has been moved ahead.
+        self.has_moved = False
         #: When it was first delayed although a node had room, for a node that has its data.
         self.delayed_s: float | None = None
         #: Whether a Wait has been given for it.

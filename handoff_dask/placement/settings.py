@@ -106,6 +106,13 @@ class EngineSettings:
     #: move takes, however soon it is expected to start.  Each wait is shorter than the move, but those
     #: that begin at that node before it may prove that wrong, one after another.
     data_patience: float = 4.0
+    #: Arguments move ahead of a function that waits for others of them, if it takes at least so many and this
+    #: share of them is known (:mod:`~handoff_dask.placement.gathering`).  With fewer, where it will run is a
+    #: guess.
+    gathered_arguments: int = 4
+    gathered_share: float = 0.25
+    #: Data that more functions take does not move ahead: they will run on most nodes.
+    gathered_dependents: int = 16
     #: A node whose memory is fuller than this (Dask's ``distributed.worker.memory.target``) is avoided by
     #: functions that free no data.
     memory_target: float = 0.6

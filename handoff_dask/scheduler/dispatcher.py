@@ -15,7 +15,7 @@ from distributed.metrics import monotonic, time
 from distributed.protocol import pickle
 
 from handoff_dask.errors import AllocationError, HandoffError
-from handoff_dask.placement.decisions import Decision, Place, Reject
+from handoff_dask.placement.decisions import Decision, MoveData, Place, Reject
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
@@ -67,6 +67,10 @@ class Dispatcher:
         What of a cost a worker (by its address) has to admit itself, since tasks of Dask's own are there.
     call_later
         Calls a function after so many seconds.
+    sick
+        The nodes that are sick.
+    move
+        Copies data to a node.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Dispatcher:
         admission: Callable[[str, Cost], dict[str, float]],
         call_later: Callable[..., object],
         sick: Callable[[], frozenset[str]],
+        move: Callable[[MoveData], None],
     ) -> None:
         self._registry = registry
         self._nodes = nodes
@@ -102,6 +107,7 @@ class Dispatcher:
         self._later = later
         self._call_later = call_later
         self._sick = sick
+        self._move = move
         self._lifecycle = life.Lifecycle()
         self._costs = AttemptCosts(nodes, tasks.nbytes)
         #: Whether a function that is ready may be offered to the engine now.
@@ -372,6 +378,8 @@ class Dispatcher:
                 function = self._place(decision)
                 if function is not None:
                     sent.append(function)
+            elif isinstance(decision, MoveData):
+                self._move(decision)
             elif isinstance(decision, Reject):
                 self._reject(decision)
         if sent:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from handoff_dask.placement.decisions import Decision, Place, Reject, Wait
+from handoff_dask.placement.decisions import Decision, MoveData, Place, Reject, Wait
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.record.status import FINISHED
 from handoff_dask.resources import amount_of
@@ -18,7 +18,7 @@ from handoff_dask.scheduler.runs import FunctionState, Runs, RunState
 from handoff_dask.scheduler.states import State
 
 #: What each kind of decision is called.
-DECISIONS: Mapping[type[Decision], str] = {Place: "place", Wait: "wait", Reject: "reject"}
+DECISIONS: Mapping[type[Decision], str] = {Place: "place", Wait: "wait", Reject: "reject", MoveData: "move"}
 
 #: So many codes have metrics of their own; what further ones use is counted together, under this name.
 MOST_CODES, OTHERS = 200, "others"

@@ -34,6 +34,7 @@ from handoff_dask.scheduler.measured_costs import MeasuredCosts
 from handoff_dask.scheduler.memory_deaths import TOPIC, MemoryDeaths
 from handoff_dask.scheduler.metrics import publish
 from handoff_dask.scheduler.metrics_source import SchedulerMetrics
+from handoff_dask.scheduler.moves_ahead import MovesAhead
 from handoff_dask.scheduler.nested import NestedExecutions
 from handoff_dask.scheduler.no_workers_timeout import NoWorkersTimeout
 from handoff_dask.scheduler.node_health import NodeHealth
@@ -135,6 +136,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             later,
         )
         self.data = Data(self.nodes, scheduler, gather)
+        self.moves_ahead = MovesAhead(self.nodes, self.runs.functions, scheduler, gather, loop.call_later)
         self.dask_tasks = DaskTasks(self.runs, self.nodes, scheduler, gather)
         self.health = NodeHealth(config.count("sick-after"), config.seconds("sick-for"))
         self.nodes.sick = self.health.sick
@@ -142,7 +144,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.registry, self.nodes, self.tasks, self.data, self.driver,
             self.ranks, self.queues, self.threads, self.transfers, self.observers, later,
             self.dask_tasks.admission,
-            loop.call_later, self.health.sick,
+            loop.call_later, self.health.sick, self.moves_ahead.move,
         )  # fmt: skip
         self.pauses = Pauses(self.runs, self.tasks, self.driver, self.threads, self.dispatcher.tell)
         self.dispatcher.after = self.pauses.review
@@ -210,7 +212,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
             self.telemetry, self.ranks, self.trackers, self.suspicion, self.suspects, self.recall,
             RunMessages(self.mailboxes, self.nodes.as_recorded), self.requests, self.values, self.views,
             self.metrics, self.pipelines, self.pipeline_room, self.transfers, self.dask_tasks, self.data,
-            self.pauses, self.nested, self.memory_deaths,
+            self.pauses, self.nested, self.memory_deaths, self.moves_ahead,
             RoundTrip(self.driver.gather, lambda: self.dask_tasks.are_there),
             NoWorkersTimeout(self.runs, scheduler.unrunnable, scheduler.no_workers_timeout),
         )  # fmt: skip

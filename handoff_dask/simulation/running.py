@@ -10,10 +10,11 @@ from fractions import Fraction
 from heapq import heappop, heappush
 
 from handoff_dask.errors import HandoffError
-from handoff_dask.placement.decisions import Decision, Place, Reject
+from handoff_dask.placement.decisions import Decision, MoveData, Place, Reject
 from handoff_dask.placement.demand import DataArgument, Demand, GroupKey
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (
+    ArgumentReady,
     Event,
     FunctionFinished,
     FunctionReady,
@@ -124,6 +125,7 @@ class _Simulation:
         #: ``{function: the nodes that have its result}``, and which of its arguments each awaits on its node.
         self.copies: dict[Hashable, dict[str, None]] = {}
         self.awaited: dict[Hashable, set[Hashable]] = {}
+        #: ``{(a result, a node that it is on its way to): the functions there that await it}``.
         self.placed_on: dict[tuple[Hashable, str], list[Place]] = {}
         self.ranks: Mapping[Hashable, float] = {}
         self.expected_s: Mapping[Hashable, float] = {}
@@ -154,6 +156,8 @@ class _Simulation:
         for decision in decisions:
             if isinstance(decision, Place):
                 self.later(self.now + self.delay_s, "arrives", decision)
+            elif isinstance(decision, MoveData):
+                self.move_ahead(decision)
             elif isinstance(decision, Reject):
                 why = decision.problem or "; ".join(f"{n}: {o}" for n, o in decision.obstacles.items())
                 raise SimulationStuck({decision.function: why or "there are no nodes"})
@@ -196,6 +200,21 @@ class _Simulation:
         if alone_s < self.engine.settings.transfer_floor_s:
             return ()
         return tuple(DataArgument(arg, nbytes, tuple(self.copies[arg])) for arg, nbytes in sizes.items())
+
+    def argument_ready(self, function: SimulatedFunction, dependent: Hashable) -> list[Event]:
+        """What the engine is told of a result of which a function waits that waits for others, too."""
+        settings, taker = self.engine.settings, self.functions[dependent]
+        if self.transfers is None or len(self.dependents[function.id]) > settings.gathered_dependents:
+            return []
+        moves_s = function.nbytes / self.transfers.network.bandwidth
+        count = len(set(taker.args))
+        has_choice = taker.pin is None and taker.group is None
+        if moves_s <= settings.transfer_floor_s or (has_choice and count < settings.gathered_arguments):
+            return []
+        argument = DataArgument(function.id, function.nbytes, tuple(self.copies[function.id]))
+        return [
+            ArgumentReady(function=dependent, run=_RUN, demand=taker.demand, argument=argument, count=count)
+        ]
 
     def next_rank(self, key: Hashable) -> float:
         """The largest rank among those that become ready when a function ends."""
@@ -250,12 +269,25 @@ class _Simulation:
         assert self.transfers is not None
         self.awaited[place.function] = set(missing)
         for arg in missing:
-            waiting = self.placed_on.setdefault((arg, place.node), [])
-            waiting.append(place)
-            if len(waiting) == 1:
-                source = min(self.copies[arg], key=lambda node: (self.load_of(node, place.node), node))
-                self.transfers.start(arg, self.functions[arg].nbytes, source, place.node, self.now)
+            self.move(arg, place.node).append(place)
         self.look_later()
+
+    def move_ahead(self, decision: MoveData) -> None:
+        """Data is copied to a node ahead of the function that will take it."""
+        for arg in decision.data:
+            if decision.node not in self.copies[arg]:
+                self.move(arg, decision.node)
+        self.look_later()
+
+    def move(self, arg: Hashable, node: str) -> list[Place]:
+        """Start the move of a result, unless it is on its way; those that await it there."""
+        assert self.transfers is not None
+        awaiting = self.placed_on.get((arg, node))
+        if awaiting is None:
+            awaiting = self.placed_on[arg, node] = []
+            source = min(self.copies[arg], key=lambda name: (self.load_of(name, node), name))
+            self.transfers.start(arg, self.functions[arg].nbytes, source, node, self.now)
+        return awaiting
 
     def load_of(self, source: str, target: str) -> float:
         """How long a byte takes from a node to another, with what moves now."""
@@ -301,7 +333,9 @@ class _Simulation:
             events += self.learned.learn(function)
         for dependent in self.dependents[place.function]:
             self.missing[dependent] -= 1
-            if not self.missing[dependent]:
+            if self.missing[dependent]:
+                events += self.argument_ready(function, dependent)
+            else:
                 release_s = self.functions[dependent].release_s
                 if release_s > self.now:
                     self.later(release_s, "released", dependent)
