@@ -23,8 +23,7 @@ def with_gpu():
 
 @live(4, 4)
 async def test_data_waits_where_its_function_waits(c, s, w0, w1, stage):
-    """The only node that will do is busy; what waits for it has its data moved, and the copy it was made of
-    is given up, not the new one."""
+    """The only node that will do is busy.  Of the two copies the new one is kept."""
     dag = handoff.DAG()
     dag.add_function(stage.function("busy", cost={"gpu": 1}))
     dag.add_function(stage.quick("make", value=LARGE, node="0"))
