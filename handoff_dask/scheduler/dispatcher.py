@@ -203,6 +203,8 @@ class Dispatcher:
         arguments, frees, preferred_node = self._data.of(
             function.key, run.manifest.options.transfer_floor_s, is_short=self._is_short(function)
         )
+        run.offered += 1
+        run.with_data += bool(arguments)
         ready = FunctionReady(
             function=function.key,
             run=run.engine_run,

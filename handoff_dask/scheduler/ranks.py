@@ -20,6 +20,8 @@ from handoff_dask.scheduler.runs import FunctionState, RunKind, Runs, RunState
 from handoff_dask.scheduler.states import Finished, State
 from handoff_dask.scheduler.tasks import Tasks
 
+#: A run is not planned if a larger share of its functions takes large data.
+MOST_DATA = 0.1
 #: A run is ordered anew when the mean of some kind has changed by this factor, and this many seconds.
 CHANGE, CHANGE_S = 1.4, 0.003
 UNFINISHED = (PENDING, WAITING, RUNNING)
@@ -245,13 +247,18 @@ class Ranks(Observer):
         return {"standing": self.standing, "rank": self.rank}
 
     def standing(self, client: str, token: str) -> Standing | None:
-        """How a run stands; None if it is over, with no functions if too little is left to plan."""
+        """How a run stands; None if it is over, with no functions if it had better not be planned.
+
+        That is so if too little is left, or if data is large: the planner knows no network, and its order
+        would take functions away from their data.
+        """
         run = self._runs.by_token.get(token)
         if run is None or run.over:
             return None
         left = [f.expected_s or 0.0 for f in run.functions.values() if f.status in UNFINISHED]
         threads = sum(node.threads for node in self._nodes.by_name.values())
-        if sum(left) < LEAST_PLANNED_S * min(threads, len(left)) / 2:
+        is_short = sum(left) < LEAST_PLANNED_S * min(threads, len(left)) / 2
+        if is_short or run.with_data > MOST_DATA * run.offered:
             return Standing((), (), (), {}, {})
         now = time()
         count = len(run.manifest)

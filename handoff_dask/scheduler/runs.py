@@ -183,6 +183,8 @@ class RunState:
         self.asked_again = False
         #: The client's planner has ordered it.
         self.planned = False
+        #: How many times functions were offered to the engine, and how many times with large arguments.
+        self.offered = self.with_data = 0
         #: A fixed order, by position; absent where it follows from the graph and the durations.
         self.ranks: list[float] | None = None
         #: What functions ask for by now, where that is not what they asked for at first, by position.

@@ -131,3 +131,17 @@ async def test_nobody_is_told_how_a_run_stands_of_which_little_is_left(c, s, a, 
             await execution.cancel()
         stage.close()
     assert counts == {0.001: 0, 5.0: 50}
+
+
+@live(2)
+async def test_a_run_whose_functions_take_large_data_is_not_planned(c, s, a, stage):
+    """The planner knows no network; its order would take functions away from their data."""
+    async with handoff.Handoff(c) as session:
+        dag = [stage.quick("make", value=b"x" * 2_000_000)]
+        dag += [stage.function(str(n), ["make"], duration=5.0, cost={"cpu": 1}) for n in range(50)]
+        execution = await session.submit(dag)
+        standing = s.plugins["handoff"].ranks.standing
+        await until(lambda: len(stage.started) > 1)
+        assert not standing(c.id, execution.token).states
+        await execution.cancel()
+        stage.close()
