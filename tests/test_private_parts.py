@@ -143,6 +143,7 @@ CHECKS: dict[str, Callable[[], Any]] = {
     ),
     "_send_to_scheduler": lambda: parameters(Client._send_to_scheduler) == ["self", "msg"],
     "_scheduler_identity": lambda: says(Client, "self._scheduler_identity"),
+    "_instances": lambda: hasattr(Client, "_instances"),
     "_state": lambda: {"wait", "exception", "status"} <= set(dir(FutureState)),
     "_create_taskstate_from_graph": lambda: (
         {"dsk", "keys", "ordered", "client", "annotations_by_type"}
