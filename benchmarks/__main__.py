@@ -23,6 +23,7 @@ what
   data         functions that pass large results, on hosts with limited links: seconds and bytes
   throughput   functions that do nothing, ten runs in a row on one cluster: the slowest counts
   streams      a pipeline beside execute for each item, Dask's actors, streamz and submit
+  isolated     calls in processes of their own, beside a pool of loky's
   workers      many workers in one process: how long places stay empty between two functions
   engine       the engine alone
   simulate     the engine on a virtual clock: all scenarios in seconds, no cluster
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "data",
         "throughput",
         "streams",
+        "isolated",
         "workers",
         "engine",
         "simulate",
@@ -127,6 +129,12 @@ def throughput(options: argparse.Namespace) -> None:
     repeats = 1 if options.quick else options.repeats
     session = compare(counts, 3 if options.quick else options.runs, options.only, repeats)
     print("\n" + tables.throughput([session.data]), flush=True)
+
+
+def isolated(options: argparse.Namespace) -> None:
+    from benchmarks.isolated import main
+
+    main(quick=options.quick, repeats=options.repeats)
 
 
 def streams(options: argparse.Namespace) -> None:

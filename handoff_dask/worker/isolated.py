@@ -11,31 +11,25 @@ import logging
 import os
 import pickle
 import signal
-import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from multiprocessing.connection import wait
 from typing import Any, NoReturn
 
 import cloudpickle
-import psutil
 from distributed.metrics import monotonic
 from distributed.protocol import pickle as with_tracebacks
 
 from handoff_dask.errors import FunctionTimeoutError, MemoryExceededError, ProcessEndedError
 from handoff_dask.record.usage import Usage
+from handoff_dask.worker.isolated_start import LOOK_S, CancelledInProcess, Process, Starter
+from handoff_dask.worker.isolated_wire import layout_of, receive_buffers, send_buffers
 
-#: Seconds between two looks at how much memory a function holds.
-LOOK_S = 0.02
 #: A process that holds so many megabytes more than when it was new is not used again.
 KEPT_MB = 200.0
 #: Seconds after which an idle process is ended.
 IDLE_S = 300.0
-MEGABYTE = 1_000_000
 #: Variables by which libraries are told how many threads they may use.
 THREADS = (
     "OMP_NUM_THREADS",
@@ -46,52 +40,6 @@ THREADS = (
     "NUMEXPR_NUM_THREADS",
     "POLARS_MAX_THREADS",
 )
-CHILD = Path(__file__).with_name("isolated_child.py")
-
-
-class CancelledInProcess(Exception):
-    """The process of a function has been ended because nobody wants it any longer."""
-
-
-class _Process:
-    """One process, and the socket to it."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        ours, theirs = socket.socketpair()
-        # What the worker can import, its processes can.
-        path = os.pathsep.join(filter(None, sys.path))
-        with theirs:
-            self.popen = subprocess.Popen(
-                [sys.executable, str(CHILD), str(theirs.fileno())],
-                env={**os.environ, "PYTHONPATH": path, **environment},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        self.connection = Connection(ours.detach())
-        self._status = psutil.Process(self.popen.pid)
-        #: Whether it has said that it is ready, and how many megabytes it held then.
-        self.is_ready = False
-        self.fresh_mb = 0.0
-        self.idle_since = 0.0
-
-    def memory_mb(self) -> float:
-        """Megabytes that it holds."""
-        try:
-            return float(self._status.memory_info().rss) / MEGABYTE
-        except psutil.Error:
-            return 0.0
-
-    def kill(self) -> None:
-        """End it now, with all that it has started; from any thread."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.popen.pid, signal.SIGKILL)
-
-    def end(self) -> None:
-        """End it, and forget it."""
-        self.kill()
-        self.popen.wait()
-        self.connection.close()
 
 
 class IsolatedProcesses:
@@ -106,13 +54,12 @@ class IsolatedProcesses:
     def __init__(self, most_idle: int) -> None:
         self._most_idle = most_idle
         self._lock = threading.Lock()
-        self._idle: dict[tuple[tuple[str, str], ...], list[_Process]] = {}
+        self._idle: dict[tuple[tuple[str, str], ...], list[Process]] = {}
         #: ``{key of a task: its process}``; none as yet while one is being started.
-        self._running: dict[str, _Process | None] = {}
+        self._running: dict[str, Process | None] = {}
         self._cancelled: set[str] = set()
         self._is_closed = False
-        # On Linux a process ends with the thread that started it: one that lasts.
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="handoff-isolated")
+        self._starter = Starter()
 
     def run(
         self,
@@ -154,13 +101,13 @@ class IsolatedProcesses:
         Exception
             What the call raises.
         """
-        buffers: list[Any] = []
+        buffers: list[memoryview] = []
         packed = cloudpickle.dumps(
             (call, results), protocol=5, buffer_callback=lambda buffer: buffers.append(buffer.raw())
         )
         head = {
             "call": packed,
-            "buffers": len(buffers),
+            "buffers": layout_of(buffers),
             "carrier": dict(carrier),
             "devices": dict(devices),
             "log_level": logging.getLogger().getEffectiveLevel(),
@@ -205,24 +152,30 @@ class IsolatedProcesses:
             process.kill()
         for process in idle:
             process.end()
-        self._starter.shutdown(wait=False)
+        self._starter.close()
 
     # ------------------------------------------------------------------ inside
 
-    def _take(self, key: str, environment: tuple[tuple[str, str], ...]) -> _Process:
+    def _take(self, key: str, environment: tuple[tuple[str, str], ...]) -> Process:
         with self._lock:
             self._running[key] = None
             idle = self._idle.get(environment)
             process = idle.pop() if idle else None
-        if process is None or process.popen.poll() is not None:
-            process = self._starter.submit(_Process, dict(environment)).result()
+        if process is None or process.has_ended():
+            try:
+                process = self._starter.start(dict(environment), lambda: key in self._cancelled)
+            except BaseException:
+                with self._lock:
+                    self._running.pop(key, None)
+                    self._cancelled.discard(key)
+                raise
         with self._lock:
             self._running[key] = process
             if self._is_closed:
                 self._cancelled.add(key)
         return process
 
-    def _give_back(self, key: str, environment: tuple[tuple[str, str], ...], process: _Process) -> None:
+    def _give_back(self, key: str, environment: tuple[tuple[str, str], ...], process: Process) -> None:
         now = monotonic()
         process.idle_since = now
         with self._lock:
@@ -239,7 +192,7 @@ class IsolatedProcesses:
         for one in too_many:
             one.end()
 
-    def _superfluous(self, now: float) -> list[_Process]:
+    def _superfluous(self, now: float) -> list[Process]:
         """Take out the processes that have been idle for long, or are too many; the oldest go first."""
         idle = sorted((p for ps in self._idle.values() for p in ps), key=lambda p: p.idle_since)
         old = sum(now - process.idle_since > IDLE_S for process in idle)
@@ -250,7 +203,7 @@ class IsolatedProcesses:
                 del self._idle[environment]
         return out
 
-    def _forget(self, key: str, process: _Process) -> None:
+    def _forget(self, key: str, process: Process) -> None:
         with self._lock:
             self._running.pop(key, None)
             self._cancelled.discard(key)
@@ -271,7 +224,7 @@ class _Run:
 
     def __init__(
         self,
-        process: _Process,
+        process: Process,
         timeout_s: float | None,
         limit_mb: float | None,
         current: Callable[[], Any],
@@ -289,7 +242,7 @@ class _Run:
         self._peak_mb = 0.0
         self._give_up_s = float("inf")
 
-    def of(self, head: bytes, buffers: list[Any]) -> Any:
+    def of(self, head: bytes, buffers: list[memoryview]) -> Any:
         """Send the call, and wait for its answer."""
         process = self._process
         try:
@@ -303,8 +256,7 @@ class _Run:
             if self._timeout_s is not None:
                 self._give_up_s = monotonic() + self._timeout_s
             process.connection.send_bytes(head)
-            for buffer in buffers:
-                process.connection.send_bytes(buffer)
+            send_buffers(process.connection, buffers)
             while True:
                 kind, content = self._next()
                 if kind in ("value", "error", "exit"):
@@ -341,10 +293,10 @@ class _Run:
         if self._limit_mb is not None and self._peak_mb > self._limit_mb:
             raise MemoryExceededError(self._limit_mb, self._peak_mb)
 
-    def _answer(self, kind: str, usage: tuple[float, float | None], count: int) -> Any:
+    def _answer(self, kind: str, usage: tuple[float, float | None], layout: list[tuple[int, bool]]) -> Any:
         connection = self._process.connection
         data = connection.recv_bytes()
-        buffers = [connection.recv_bytes() for _ in range(count)]
+        buffers = receive_buffers(connection, layout)
         cpu_s, peak_mb = usage
         # The system knows the peak; what was seen at looks is less.
         known = self._peak_mb if peak_mb is None else max(0.0, peak_mb - self._base_mb)
@@ -359,7 +311,7 @@ class _Run:
     def _ended_by_itself(self) -> NoReturn:
         if self._is_cancelled():
             raise CancelledInProcess from None
-        code = self._process.popen.wait()
+        code = self._process.exit_code()
         name = None
         if code < 0:
             with contextlib.suppress(ValueError):

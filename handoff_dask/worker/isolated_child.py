@@ -1,8 +1,8 @@
 """What runs in the process of an isolated function.
 
-It is started as a script, so that nothing is imported before a function needs it.  The parent is at the
-other end of a socket: requests come from there, and answers, output and log records go there.  When the
-parent goes, however that happens, the process ends.
+It is forked from a zygote (``isolated_zygote.py``), or started as a script where that cannot be.  The worker
+is at the other end of a socket: requests come from there, and answers, output and log records go there.
+When the worker goes, however that happens, the process ends.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ MEGABYTE = 1_000_000
 def main(fd: int) -> None:
     """Answer requests until the parent is gone."""
     _end_with_parent(fd)
+    _seed()
     connection = Connection(fd)
     lock = threading.Lock()
 
@@ -40,7 +41,8 @@ def main(fd: int) -> None:
         send(kind)
         return pickle.loads(connection.recv_bytes())
 
-    import handoff_dask  # noqa: F401  (what each call needs; before the parent counts on the process)
+    # What each call needs; before the worker counts on the process.
+    from handoff_dask.worker.isolated_wire import layout_of, receive_buffers, send_buffers
 
     sys.stdout, sys.stderr = _Stream(send, "out"), _Stream(send, "err")
     logging.getLogger().addHandler(_Forwarding(send))
@@ -48,22 +50,27 @@ def main(fd: int) -> None:
     while True:
         try:
             head = pickle.loads(connection.recv_bytes())
-            buffers = [connection.recv_bytes() for _ in range(head["buffers"])]
+            buffers = receive_buffers(connection, head["buffers"])
         except EOFError:
             return
         logging.getLogger().setLevel(head["log_level"])
         before = _cpu_s()
         _forget_peak()
-        kind, parts = _answer(head, buffers, lambda: ask("current"))
+        kind, data, parts = _answer(head, buffers, lambda: ask("current"))
+        # Nothing is kept of a call while the process waits for the next one.
+        del head, buffers
         usage = (_cpu_s() - before, _peak_mb())
         with lock:
-            connection.send_bytes(pickle.dumps((kind, (usage, len(parts) - 1))))
-            for part in parts:
-                connection.send_bytes(part)
+            connection.send_bytes(pickle.dumps((kind, (usage, layout_of(parts)))))
+            connection.send_bytes(data)
+            send_buffers(connection, parts)
+        del data, parts
 
 
-def _answer(head: dict[str, Any], buffers: list[bytes], current: Callable[[], Any]) -> tuple[str, list[Any]]:
-    """Run a call; what it gives or raises, pickled, with its large buffers behind it."""
+def _answer(
+    head: dict[str, Any], buffers: list[Any], current: Callable[[], Any]
+) -> tuple[str, bytes, list[memoryview]]:
+    """Run a call; what it gives or raises, pickled, and its large buffers beside that."""
     import cloudpickle
     from distributed.protocol import pickle as with_tracebacks
 
@@ -74,11 +81,11 @@ def _answer(head: dict[str, Any], buffers: list[bytes], current: Callable[[], An
         call, results = pickle.loads(head["call"], buffers=buffers)
         with running_with(current, head["devices"]):
             value = run_in_context(head["carrier"], lambda: call(*results))
-        parts: list[Any] = []
+        parts: list[memoryview] = []
         data = cloudpickle.dumps(value, protocol=5, buffer_callback=lambda b: parts.append(b.raw()))
-        return "value", [data, *parts]
+        return "value", data, parts
     except SystemExit as error:
-        return "exit", [pickle.dumps(error.code if isinstance(error.code, int) else repr(error.code))]
+        return "exit", pickle.dumps(error.code if isinstance(error.code, int) else repr(error.code)), []
     except BaseException as error:
         trace = error.__traceback__.tb_next if error.__traceback__ is not None else None
         try:
@@ -87,7 +94,7 @@ def _answer(head: dict[str, Any], buffers: list[bytes], current: Callable[[], An
         except Exception:  # whatever the user's exception does when it is pickled
             instead = RuntimeError(f"{type(error).__name__}: {error}")
             packed = with_tracebacks.dumps((instead, None))
-        return "error", [packed]
+        return "error", packed, []
 
 
 class _Stream:
@@ -131,10 +138,8 @@ class _Forwarding(logging.Handler):
 
 
 def _end_with_parent(fd: int) -> None:
-    """End this process when the parent goes, whatever it is doing then."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """End this process when its parent or the worker goes, whatever it is doing then."""
+    die_with_parent()
 
     def watch() -> None:
         poll = select.poll()
@@ -143,6 +148,20 @@ def _end_with_parent(fd: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="handoff-parent", daemon=True).start()
+
+
+def die_with_parent() -> None:
+    """Have the system end this process when the thread goes that has started it; on Linux only."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _seed() -> None:
+    """Let each process have random numbers of its own; Python sees to its own generator itself."""
+    numbers = sys.modules.get("numpy.random")
+    if numbers is not None:
+        numbers.seed()
 
 
 def _cpu_s() -> float:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -260,11 +261,13 @@ def test_no_process_outlives_its_worker(tmp_path):
             client.wait_for_workers(1, timeout=60)
             slow = Function("slow", [], "time:sleep", extra_args=[60], isolated=True, max_retries=0)
             session.submit([slow])
-            until_sync(psutil.Process(worker.pid).children, patience_s=60)
-            number = psutil.Process(worker.pid).children()[0].pid
+            started = partial(psutil.Process(worker.pid).children, recursive=True)
+            # What they are forked from, and one of them.
+            until_sync(lambda: len(started()) >= 2, patience_s=60)
+            numbers = [process.pid for process in started()]
             worker.send_signal(signal.SIGKILL)
             worker.wait()
-            until_sync(lambda: is_gone(number))
+            until_sync(lambda: all(map(is_gone, numbers)))
     finally:
         for process in (worker, scheduler):
             process.kill()
