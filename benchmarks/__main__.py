@@ -22,6 +22,7 @@ what
   overheads    functions that do nothing: per second, and seconds to submit
   data         functions that pass large results, on hosts with limited links: seconds and bytes
   throughput   functions that do nothing, ten runs in a row on one cluster: the slowest counts
+  memory       large blocks and a scarce resource: the most that is in the workers' memory at once
   streams      a pipeline beside execute for each item, Dask's actors, streamz and submit
   isolated     calls in processes of their own, beside a pool of loky's
   workers      many workers in one process: how long places stay empty between two functions
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "overheads",
         "data",
         "throughput",
+        "memory",
         "streams",
         "isolated",
         "workers",
@@ -135,6 +137,12 @@ def isolated(options: argparse.Namespace) -> None:
     from benchmarks.isolated import main
 
     main(quick=options.quick, repeats=options.repeats)
+
+
+def memory(options: argparse.Namespace) -> None:
+    from benchmarks.memory import compare
+
+    compare(20 if options.quick else 100, options.only, 1 if options.quick else options.repeats)
 
 
 def streams(options: argparse.Namespace) -> None:

@@ -133,6 +133,8 @@ class Backlog:
         self.expect(scheduled, event.duration_s)
         self.waiting[event.function] = scheduled
         self.tables.to_come.waits(run.key, queue.request, event.demand.cost)
+        if event.frees:
+            run.queue_group.holding_back.waits(queue.request)
         run.party.waiting += 1
         if run.party.waiting == 1 and self.shares.rivals:
             self.shares.begins_to_wait(run.party)
@@ -158,7 +160,7 @@ class Backlog:
     def withdraw(self, scheduled: ScheduledFunction) -> None:
         """Let a function wait no longer."""
         del self.waiting[scheduled.function]
-        self.waits_no_more(scheduled.queue)
+        self.waits_no_more(scheduled)
         if scheduled.data:
             self.network.release(scheduled.data)
         queue = scheduled.queue
@@ -168,13 +170,28 @@ class Backlog:
         elif not queue.count:
             self.rest(queue)
 
-    def waits_no_more(self, queue: Queue) -> None:
-        """Note that one function less of a queue waits."""
+    def waits_no_more(self, scheduled: ScheduledFunction) -> None:
+        """Note that a function waits no longer."""
+        queue = scheduled.queue
+        if scheduled.frees:
+            queue.queue_group.holding_back.waits_no_more(queue.request)
+            self.look_again_at_held(queue)
         self.tables.to_come.waits_no_more(queue.request)
         party = queue.party
         party.waiting -= 1
         if not party.waiting and self.shares.rivals:
             self.shares.waits_no_more(party)
+
+    def look_again_at_held(self, queue: Queue) -> None:
+        """Have queues of the same run looked at that are held back no longer."""
+        for held in queue.queue_group.holding_back.released():
+            self.refresh(held)
+
+    def look_again_at_all_held(self) -> None:
+        """Nodes have come, gone or changed."""
+        for run in self.runs.values():
+            for held in run.queue_group.holding_back.released():
+                self.refresh(held)
 
     def refresh(self, queue: Queue) -> None:
         """Have a queue looked at, all nodes considered."""
@@ -207,7 +224,10 @@ class Backlog:
         if line is None:
             return
         assert old is not None
-        if queue.delay is not None and key is not None:
+        if queue in queue.queue_group.holding_back.queues:
+            # Another head may not be held back.
+            self.refresh(queue)
+        elif queue.delay is not None and key is not None:
             # Another head may go where the old one would not.
             self.refresh(queue)
         elif self.reserved and key is not None and key[3].may_backfill_before(old[3]):
@@ -290,6 +310,9 @@ class Backlog:
             self.rest(queue)
             for scheduled in queue.take_all():
                 scheduled.queue = self.tables.queue(scheduled.run, replace(queue.demand, pin=None), None)
+                if scheduled.frees:
+                    queue.queue_group.holding_back.waits_no_more(queue.request)
+                    queue.queue_group.holding_back.waits(scheduled.queue.request)
                 scheduled.queue.push(scheduled)
                 self.refresh(scheduled.queue)
 

@@ -136,7 +136,7 @@ class Chooser:
         if queue.queue_group.full:
             return "max_concurrency"
         if queue.is_barred:
-            return "shared"
+            return "held back" if queue.is_held_back else "shared"
         if queue.refused:
             return "tracker"
         if queue.declined:

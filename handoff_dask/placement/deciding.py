@@ -342,8 +342,9 @@ class Decider:
         if head.prefetch_queue is not None or head.timed_prefetch is not None:
             slot = head.prefetch_slot()
         del backlog.waiting[function]
-        backlog.waits_no_more(queue)
         queue.placed += 1
+        queue.queue_group.holding_back.placed += 1
+        backlog.waits_no_more(head)
         queue.served = now
         head.node, head.placed_at = node, now
         backlog.placed[function] = head

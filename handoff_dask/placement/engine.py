@@ -140,6 +140,7 @@ class PlacementEngine(EngineView):
         tables = self._backlog.tables
         if tables.to_come.found_for != self._ledger.shape:
             tables.to_come.review(tables.requests.values())
+            self._backlog.look_again_at_all_held()
         self._backfill.review(now)
         if tables.near:
             self._locality.review(now)
@@ -226,6 +227,7 @@ class PlacementEngine(EngineView):
         for function in list(node.placed):
             scheduled = self._placed.pop(function)
             scheduled.queue.placed -= 1
+            scheduled.queue.queue_group.holding_back.placed -= 1
             self._backlog.network.release(scheduled.data)
             if self._prefetch.end(scheduled):
                 self._return(scheduled)
@@ -365,6 +367,10 @@ class PlacementEngine(EngineView):
         node = scheduled.node
         assert node is not None
         scheduled.queue.placed -= 1
+        holding_back = scheduled.queue.queue_group.holding_back
+        holding_back.placed -= 1
+        if holding_back.queues:
+            self._backlog.look_again_at_held(scheduled.queue)
         del node.placed[event.function]
         if scheduled.data:
             # It ran, so its arguments were there.

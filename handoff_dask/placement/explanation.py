@@ -22,6 +22,7 @@ CAUSES: Mapping[str, str] = {
     "reservation": "the node is being cleared for a function that goes first, or has waited too long",
     "shared": "too little is left of a resource that the whole cluster shares",
     "max_concurrency": "the execution already runs as many functions as it may",
+    "held back": "it would add to the data in memory, and what frees data waits for something scarce",
     "strategy": "the execution's strategy does not want the node now",
     "data": "its arguments are elsewhere, and waiting for room there takes less than moving them",
     "tracker": "the session's resource tracker refuses the node now, or other stages need its room",

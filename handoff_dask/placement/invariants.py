@@ -98,6 +98,11 @@ def _check_queues(backlog: Backlog) -> None:
             keys = [queue.key for queue in line.of_run(run.party)]
             assert keys == sorted(keys, key=lambda key: key[:3] if key else ())
     assert all(backlog.at.values())
+    for run in backlog.runs.values():
+        holding_back = run.queue_group.holding_back
+        freeing = Counter(w.queue.request for w in backlog.waiting.values() if w.run is run and w.frees)
+        assert holding_back.waiting == freeing
+        assert holding_back.placed == sum(w.run is run for w in backlog.placed.values())
     asked = Counter(w.queue.request for w in backlog.waiting.values())
     assert all(request.waiting == asked[request] for request in backlog.tables.requests.values())
 

@@ -117,9 +117,10 @@ class PrefetchQueues:
         slots = sum(prefetch_queue.slots for prefetch_queue in all_open)
         share = (queue.count + sum(prefetch_queue.outstanding for prefetch_queue in all_open)) / slots
         count = 0
+        holding_back = queue.queue_group.holding_back
         while left and (order_key := queue.head()) is not None:
             scheduled, chosen = order_key[3], left[0]
-            if not self.is_short(scheduled):
+            if not self.is_short(scheduled) or (holding_back.waiting and holding_back.holds(queue)):
                 break
             if count % len(all_open) == 0:
                 least = min(map(PrefetchQueue.fullness, all_open))
@@ -197,6 +198,7 @@ class PrefetchQueues:
                     name in other.request.eligible
                     and name not in other.prefetch_queues
                     and not other.queue_group.full
+                    and not (other.queue_group.holding_back.waiting and other.is_held_back)
                     and _may_get(other, prefetch_queue)
                 ):
                     assert other.key is not None

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from handoff_dask.placement.collocation import Group
 from handoff_dask.placement.demand import Demand
 from handoff_dask.placement.events import RunOpened
+from handoff_dask.placement.holding_back import HoldingBack
 from handoff_dask.placement.ledger import Ledger, Node
 from handoff_dask.placement.queues import Queue
 from handoff_dask.placement.requests import Confinement, ResourceRequest
@@ -80,6 +81,7 @@ class QueueTables:
         confinement = None if event.nodes is None else Confinement(event.nodes, self._ledger)
         queue_group = QueueGroup(
             scored(strategy),
+            HoldingBack(self._ledger),
             select,
             confinement,
             event.max_concurrency,

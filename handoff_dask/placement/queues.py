@@ -255,10 +255,22 @@ class Queue:
 
     @property
     def is_barred(self) -> bool:
-        """Whether its head could start nowhere now: its run is at its limit, or something shared is short."""
-        return self.queue_group.full or (
-            bool(self.request.shared) and self.request.short_of(self) is not None
+        """Whether its head could start nowhere now.
+
+        Its run is at its limit, something shared is short, or it is held back.
+        """
+        group = self.queue_group
+        return (
+            group.full
+            or (bool(group.holding_back.waiting) and group.holding_back.holds(self))
+            or (bool(self.request.shared) and self.request.short_of(self) is not None)
         )
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether its head adds data, and enough of it waits for something scarce."""
+        holding_back = self.queue_group.holding_back
+        return bool(holding_back.waiting) and holding_back.holds(self)
 
     def push(self, scheduled: ScheduledFunction) -> None:
         """Let a function wait here."""

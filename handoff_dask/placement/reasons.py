@@ -145,6 +145,13 @@ def _forbidden(backlog: Backlog, node: Node, queue: Queue, scheduled: ScheduledF
             cause="max_concurrency",
             detail=f"the execution runs {queue_group.claims} functions, as many as it may",
         )
+    if queue.is_held_back:
+        holding_back = queue.queue_group.holding_back
+        detail = (
+            f"{holding_back.count(queue)} functions of the execution are placed or wait to free data, "
+            f"on {holding_back.limit} threads"
+        )
+        return Obstacle(cause="held back", detail=detail)
     reservation = backlog.reserved.get(node.name)
     if reservation is not None and not reservation.admits(scheduled):
         function = reservation.function()

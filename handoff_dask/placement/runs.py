@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from handoff_dask.placement.collocation import Group
 from handoff_dask.placement.demand import FunctionKey, GroupKey, RunKey
+from handoff_dask.placement.holding_back import HoldingBack
 from handoff_dask.placement.requests import Confinement
 from handoff_dask.placement.shares import RunParty
 from handoff_dask.placement.strategies import (
@@ -23,6 +25,7 @@ class QueueGroup:
         "asks_user",
         "claims",
         "confinement",
+        "holding_back",
         "limit",
         "outside",
         "permit",
@@ -33,6 +36,7 @@ class QueueGroup:
     def __init__(
         self,
         strategy: ScoredStrategy,
+        holding_back: HoldingBack[Any],
         select: SelectStrategy | None = None,
         confinement: Confinement | None = None,
         limit: int | None = None,
@@ -48,6 +52,8 @@ class QueueGroup:
         self.confinement = confinement
         #: The most functions that run at once.
         self.limit = limit
+        #: What keeps functions from filling the memory.
+        self.holding_back = holding_back
         #: Whether somebody else sends the functions to their nodes.
         self.outside = outside
         #: Claims that its functions hold.

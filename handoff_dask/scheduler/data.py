@@ -31,6 +31,8 @@ LEAST_LATENCY_S = 0.001
 MOST_ARGUMENTS = 1_000
 #: So many arguments are looked at to find the node that has most of those that are small.
 GLANCE = 16
+#: Arguments of fewer bytes in all are not worth freeing: the engine is told nothing of it.
+WORTH_FREEING = 1_000_000
 #: Weight of the latest move in the running mean of what moves take beside their bytes.
 WEIGHT = 0.1
 
@@ -88,8 +90,9 @@ class Data(Observer):
         Returns
         -------
         tuple
-            The arguments, none if moving all of them takes less than the floor; whether an argument can
-            be dropped once the function has ended; and the node that has most of what it takes.
+            The arguments, none if moving all of them takes less than the floor; whether one of them can
+            be dropped once the function has ended, if they are large; and the node that has most of what
+            it takes.
         """
         dependencies = self._tasks[key].dependencies
         if not dependencies:
@@ -97,17 +100,23 @@ class Data(Observer):
         nbytes = sum(d.get_nbytes() for d in islice(dependencies, MOST_ARGUMENTS))
         latency_s = 0.0 if is_short else self._latency_s
         if latency_s + nbytes / self._scheduler.bandwidth <= floor_s:
-            return (), False, self._preferred(dependencies)
+            return (), self._frees(dependencies, nbytes), self._preferred(dependencies)
         self._look()
-        arguments, frees = [], False
+        arguments = []
         by_address = self._nodes.by_address
         for dependency in islice(dependencies, MOST_ARGUMENTS):
             nodes = [by_address[ws.address] for ws in dependency.who_has or () if ws.address in by_address]
             arguments.append(
                 DataArgument(dependency.key, dependency.get_nbytes(), tuple(sorted(n.name for n in nodes)))
             )
-            frees = frees or (len(dependency.waiters or ()) <= 1 and not dependency.who_wants)
-        return tuple(arguments), frees, None
+        return tuple(arguments), self._frees(dependencies, nbytes), None
+
+    def _frees(self, dependencies: Iterable[TaskState], nbytes: int) -> bool:
+        """Whether a large argument can be dropped: nobody else waits for it or wants it."""
+        return nbytes >= WORTH_FREEING and any(
+            len(dependency.waiters or ()) <= 1 and not dependency.who_wants
+            for dependency in islice(dependencies, MOST_ARGUMENTS)
+        )
 
     def _preferred(self, dependencies: Iterable[TaskState]) -> str | None:
         """The node that has most of some small arguments, by what can be seen at a glance."""

@@ -381,6 +381,7 @@ class AnyCourse(RuleBasedStateMachine):
         duration_s=st.sampled_from([None, 0.001, 0.01, 1.0]),
         certain=st.booleans(),
         arguments=st.lists(ARGUMENTS, max_size=3).map(tuple),
+        frees=st.booleans(),
     )
     def functions_get_ready(
         self, run: int, costs: list[Any], pin: Any, group: Any, binds: Any, **order: Any

@@ -69,6 +69,7 @@ class Wanderer:
             duration_s=rng.choice([None, 0.001, 0.01, 0.01, 1.0]),
             certain=rng.random() < 0.5,
             arguments=tuple(self.argument() for _ in range(rng.choice([0, 0, 1, 2]))),
+            frees=rng.random() < 0.3,
         )
 
     def argument(self):
