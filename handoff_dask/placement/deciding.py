@@ -260,6 +260,8 @@ class Decider:
                 self._offer(queue)
             if chosen is not node:
                 self._offer_room(chosen, queue, order_key)
+        elif queue.key is order_key and queue.is_held_back:
+            queue.cause = "held back"
         elif queue.key is order_key and node.name in self._backlog.reserved:
             self._backfill_node(queue, node)
         self._offer_room(node, queue, order_key)

@@ -45,6 +45,9 @@ from handoff_dask.scheduler.states import Attempt, Failed, Pending, Prefetched, 
 from handoff_dask.scheduler.tasks import Tasks
 from handoff_dask.scheduler.transfers import Transfers
 
+#: What no node can hold is offered again so soon, in seconds, while a worker has yet to say what it offers.
+REPORT_POLL_S = 0.05
+
 
 class Dispatcher:
     """Drives every function from one state to the next.
@@ -440,6 +443,10 @@ class Dispatcher:
         key = cast("str", decision.function)
         function = self._registry.functions.get(key)
         if function is None or not self._tasks.is_held(key) or not isinstance(function.state, Waiting):
+            return
+        if function.run.is_of_tasks and self._nodes.awaited():
+            # A DAG waits for reports before it begins; tasks of Dask's own are there already.
+            self._call_later(REPORT_POLL_S, self.offer_in_turn, function)
             return
         manifest, demand = function.run.manifest, function.run.demand(function.position)
         group = manifest.groups.get(demand.group) if demand.group is not None else None

@@ -282,6 +282,12 @@ class Nodes:
             return None
         return {n.name if (n := self.by_address.get(k)) else k: c for k, c in confined.items()}
 
+    def awaited(self) -> bool:
+        """Whether a worker has connected that has yet to say what it offers, and has time left for it."""
+        now = monotonic()
+        missing = (a for a in self.workers if a not in self.by_address and a not in self.outside)
+        return any(self.silent.setdefault(a, now) + REPORT_S > now for a in missing)
+
     async def all_reported(self) -> None:
         """Wait for workers that have connected and not yet said what they offer.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import dask
-from clusters import live
+from clusters import live, settled
 from distributed import SchedulerPlugin
 
 import handoff_dask as handoff
@@ -108,3 +108,24 @@ async def test_roots_gated_by_a_resource_need_no_more_than_stock(c, s, a, b):
     async with handoff.Handoff(c, dask_tasks="place"):
         assert await c.compute(gated(root=1)) == COUNT
     assert peak.most <= 1.5 * as_dask_orders
+
+
+@live(2, worker_kwargs={"resources": {"cpu": 2, "gpu": 1}})
+async def test_what_is_held_back_says_so(c, s, a, stage):
+    """Two threads: one consumer has the gpu, the next one waits for it."""
+    dag = [
+        stage.quick("block", value=Block(), cost={"cpu": 1}, priority=1),
+        stage.quick("other block", value=Block(), cost={"cpu": 1}, priority=1),
+        stage.function("has", ["block"], cost={"gpu": 1}),
+        stage.function("waits", ["other block"], cost={"gpu": 1}),
+        stage.function("adds", cost={"cpu": 2}),
+    ]
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(dag, outputs=["has", "waits", "adds"])
+        await stage.sees("has")
+        await settled(s, **{"held back": 1, "room": 1})
+        why = await execution.explain("adds")
+        assert (why.status, why.cause) == ("waiting", "held back")
+        assert "2 threads" in str(why.nodes["0"])
+        stage.close()
+        await execution

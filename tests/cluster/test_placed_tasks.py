@@ -12,6 +12,7 @@ from distributed.utils_test import inc
 from stage import until
 
 import handoff_dask as handoff
+from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.testing import capture_telemetry
 
 
@@ -338,3 +339,24 @@ async def test_tasks_of_one_client_are_one_row_of_the_page(c, s, a, stage):
         assert (waiting["count"], waiting["functions"]) == (2, ["b", "c"])
         stage.close()
         await wait(futures)
+
+
+@live(1)
+async def test_a_task_waits_for_the_report_of_a_worker_that_has_just_connected(c, s, a, monkeypatch):
+    async with handoff.Handoff(c, dask_tasks="place"):
+        plugin, held = s.plugins["handoff"], []
+        report = Nodes.report
+        monkeypatch.setattr(Nodes, "report", lambda nodes, *said: held.append(said) or [])
+        async with Worker(s.address, name="late", nthreads=1, resources={"gpu": 1}):
+            await until(lambda: held, lambda: "no report")
+            future = c.submit(inc, 1, resources={"gpu": 1})
+            other = c.submit(inc, 2, resources={"gpu": 9})
+            await until(lambda: s.tasks.get(other.key) in s.unrunnable, lambda: "not parked")
+            # It has been offered, and offered again.
+            await until(lambda: sum(plugin.metrics.decisions().values()) > 4, lambda: "not offered again")
+            assert future.status == "pending"
+            monkeypatch.undo()
+            plugin.nodes_changed(report(plugin.nodes, *held[0]))
+            assert await future == 2
+            with pytest.raises(handoff.AllocationError, match="needs gpu 9, has 1"):
+                await other
