@@ -33,17 +33,24 @@ class _Block:
         self.least = tuple((n, u) for n, u in least.items() if u)
 
 
+def _less(least: Amounts, asked: Mapping[str, int]) -> Amounts:
+    """The least that is asked, with one more who asks."""
+    return tuple((n, min(u, asked[n])) for n, u in least if n in asked)
+
+
 class PriorityQueue:
     """Queues of one run whose heads wait for room, in the order of their heads.
 
-    Kept in blocks.  Each block knows the least that any of its queues asks for, so a node with
-    little room passes over whole blocks, and a full one over all.
+    Kept in blocks.  Each block knows the least that any of its queues asks for, and so does the whole: a
+    node with little room passes over whole blocks, and a full one looks at none.
     """
 
-    __slots__ = ("_blocks",)
+    __slots__ = ("_blocks", "_least")
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
+        #: What every queue asks for at least, or less.
+        self._least: Amounts = ()
 
     def __iter__(self) -> Iterator[Queue]:
         for block in self._blocks:
@@ -69,13 +76,18 @@ class PriorityQueue:
         queue.key = key
         if not self._blocks:
             self._blocks.append(_Block([key], [queue]))
+            self._least = self._blocks[0].least
             return
+        asked = queue.request.asked
+        for name, units in self._least:
+            if asked.get(name, 0) < units:
+                self._least = _less(self._least, asked)
+                break
         number = self._number(key)
         block = self._blocks[number]
         at = bisect_left(block.keys, key)
         block.keys.insert(at, key)
         block.queues.insert(at, queue)
-        asked = queue.request.asked
         for name, units in block.least:
             if asked.get(name, 0) < units:
                 block.measure()
@@ -100,6 +112,9 @@ class PriorityQueue:
     def first_fit(self, node: Node, after: OrderKey | None = None) -> Queue | None:
         """The first queue, behind a place in the order, for whose head the node has room."""
         name, offer = node.name, node.offer
+        for resource, units in self._least:
+            if offer.get(resource, 0) < units:
+                return None
         number = 0 if after is None else self._number(after) if self._blocks else 0
         for block in self._blocks[number:]:
             if not node.has_room(block.least):
@@ -116,6 +131,8 @@ class PriorityQueue:
                         return queue
             # What was asked least may have gone: do not come here in vain again.
             block.measure()
+        if after is None and self._blocks:
+            self._least = self.least()
         return None
 
     def _number(self, key: OrderKey) -> int:
@@ -181,8 +198,7 @@ class RunLines:
             if len(self._by_run) == 2:
                 self._measure()
         if self._least:
-            asked = queue.request.asked
-            self._least = tuple((n, min(u, asked[n])) for n, u in self._least if n in asked)
+            self._least = _less(self._least, queue.request.asked)
 
     def remove(self, queue: Queue) -> None:
         """Take a queue out."""

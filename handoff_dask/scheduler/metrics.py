@@ -114,6 +114,9 @@ class MetricsSource(Protocol):
     def shared(self) -> Mapping[str, tuple[float, float]]:
         """Resources that the whole cluster shares: ``{name: (amount, amount that is claimed)}``."""
 
+    def sick(self) -> Mapping[str, bool]:
+        """``{node: whether it is set aside since it only fails}``."""
+
     def shares(self) -> Mapping[str, float]:
         """What clients with open runs hold: ``{client: largest fraction of anything the cluster has}``."""
 
@@ -203,6 +206,7 @@ def _metrics(source: MetricsSource) -> Iterator[Metric]:
     )
     yield _by_node("capability", "What a node offers", source.capabilities())
     yield _by_node("claimed", "What is claimed of a node", source.claims())
+    yield _by_label("node_sick", "1 for a node that is set aside since it only fails", "node", source.sick())
     shared = source.shared()
     if shared:
         amounts = {name: amount for name, (amount, _) in shared.items()}

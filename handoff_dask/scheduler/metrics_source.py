@@ -97,6 +97,11 @@ class SchedulerMetrics(Observer):
         """What clients with open runs hold: ``{client: largest fraction of anything the cluster has}``."""
         return {str(holding.client): holding.client_share for holding in self._engine().holdings()}
 
+    def sick(self) -> Mapping[str, bool]:
+        """``{node: whether it is set aside since it only fails}``."""
+        sick = self._nodes.sick()
+        return {name: name in sick for name in self._nodes.by_name}
+
     def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
         """``{node: capabilities}``."""
         return self._nodes.as_written()

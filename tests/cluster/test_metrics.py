@@ -40,6 +40,9 @@ class Numbers:
     def claims(self):
         return {"a": {"cpu": 0.5}, "b": {}}
 
+    def sick(self):
+        return {"a": False, "b": True}
+
     def shares(self):
         return {"client": 0.5}
 
@@ -90,6 +93,8 @@ def test_every_number_is_on_the_page():
         ("functions", ("running",)): 2,
         ("functions_waiting", ("room",)): 2,
         ("functions_waiting", ("pin",)): 1,
+        ("node_sick", ("a",)): 0,
+        ("node_sick", ("b",)): 1,
         ("share", ("client",)): 0.5,
         ("shared_capability", ("licences",)): 8,
         ("shared_claimed", ("licences",)): 2.5,

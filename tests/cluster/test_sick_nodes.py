@@ -33,6 +33,7 @@ async def test_a_node_that_only_fails_is_set_aside(c, s, a, b):
             assert set(result.allocations.values()) == {"1"}
             statuses = {n["name"]: n["status"] for n in (await session.ask("overview"))["nodes"]}
             assert statuses == {"0": "sick", "1": "ready"}
+            assert s.plugins["handoff"].metrics.sick() == {"0": True, "1": False}
             # Nothing is tried there meanwhile, unless no other node could hold it.
             again = await session.execute(dag)
             assert {timing.attempts for timing in again.timings.values()} == {1}

@@ -421,6 +421,35 @@ def test_work_per_event_does_not_grow_with_the_functions_that_wait(make_engine):
     assert few < 100 * 100
 
 
+def test_a_cost_for_each_function_slows_nothing_and_leaves_nothing(make_engine):
+    """Counted in looks at queues: each function has a queue of its own."""
+
+    def looks(waiting):
+        engine = make_engine(*(joined(f"n{n}", cpu=4, memory=4000) for n in range(2)))
+        costs = [{"cpu": 1, "memory": 100 + n * 0.001} for n in range(waiting)]
+        running = list(placed(engine.handle_all([ready(n, **cost) for n, cost in enumerate(costs)], now=1)))
+        count = 0
+
+        def looked(frame, event, argument):
+            nonlocal count
+            count += event == "call" and frame.f_code.co_name == "has_room"
+
+        sys.setprofile(looked)
+        try:
+            for _ in range(100):
+                running += placed(engine.handle(finished(running.pop(0)), now=1))
+        finally:
+            sys.setprofile(None)
+        while running:
+            running += placed(engine.handle(finished(running.pop(0)), now=1))
+        engine.handle(RunClosed(run="run"), now=1)
+        return count, engine.remembers()
+
+    (few, _), (many, left) = looks(200), looks(3_000)
+    assert many < 1.2 * few + 10
+    assert left == {"nodes": 2}
+
+
 def test_what_an_execution_alone_says_of_its_nodes(make_engine):
     """The nodes say nothing of it themselves: the run alone counts it, on each node as far as it said."""
     nodes = {
