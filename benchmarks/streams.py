@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -130,19 +131,28 @@ def rate(client: Client, system: str, stages: int, values: Sequence[Any]) -> flo
     return count / took
 
 
-def latency(client: Client, stages: int, per_second: float, count: int = 500) -> float:
-    """Median seconds from push to result, while items come at half of this rate."""
-    with handoff.stream(dag_of(stages), client=client, max_in_flight=1000) as pipeline:
-        list(pipeline.map(range(10)))
-        pushed, took = [], []
+def latency(client: Client, stages: int, per_second: float, seconds: float = 2.0) -> float:
+    """Median seconds from push to result, while items come at this rate; results are taken as they come."""
+    with handoff.stream(dag_of(stages), client=client, max_in_flight=10_000) as pipeline:
+        list(pipeline.map(range(100)))
+        pushed: list[float] = []
+        took: list[float] = []
+
+        def take() -> None:
+            for number, _ in enumerate(pipeline):
+                took.append(time.perf_counter() - pushed[number])
+
+        taker = threading.Thread(target=take)
+        taker.start()
         start = time.perf_counter()
-        for n in range(count):
-            while time.perf_counter() < start + 2 * n / per_second:
-                time.sleep(0.0002)
+        for n in range(max(100, int(seconds * per_second))):
+            wait_s = start + n / per_second - time.perf_counter()
+            if wait_s > 0:
+                time.sleep(wait_s)
             pushed.append(time.perf_counter())
             pipeline.push(n)
-            if n % 10 == 9:  # results of the last ten
-                took += [(next(pipeline), time.perf_counter())[1] - pushed[len(took)] for _ in range(10)]
+        pipeline.close()
+        taker.join()
         return median(took)
 
 
@@ -156,7 +166,7 @@ def compare(quick: bool = False) -> str:
             for system, value in rates.items():
                 beside = [f"{value / rates[other]:.1f}" for other in ("execute", "streamz")]
                 lines.append(f"| tiny items: {system} | {stages} | {value:,.0f} | {' | '.join(beside)} |")
-            half = latency(client, stages, min(rates["stream"], 500.0), 100 if quick else 500)
+            half = latency(client, stages, rates["stream"] / 2)
             lines.append(f"| tiny items: stream, latency at half load | {stages} | {1e3 * half:.1f} ms | | |")
         arrays = [np.full(LARGE // 8, float(n)) for n in range(COUNT // share)]
         for stages in STAGES[1:2]:

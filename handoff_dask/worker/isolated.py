@@ -49,17 +49,24 @@ class IsolatedProcesses:
     ----------
     most_idle
         How many are kept.
+    starter
+        Starts them; one of its own if ``None``.
+    is_of_stage
+        Whether all calls are those of one stage: then what its state holds is a part of what it claims, and
+        its process is used again whatever it holds.
     """
 
-    def __init__(self, most_idle: int) -> None:
+    def __init__(self, most_idle: int, starter: Starter | None = None, *, is_of_stage: bool = False) -> None:
         self._most_idle = most_idle
+        self._is_of_stage = is_of_stage
+        self._owns_starter = starter is None
         self._lock = threading.Lock()
         self._idle: dict[tuple[tuple[str, str], ...], list[Process]] = {}
         #: ``{key of a task: its process}``; none as yet while one is being started.
         self._running: dict[str, Process | None] = {}
         self._cancelled: set[str] = set()
         self._is_closed = False
-        self._starter = Starter()
+        self._starter = starter or Starter()
 
     def run(
         self,
@@ -115,19 +122,23 @@ class IsolatedProcesses:
         environment = environment_of(resources, devices)
         process = self._take(key, environment)
         limit_mb = resources.get("memory")
+        failed: _Failed | None = None
         try:
             answer = _Run(process, timeout_s, limit_mb, current, lambda: key in self._cancelled, used)
+            answer.counts_all = self._is_of_stage
             value = answer.of(pickle.dumps(head), buffers)
         except MemoryExceededError as error:
             self._forget(key, process)
             raise MemoryExceededError(error.claimed, error.peak, limit) from None
-        except _Failed as failed:
-            self._give_back(key, environment, process)
-            raise failed.error.with_traceback(failed.trace) from None
+        except _Failed as raised:
+            value, failed = None, raised
         except BaseException:
             self._forget(key, process)
             raise
         self._give_back(key, environment, process)
+        if failed is not None:
+            # Not while it is handled: it would go along as the context of the user's exception.
+            raise failed.error.with_traceback(failed.trace)
         return value
 
     def cancel(self, key: str) -> None:
@@ -152,7 +163,12 @@ class IsolatedProcesses:
             process.kill()
         for process in idle:
             process.end()
-        self._starter.close()
+        if self._owns_starter:
+            self._starter.close()
+
+    def for_stage(self) -> IsolatedProcesses:
+        """The processes of a stage: one at a time, which is kept for it."""
+        return IsolatedProcesses(1, self._starter, is_of_stage=True)
 
     # ------------------------------------------------------------------ inside
 
@@ -184,7 +200,7 @@ class IsolatedProcesses:
             self._cancelled.discard(key)
             too_many = []
             grown = process.memory_mb() - process.fresh_mb > KEPT_MB
-            if was_cancelled or self._is_closed or grown:
+            if was_cancelled or self._is_closed or (grown and not self._is_of_stage):
                 too_many.append(process)
             else:
                 self._idle.setdefault(environment, []).append(process)
@@ -241,6 +257,8 @@ class _Run:
         self._base_mb = 0.0
         self._peak_mb = 0.0
         self._give_up_s = float("inf")
+        #: Whether what earlier calls have left in the process counts, too.
+        self.counts_all = False
 
     def of(self, head: bytes, buffers: list[memoryview]) -> Any:
         """Send the call, and wait for its answer."""
@@ -252,7 +270,7 @@ class _Run:
                     process.is_ready, process.fresh_mb = True, content[0]
                 else:
                     self._serve(kind, content)
-            self._base_mb = process.memory_mb()
+            self._base_mb = process.fresh_mb if self.counts_all else process.memory_mb()
             if self._timeout_s is not None:
                 self._give_up_s = monotonic() + self._timeout_s
             process.connection.send_bytes(head)

@@ -29,6 +29,7 @@ from handoff_dask.protocol.names import (
     UNREADABLE,
     WATCH,
 )
+from handoff_dask.protocol.stage_call import StageCall
 from handoff_dask.time_limit import Leftover
 from handoff_dask.worker.admission import admit_by_lanes, admit_by_resources
 from handoff_dask.worker.arrivals import Arrivals
@@ -39,6 +40,7 @@ from handoff_dask.worker.context import attempt_on_worker
 from handoff_dask.worker.cores import facts_of
 from handoff_dask.worker.failure_log import shorten
 from handoff_dask.worker.isolated import IsolatedProcesses
+from handoff_dask.worker.isolated_stage import IsolatedStageCall
 from handoff_dask.worker.left_behind import LeftBehind
 from handoff_dask.worker.logs import AttemptLogs
 from handoff_dask.worker.streams import Streams
@@ -76,7 +78,7 @@ class HandoffWorkerPlugin(WorkerPlugin):
         """Announce this worker, and listen to the scheduler's plugin."""
         self.worker = worker
         self._clock = Clock(worker)
-        self.streams = Streams(worker)
+        self.streams = Streams(worker, self._isolated_stage)
         self._logs = AttemptLogs(worker)
         shorten()
         self.usage = UsageMeter(worker)
@@ -261,6 +263,28 @@ class HandoffWorkerPlugin(WorkerPlugin):
             limit=annotations.get(LIMIT, ""),
             used=lambda usage: self.usage.measured(key, usage),
         )
+
+    def _isolated_stage(self, key: str, call: StageCall) -> IsolatedStageCall:
+        """The call of an isolated stage, in a process that it keeps; in the thread of its task."""
+        processes = self._isolated.for_stage()
+        task = self.worker.state.tasks.get(key)
+        annotations = {} if task is None else task.annotations or {}
+
+        def run(code: Callable[..., Any], given: Any) -> Any:
+            return processes.run(
+                key,
+                code,
+                (given,),
+                resources=annotations.get("resources", {}),
+                devices={name: list(indices) for name, indices in annotations.get(DEVICES, {}).items()},
+                carrier={},
+                timeout_s=call.function.timeout,
+                current=attempt_on_worker,
+                limit="",
+                used=lambda usage: None,
+            )
+
+        return IsolatedStageCall(call, run, processes.close)
 
     def left_behind(self, key: str, leftover: Leftover) -> None:
         """Note, from any thread, that the thread of a task goes on although its time is over."""

@@ -10,8 +10,10 @@ from distributed.metrics import monotonic
 
 from handoff_dask.errors import HandoffError
 from handoff_dask.graph.stages import CONSTANT, Target
-from handoff_dask.protocol.stage_call import CallError
+from handoff_dask.protocol.stage_call import CallError, StageCall
 from handoff_dask.protocol.stages import Parcel, StageSetup
+from handoff_dask.worker.isolated_stage import IsolatedStageCall
+from handoff_dask.worker.isolated_start import CancelledInProcess
 from handoff_dask.worker.stage_items import Ready, StageItems
 
 #: A result of at least so many bytes, of a code without a state, is not kept for the case of a loss: it
@@ -42,13 +44,18 @@ class StageWorker:
         Sends its results.
     key
         Of its task.
+    isolated
+        Calls the code, if that is done in a process of its own.
     """
 
-    def __init__(self, setup: StageSetup, outlet: Outlet, key: str) -> None:
+    def __init__(
+        self, setup: StageSetup, outlet: Outlet, key: str, isolated: IsolatedStageCall | None = None
+    ) -> None:
         self.setup = setup
         self.key = key
         self._outlet = outlet
-        self._call = setup.call
+        self._isolated = isolated
+        self._call: StageCall | IsolatedStageCall = setup.call if isolated is None else isolated
         self._state: Any = None
         self._changed = threading.Condition()
         self._is_stopped = False
@@ -125,6 +132,8 @@ class StageWorker:
                 return
             try:
                 result, self._state = self._call.one(self._state, self._loaded(number, values))
+            except CancelledInProcess:
+                return  # nobody wants it here any longer
             except BaseException as error:  # the user's code: not even sys.exit may end the stage
                 self._failed([number], error)
             else:
@@ -143,6 +152,8 @@ class StageWorker:
             return
         try:
             results, self._state = self._call.batch(self._state, batch)
+        except CancelledInProcess:
+            return
         except BaseException as error:
             self._failed(numbers, error)
         else:
@@ -245,6 +256,8 @@ class StageWorker:
         with self._changed:
             self._is_stopped = True
             self._changed.notify()
+        if self._isolated is not None:
+            self._isolated.end()
 
     def stands(self) -> dict[str, Any]:
         """How it stands: items settled and waiting, busy seconds, whether it has nothing to do."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from distributed.comm.core import Comm
 from distributed.core import Status
 
 from handoff_dask.protocol.names import STAGE_READY, STAGE_STATS
+from handoff_dask.protocol.stage_call import StageCall
 from handoff_dask.protocol.stages import STREAM, StageSetup
+from handoff_dask.worker.isolated_stage import IsolatedStageCall
 from handoff_dask.worker.stage_worker import StageWorker
 from handoff_dask.worker.stream_host import StreamHost
 
@@ -34,10 +37,13 @@ class Streams:
     ----------
     worker
         Dask's.
+    isolated
+        Makes the call of an isolated stage, by the key of its task.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, isolated: Callable[[str, StageCall], IsolatedStageCall]) -> None:
         self._worker = worker
+        self._make_isolated = isolated
         loop: Any = worker.loop
         self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
         self._lock = threading.Lock()
@@ -49,18 +55,21 @@ class Streams:
 
     def run(self, token: str, key: Any, setup: StageSetup) -> int:
         """Be a worker of a stage until the pipeline ends; called in the thread of its task."""
+        isolated = self._make_isolated(str(key), setup.call) if setup.call.function.isolated else None
         with self._lock:
             host = self._hosts.get(token)
             if host is None:
                 host = self._hosts[token] = StreamHost(
                     token, self._worker.address, self._loop, self._worker.connection_args
                 )
-            stage = StageWorker(setup, host, key)
+            stage = StageWorker(setup, host, key, isolated)
             self._workers[key] = host.workers[setup.stage, setup.worker] = stage
         try:
             self._loop.call_soon_threadsafe(self._begin, key)
             return stage.run(lambda: self._say_ready(key))
         finally:
+            if isolated is not None:
+                isolated.end()
             with self._lock:
                 if self._workers.get(key) is stage:
                     del self._workers[key]
