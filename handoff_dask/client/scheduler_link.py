@@ -165,6 +165,10 @@ class SchedulerLink:
             raise pickle.loads(answer["error"])
         return answer["as_is"] if "as_is" in answer else pickle.loads(answer["value"])
 
+    async def knows_handoff(self) -> bool:
+        """Whether the scheduler has handoff's plugin."""
+        return await self._answer("ping", {}) is not None
+
     async def _answer(self, method: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """What the plugin answers; ``None`` if the scheduler has no such plugin."""
         if self.client.scheduler is None:

@@ -255,7 +255,17 @@ class SessionCore:
         await self._telemetry.sync(greet=True)
 
     async def _install_plugins(self) -> None:
+        may_fail = self._tracker is not None
+        is_new = may_fail and not await self.link.knows_handoff()
         await install(self.client)
+        try:
+            await self._set_up()
+        except HandoffError:
+            if is_new:
+                await self.link.ask("undo_start")
+            raise
+
+    async def _set_up(self) -> None:
         # Answered once the plugin is on every worker.
         self._check_cluster(await self.link.ask("ping"))
         if self._embedded is not None:

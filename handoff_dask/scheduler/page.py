@@ -61,6 +61,12 @@ def install_page(scheduler: Scheduler) -> None:
         logger.warning("handoff's page cannot be shown by this version of Dask", exc_info=True)
 
 
+def remove_page(scheduler: Scheduler) -> None:
+    """Serve it no longer."""
+    applications = scheduler.http_application.applications
+    applications[:] = [known for known in applications if not isinstance(known, Pages)]
+
+
 class Pages(web.Application):
     """What is served under ``/handoff``, whatever the prefix of the scheduler's dashboard."""
 

@@ -27,6 +27,7 @@ from handoff_dask.scheduler.dispatcher import Dispatcher
 from handoff_dask.scheduler.engine_driver import EngineDriver
 from handoff_dask.scheduler.event_log import open_log
 from handoff_dask.scheduler.explain import ExplainSource
+from handoff_dask.scheduler.installation import Installation
 from handoff_dask.scheduler.lingering import LingeringThreads
 from handoff_dask.scheduler.lost_results import LostResults
 from handoff_dask.scheduler.mailboxes import Mailboxes, RunMessages
@@ -40,7 +41,7 @@ from handoff_dask.scheduler.no_workers_timeout import NoWorkersTimeout
 from handoff_dask.scheduler.node_health import NodeHealth
 from handoff_dask.scheduler.nodes import Nodes
 from handoff_dask.scheduler.observer import NodeEvent, Observers
-from handoff_dask.scheduler.page import install_page
+from handoff_dask.scheduler.page import install_page, remove_page
 from handoff_dask.scheduler.pauses import Pauses
 from handoff_dask.scheduler.pipeline_room import PipelineRoom, both
 from handoff_dask.scheduler.placed_tasks import PlacedTasks
@@ -100,8 +101,10 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         it waited another client could start a second one.
         """
         self.scheduler = scheduler
+        self._installation = Installation(scheduler)
         self._build(scheduler)
         self._listen(scheduler)
+        self._installation.done()
         install_page(scheduler)
         self.withdraw_metrics = publish(self.metrics)
         self._installing = asyncio.ensure_future(self._install(scheduler))
@@ -242,6 +245,7 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
         self.lost_results.install(scheduler.stream_handlers)
         for part in (*asked, self.lost_results):
             self.requests.add(**part.methods())
+        self.requests.add(undo_start=self.undo_start)
         self.requests.add(repaired=self.dispatcher.repaired, **self.detached.methods())
         scheduler.handlers[NAME] = self.requests.handle
         self.worker_messages.install(scheduler.handlers, scheduler.stream_handlers)
@@ -258,6 +262,18 @@ class HandoffSchedulerPlugin(SchedulerPlugin):
 
     async def _is_installed(self) -> None:
         await asyncio.shield(self._installing)
+
+    async def undo_start(self, client: str) -> bool:
+        """The start that brought this plugin has failed: take it off again, unless others use it already."""
+        if self.requests.is_shared or self.runs.by_token or self.runs.announced:
+            return False
+        await self._is_installed()
+        await self.scheduler.unregister_worker_plugin(comm=None, name=NAME)
+        self._installation.undo()
+        remove_page(self.scheduler)
+        self.scheduler.remove_plugin(NAME)
+        await self.close()
+        return True
 
     async def close(self) -> None:
         """The scheduler ends; another one of this process may want the page."""

@@ -72,6 +72,9 @@ class Requests(Observer):
         self._ready = ready
         self._check = check
         self._misfit = misfit
+        self._first_client = ""
+        #: Whether more than one client has asked anything.
+        self.is_shared = False
         self._methods: dict[str, Callable[..., Any]] = {
             "ping": self.ping,
             "announce": self.announce,
@@ -97,6 +100,8 @@ class Requests(Observer):
 
     async def handle(self, method: str, client: str, arguments: bytes) -> dict[str, Any]:
         """Answer a client: ``{"value": …}``, or ``{"error": …}`` for what it should raise."""
+        self._first_client = self._first_client or client
+        self.is_shared = self.is_shared or client != self._first_client
         if method == "watch":  # it may carry exceptions that only the client can unpickle
             return {"messages": await self._mailboxes.watch(client, **pickle.loads(arguments))}
         try:

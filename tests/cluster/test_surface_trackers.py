@@ -218,6 +218,27 @@ async def test_what_is_no_tracker_is_refused(c, s, a, b):
         await handoff.Handoff(c, resource_tracker=Unreadable()).start()
 
 
+class RefusesNodes(Recorder):
+    def register(self, node, caps):
+        raise ValueError(f"no {node}")
+
+
+@cluster
+async def test_a_start_that_fails_leaves_the_cluster_as_it_was(c, s, a, b):
+    before = (set(s.plugins), dict(s.handlers), dict(s.stream_handlers), dict(s.worker_plugins))
+    for _ in range(2):
+        with pytest.raises(handoff.ValidationError, match="cannot be used on the scheduler: ValueError"):
+            await handoff.Handoff(c, resource_tracker=RefusesNodes).start()
+        assert (set(s.plugins), dict(s.handlers), dict(s.stream_handlers), dict(s.worker_plugins)) == before
+        assert "handoff" not in a.plugins
+        assert "handoff" not in b.plugins
+    # Where others use it already, it stays.
+    async with Client(s.address, asynchronous=True) as other, handoff.Handoff(other) as beside:
+        with pytest.raises(handoff.ValidationError):
+            await handoff.Handoff(c, resource_tracker=RefusesNodes).start()
+        assert (await beside.execute(dag_of(2))).results == {0: 0, 1: -1}
+
+
 # ---------------------------------------------------------------------- the cluster's tracker
 
 
