@@ -25,6 +25,7 @@ what
   memory       large blocks and a scarce resource: the most that is in the workers' memory at once
   streams      a pipeline beside execute for each item, Dask's actors, streamz and submit
   isolated     calls in processes of their own, beside a pool of loky's
+  maps         task.expand beside Client.map in a function that waits for it
   workers      many workers in one process: how long places stay empty between two functions
   engine       the engine alone
   simulate     the engine on a virtual clock: all scenarios in seconds, no cluster
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "memory",
         "streams",
         "isolated",
+        "maps",
         "workers",
         "engine",
         "simulate",
@@ -147,6 +149,12 @@ def memory(options: argparse.Namespace) -> None:
 
 def streams(options: argparse.Namespace) -> None:
     from benchmarks.streams import compare
+
+    print("\n" + compare(options.quick), flush=True)
+
+
+def maps(options: argparse.Namespace) -> None:
+    from benchmarks.maps import compare
 
     print("\n" + compare(options.quick), flush=True)
 

@@ -51,6 +51,7 @@ from handoff_dask.reuse.cache import Cache
 from handoff_dask.reuse.known import Known
 from handoff_dask.reuse.reasons import as_cache
 from handoff_dask.time_limit import cancellable, run_within
+from handoff_dask.visualization.texts import dag_name
 
 __all__ = ["OnEvent", "execute_local"]
 
@@ -163,7 +164,7 @@ def execute_local(
     retries = given_retry(max_retries, retry, 3)
     run = _Run(expansion, values, retries, choice_on_failure(on_failure), on_event, known)
     if progress:
-        run.row = show(dag.id)
+        run.row = show(dag_name(dag.id, next(reversed(dag.functions), None)))
     return run.execute() if timeout is None else _within(run, float(timeout))
 
 

@@ -292,25 +292,55 @@ class RichDisplay:
 
 
 class NotebookDisplay:
-    """A bar in a notebook's output, redrawn in place."""
+    """A bar in a notebook's output, redrawn in place.
+
+    A front end takes an update whenever it comes.  What saves a notebook while it runs (nbclient, and so
+    ``jupyter nbconvert --execute``) takes those alone that belong to the cell that it is at.  So the last
+    state is drawn once more at the end of a cell, whichever that is.
+    """
 
     def __init__(self) -> None:
+        from IPython import get_ipython
+
         self._handles: dict[Row, Any] = {}
+        #: Rows that have changed since a cell has ended.
+        self._changed: dict[Row, None] = {}
+        self._is_closed = False
+        self._lock = threading.Lock()
+        self._events: Any = get_ipython().events
+        self._events.register("post_run_cell", self._cell_has_ended)
 
     def draw(self, rows: list[Row]) -> None:
         """Show a bar for each row, each in the cell that began it."""
-        from IPython.display import display
+        with self._lock:
+            for row in rows:
+                self._changed[row] = None
+                self._draw(row)
 
-        for row in rows:
-            handle = self._handles.get(row)
-            bundle = {"text/html": _bar(row), "text/plain": str(row)}
-            if handle is None:
-                self._handles[row] = display(bundle, raw=True, display_id=True)
-            else:
-                handle.update(bundle, raw=True)
+    def _draw(self, row: Row) -> None:
+        from IPython import display as ipython
+
+        display: Any = ipython.display
+        handle = self._handles.get(row)
+        bundle = {"text/html": _bar(row), "text/plain": str(row)}
+        if handle is None:
+            self._handles[row] = display(bundle, raw=True, display_id=True)
+        else:
+            handle.update(bundle, raw=True)
+
+    def _cell_has_ended(self, *result: Any) -> None:
+        with self._lock:
+            for row in self._changed:
+                self._draw(row)
+            # A row that goes on is drawn at the end of each cell until it is over.
+            going_on = [] if self._is_closed else [row for row in self._changed if not row.status]
+            self._changed = dict.fromkeys(going_on)
+            if self._is_closed:
+                self._events.unregister("post_run_cell", self._cell_has_ended)
 
     def close(self) -> None:
-        """What is shown stays."""
+        """What is shown stays; it is drawn once more at the end of a cell."""
+        self._is_closed = True
 
 
 def _bar(row: Row) -> str:

@@ -311,12 +311,12 @@ def logs(dag: str, function: str | None, scheduler: str | None, as_json: bool) -
 def _explained(one: dict[str, Any]) -> list[str]:
     if "words" in one:
         head, *rest = map(visible, one["words"].splitlines())
-        return [f"{visible(one['dag_id'])}: {head}", *rest]
+        return [f"{visible(one['name'])}: {head}", *rest]
     names = ", ".join(map(visible, one["functions"])) + (
         ", …" if one["count"] > len(one["functions"]) else ""
     )
     why = one["cause"] or "about to be placed"
-    head = f"{visible(one['dag_id'])}: {one['count']} waiting ({why}): {names}"
+    head = f"{visible(one['name'])}: {one['count']} waiting ({why}): {names}"
     return [head, *(f"  {visible(node)}: {visible(why or 'has room')}" for node, why in one["nodes"].items())]
 
 

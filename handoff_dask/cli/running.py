@@ -21,7 +21,7 @@ from handoff_dask.record.execution import ExecutionRecord
 from handoff_dask.record.result import ExecutionResult
 from handoff_dask.visualization import report
 from handoff_dask.visualization.dot import seconds_text
-from handoff_dask.visualization.texts import id_texts, shortened, visible
+from handoff_dask.visualization.texts import dag_name, id_texts, shortened, visible
 
 #: Characters of a result that are printed.
 SHOWN = 200
@@ -107,7 +107,7 @@ class Run:
         ran = frequencies(f.node for f in record.functions if f.node is not None and f.stop is not None)
         where = ", ".join(f"{count} on {visible(node)}" for node, count in sorted(ran.items()))
         took = seconds_text((record.ended or 0.0) - (record.submitted or 0.0))
-        name = shortened(visible(self._texts[self._dag.id]), 48)
+        name = shortened(visible(self._name()), 48)
         click.echo(f"{name} {record.status} in {took}: {where or 'nothing to run'}", err=True)
         for function_id, value in result.results.items():
             click.echo(f"{visible(self._texts[function_id])}: {_shown(value)}")
@@ -115,6 +115,10 @@ class Run:
             click.echo(f"failed: {visible(self._text(function_id))}: {line_of(_error_text(why))}", err=True)
         if len(result.failed) > FAILED_SHOWN:
             click.echo(f"failed: {len(result.failed) - FAILED_SHOWN} more", err=True)
+
+    def _name(self) -> str:
+        name = dag_name(self._dag.id, next(reversed(self._dag.functions), None))
+        return self._texts.get(name) or str(name)
 
     def _data(
         self, record: ExecutionRecord, result: ExecutionResult | None, error: Exception | None

@@ -87,7 +87,7 @@ def _waiting(waiting: list[dict[str, Any]], now: float, width: int) -> list[str]
         [
             str(kind["count"]),
             ", ".join(kind["functions"]),
-            kind["dag_id"],
+            kind["name"],
             cost_text(kind["cost"]) or "nothing",
             kind["cause"] or "about to be placed",
             _since(now, kind["since"]),
@@ -106,7 +106,7 @@ def _runs(runs: list[dict[str, Any]], now: float, width: int) -> list[str]:
         done = states.get("finished", 0)
         rows.append(
             [
-                run["dag_id"],
+                run["name"],
                 run["status"],
                 f"{bar(done, total)} {done}/{total}",
                 *(str(states.get(state, 0)) for state in ("running", "waiting", "failed")),

@@ -65,7 +65,7 @@ class ProgressUpdates:
         self._task.cancel()
 
 
-def progress_updates(ask: Ask, dag_id: Hashable, token: str) -> ProgressUpdates | None:
+def progress_updates(ask: Ask, name: Hashable, token: str) -> ProgressUpdates | None:
     """Show the progress of an execution; ``None`` if there is no terminal or notebook."""
-    row = show(dag_id)
+    row = show(name)
     return None if row is None else ProgressUpdates(ask, token, row)

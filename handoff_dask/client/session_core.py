@@ -73,6 +73,7 @@ from handoff_dask.stores import ResultStore
 from handoff_dask.trackers import ResourceTracker
 from handoff_dask.version import VERSION
 from handoff_dask.visualization.summary import Summary
+from handoff_dask.visualization.texts import dag_name
 
 E = TypeVar("E", bound=ExecutionCore)
 L = TypeVar("L", Pipeline, AsyncPipeline)
@@ -650,7 +651,8 @@ class SessionCore:
 
         execution.cancel_after(submission.timeout_s)
         if submission.progress:
-            execution.accompany(progress_updates(ask, execution.dag_id, token))
+            name = dag_name(execution.dag_id, next(reversed(submission.dag.functions), None))
+            execution.accompany(progress_updates(ask, name, token))
         execution.accompany(
             InputChecks(
                 self.link,

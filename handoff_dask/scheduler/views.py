@@ -30,7 +30,7 @@ from handoff_dask.scheduler.runs import FunctionState, RunFailure, Runs, RunStat
 from handoff_dask.scheduler.sentences import obstacles, sentence, status_now
 from handoff_dask.scheduler.streams import Pipelines
 from handoff_dask.scheduler.tasks import Tasks
-from handoff_dask.visualization.texts import id_texts, plain
+from handoff_dask.visualization.texts import dag_name, id_texts, plain
 
 #: Ended runs that can be looked at: at most so many, and of so many functions together.
 KEPT_RUNS = 20
@@ -277,10 +277,18 @@ class Views(Observer):
             **{name: sum(row[name] for row in rows) for name in ("functions", "failures", "skipped")},
         }
 
+    def _name(self, run: RunState) -> str:
+        """How a run's DAG is shown."""
+        if run.is_of_tasks or not len(run.manifest):
+            return self._dag(run)
+        spawned = run.manifest.spawned
+        return str(dag_name(self._dag(run), self._ids(run)[spawned[0][0] - 1 if spawned else -1]))
+
     def _run(self, run: RunState) -> dict[str, Any]:
         return {
             "token": run.token,
             "dag_id": self._dag(run),
+            "name": self._name(run),
             "status": run.status,
             "strategy": run.strategy_name,
             "submitted": run.submitted,
@@ -418,6 +426,7 @@ class Views(Observer):
     def _about(self, f: FunctionState) -> dict[str, Any]:
         return {
             "dag_id": self._dag(f.run),
+            "name": self._name(f.run),
             "token": f.run.token,
             "function_id": self._ids(f.run)[f.position],
             "key": f.key,

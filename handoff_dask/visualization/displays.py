@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from handoff_dask.visualization.dot import seconds_text
 from handoff_dask.visualization.small_graph import Item, small_graph
 from handoff_dask.visualization.small_timeline import small_timeline
 from handoff_dask.visualization.summary import STATUS_COLOURS, Summary, id_text, listed
+from handoff_dask.visualization.texts import dag_name
 
 __all__ = ["add_displays", "amounts_text", "counts_summary", "dag_summary", "record_summary"]
 
@@ -29,7 +29,6 @@ MOST_BOUND = 20_000
 NAMES = 5
 
 #: The id of a DAG that was given none.
-_UUID = re.compile("[0-9a-f]{32}")
 
 
 def dag_summary(dag: DAG, *, picture: bool = True) -> Summary:
@@ -73,9 +72,7 @@ def dag_summary(dag: DAG, *, picture: bool = True) -> Summary:
 
 def _dag_name(dag_id: Any, functions: Sequence[Any]) -> str:
     """A DAG's id; where it has none of the user's, the name of its last function."""
-    if functions and isinstance(dag_id, str) and _UUID.fullmatch(dag_id):
-        return f"{id_text(functions[-1].id)} ({dag_id[:8]})"
-    return id_text(dag_id)
+    return id_text(dag_name(dag_id, id_text(functions[-1].id) if functions else None))
 
 
 def record_summary(

@@ -22,7 +22,7 @@ from handoff_dask.resources import Capabilities
 from handoff_dask.visualization.graph import ExecutionGraph
 from handoff_dask.visualization.grouping import grouped, levels_of
 from handoff_dask.visualization.lanes import activity, lanes_of
-from handoff_dask.visualization.texts import id_texts, plain, shortened, visible
+from handoff_dask.visualization.texts import dag_name, id_texts, plain, shortened, visible
 from handoff_dask.visualization.utilization import Steps, resource_utilization
 
 __all__ = ["errors_of", "json_for_html", "page_data", "summary_of"]
@@ -141,8 +141,9 @@ def summary_of(record: ExecutionRecord) -> dict[str, Any]:
     split, bounds = time_split(record), lower_bounds(record)
     regular = [f for f in record.functions if f.type == "regular"]
     parts = [part for part in dict.fromkeys([*split.along_path, *split.total]) if part != ARGUMENTS]
+    name = dag_name(record.dag_id, regular[-1].id if regular else None)
     return {
-        "dag_id": shortened(visible(id_texts([record.dag_id])[record.dag_id]), SHOWN),
+        "dag_id": shortened(visible(id_texts([name])[name]), SHOWN),
         "status": record.status,
         "strategy": record.strategy,
         "begin": begin,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-__all__ = ["id_texts", "plain", "shortened", "visible"]
+__all__ = ["dag_name", "id_texts", "plain", "shortened", "visible"]
+
+#: The id of a DAG that the user has given none.
+_UUID = re.compile("[0-9a-f]{32}")
 
 
 def id_texts(ids: Iterable[Hashable]) -> dict[Hashable, str]:
@@ -37,6 +41,19 @@ def id_texts(ids: Iterable[Hashable]) -> dict[Hashable, str]:
         taken.add(candidate)
         texts[i] = candidate
     return texts
+
+
+def dag_name(dag_id: Hashable, last: Hashable = None) -> Hashable:
+    """How a DAG is shown: its id; where it has none of the user's, the name of its last function.
+
+    Examples
+    --------
+    >>> dag_name("nightly", "total"), dag_name("0123456789abcdef" * 2, ("fit", 1))
+    ('nightly', "('fit', 1) (01234567)")
+    """
+    if last is None or not (isinstance(dag_id, str) and _UUID.fullmatch(dag_id)):
+        return dag_id
+    return f"{last if isinstance(last, str) else repr(last)} ({dag_id[:8]})"
 
 
 def visible(text: str) -> str:

@@ -286,6 +286,7 @@ class _Run:
     def _serve(self, kind: str, content: tuple[Any, ...]) -> None:
         if kind == "log":
             record = logging.makeLogRecord(content[0])
+            record.thread = threading.get_ident()  # by which it is known whose it is
             logging.getLogger(record.name).handle(record)
         elif kind == "current":
             self._process.connection.send_bytes(cloudpickle.dumps(self._current()))

@@ -12,6 +12,7 @@ from clusters import live
 import handoff_dask as handoff
 from handoff_dask import Function
 from handoff_dask.record.logs import LINES_OF_ATTEMPT, LogBuffer
+from handoff_dask.worker.failure_log import Brief
 
 
 def noisy(name: str, fails: int = 0) -> str:
@@ -129,3 +130,51 @@ async def test_a_retried_failure_is_one_line_in_the_log_of_its_worker(c, s, a):
     assert "on purpose" in ours
     assert "\n" not in ours
     assert [line for line in said if line.startswith("Compute Failed")]
+
+
+def test_many_failures_do_not_flood_a_log():
+    """Twenty lines in ten seconds; then how many there were."""
+    brief = Brief()
+
+    def line(n: int, at: float) -> str | None:
+        record = logging.LogRecord("distributed.worker", 30, "", 0, "Compute Failed: %s %s %s %s", (), None)
+        record.args = (f"fit-0123456789abcdef-{n}", "execute", {}, f"ValueError({n})")
+        record.created = at
+        return record.getMessage() if brief.filter(record) else None
+
+    told = [line(n, 100 + n / 100) for n in range(500)]
+    assert told[0] == "fit has raised ValueError(0) (task fit-0123456789abcdef-0)"
+    assert [text is not None for text in told] == [True] * 20 + [False] * 480
+    assert told[19].endswith("more such lines are left out for a while)")
+    assert "; 480 more attempts have raised before it)" in line(500, 111.0)
+    assert "before it" not in line(501, 111.0)
+
+
+def says(fails: int) -> tuple[Any, int, str]:
+    found = handoff.current()
+    assert found is not None
+    print(f"attempt {found.attempt}")
+    logging.getLogger("mine").warning("careful")
+    if found.attempt <= fails:
+        raise ValueError("on purpose")
+    return found.function_id, found.attempt, found.node
+
+
+@live(2)
+async def test_a_time_limit_and_a_process_change_nothing(c, s, a):
+    """What a function may ask of its attempt, and what is kept of what it prints, also in other processes."""
+    fields: dict[str, Any] = {"timed": {"timeout": 60}, "isolated": {"isolated": True}}
+    fields["both"] = {**fields["timed"], **fields["isolated"]}
+    dag = [Function(i, [], says, extra_args=[1], cost={"cpu": 1}, **more) for i, more in fields.items()]
+    async with handoff.AsyncHandoff(c) as session:
+        execution = await session.submit(dag, max_retries=1)
+        result = await execution
+        logs = await execution.logs()
+    for i in fields:
+        assert result[i] == (i, 2, "0")
+        found = [line for line in lines(logs) if line[0] == i]
+        assert found == [
+            (i, attempt, "0", *said)
+            for attempt in (1, 2)
+            for said in [("stdout", f"attempt {attempt}"), ("WARNING", "careful")]
+        ]

@@ -119,6 +119,7 @@ async def test_nodes_as_json(c, s, a, b, monkeypatch):
     assert running.pop("since") > 0
     assert running == {
         "dag_id": "busy",
+        "name": "busy",
         "token": token,
         "function_id": "holds",
         "key": f"wait_for-{token}-0",
@@ -149,6 +150,7 @@ async def test_what_waits_as_json(c, s, a, b):
     assert kind.pop("since") > 0
     assert kind == {
         "dag_id": "busy",
+        "name": "busy",
         "token": token,
         "function_id": "('next', 1)",
         "key": f"int-{token}-1",

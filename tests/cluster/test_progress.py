@@ -171,7 +171,11 @@ def test_quiet_where_nobody_can_look(capsys, monkeypatch):
 @pytest.fixture
 def notebook(monkeypatch):
     """IPython, as far as it is used, in the kernel of a notebook; what it displays."""
-    shown: dict[int, list[dict[str, str]]] = {}
+
+    class Shown(dict):
+        pass
+
+    shown = Shown()
 
     class Handle:
         def __init__(self, number):
@@ -186,9 +190,27 @@ def notebook(monkeypatch):
         shown[len(shown)] = [bundle]
         return Handle(len(shown) - 1)
 
-    shell = types.SimpleNamespace(kernel=object())
-    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
-    monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=display))
+    class Events:
+        def __init__(self):
+            self.called = []
+
+        def register(self, name, call):
+            assert name == "post_run_cell"
+            self.called.append(call)
+
+        def unregister(self, name, call):
+            self.called.remove(call)
+
+        def cell_ends(self):
+            for call in [*self.called]:
+                call(None)
+
+    shell = types.SimpleNamespace(kernel=object(), events=Events())
+    module = types.SimpleNamespace(display=display)
+    monkeypatch.setitem(
+        sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell, display=module)
+    )
+    shown.events = shell.events
     return shown
 
 
@@ -203,6 +225,22 @@ def test_notebook_redraws_one_bar_per_execution(notebook, capsys):
     assert 'aria-valuenow="100"' in notebook[0][-1]["text/html"]
     assert 'aria-valuenow="25"' in notebook[1][-1]["text/html"]
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_last_state_is_drawn_at_the_end_of_a_cell(notebook):
+    """Whichever that is: what saves a notebook takes what belongs to the cell that it is at."""
+    row = show("sums")
+    notebook.events.cell_ends()
+    row.update(Counts(4, {"finished": 2}))
+    drawn = len(notebook[0])
+    notebook.events.cell_ends()
+    assert len(notebook[0]) == drawn + 1
+    row.end("finished", Counts(4, {"finished": 4}))
+    drawn = len(notebook[0])
+    notebook.events.cell_ends()
+    assert len(notebook[0]) == drawn + 1
+    assert re.fullmatch(r"sums: 4/4 finished in .*", notebook[0][-1]["text/plain"])
+    assert notebook.events.called == []
 
 
 # ---------------------------------------------------------------------- executions

@@ -123,6 +123,7 @@ def overview(nodes=2, waiting=3, runs=4):
     function = {
         "function_id": long,
         "dag_id": long,
+        "name": long,
         "key": "k",
         "token": "0",
         "cost": {"cpu": 1},
@@ -134,7 +135,8 @@ def overview(nodes=2, waiting=3, runs=4):
     }  # fmt: skip
     kind = {**function, "count": 3, "functions": [long], "cause": "room", "nodes": {}}
     run = {
-        "token": "0", "dag_id": long, "status": "failed", "strategy": "own", "submitted": 0.0, "ended": 2.0,
+        "token": "0", "dag_id": long, "name": long, "status": "failed", "strategy": "own",
+        "submitted": 0.0, "ended": 2.0,
         "functions": 4, "states": {"finished": 3, "failed": 1}, "failed": long, "error": long,
     }  # fmt: skip
     lists = {"nodes": [node] * nodes, "waiting": [kind] * waiting, "runs": [run] * runs}
