@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from handoff_dask.client.scheduler_link import Ask, this_worker
 from handoff_dask.errors import NotFoundError, ValidationError
-from handoff_dask.resources import Capabilities, Cost, units_of
+from handoff_dask.resources import Capabilities, Cost, amount_of, units_of
+
+#: So many megabytes no machine has: they are bytes.
+BYTES = 100_000_000
 
 
 class Nodes:
@@ -41,6 +45,13 @@ class Nodes:
         """Replace what a node has, or merge into it."""
         await self._start()
         parsed = Capabilities.parse(capabilities)
+        memory = amount_of(parsed.amounts.get("memory", 0))
+        if memory >= BYTES:
+            warnings.warn(
+                f"node {str(node)!r} is to have {memory:g} MB of memory; memory is in megabytes: "
+                f"did you mean {memory / 1e6:g}?",
+                stacklevel=2,
+            )
         await self._ask("register", node=str(node), capabilities=parsed, merge=merge)
 
     async def unregister(self, node: object) -> None:

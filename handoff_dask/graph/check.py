@@ -247,15 +247,22 @@ def explain_unplaceable(
 
 
 def unknown_names_hint(cost: Cost, offers: Mapping[str, Capabilities]) -> str | None:
-    """What to say of names in a cost that no node offers; ``None`` if there are none.
+    """What to say of names in a cost that no node offers, or offers otherwise; ``None`` if there are none.
 
     Examples
     --------
+    >>> unknown_names_hint(Cost.parse({"disk": "5"}), {"a": Capabilities.parse({"disk": 10})})
+    "'disk' is a number on every node; ask for a number of it, not for the text '5'"
     >>> unknown_names_hint(Cost.parse({"gpus": 2}), {"a": Capabilities.parse({"gpu": 4})})
     "'gpus' is offered by no node; did you mean 'gpu'?"
     """
     unknown = _unknown_names([cost], offers) if offers else {}
-    return "; ".join(_hint(name, near) for name, near in unknown.items()) or None
+    texts = [
+        f"{name!r} is a number on every node; ask for a number of it, not for the text {value!r}"
+        for name, value in cost.labels
+        if value is not True and all(name in offer.amounts for offer in offers.values())
+    ]
+    return "; ".join([*(_hint(name, near) for name, near in unknown.items()), *texts]) or None
 
 
 def shortfalls(cost: Cost, offer: Capabilities) -> list[str]:

@@ -15,8 +15,9 @@ SHORT_S = 0.05
 #: Functions of a kind take about the same time if so many have been seen, and the longest of late took no
 #: more than so many times their mean.
 STEADY_FROM, STEADY = 8, 1.2
-#: A function whose duration differs from the mean of its kind by no more than this factor is like the others.
-NOISE = 1.15
+#: A function whose duration differs from the mean of its kind by no more than this factor, or by no more than
+#: so many seconds, is like the others: threads that share a machine differ by that much.
+NOISE, NOISE_S = 1.15, 0.02
 #: Functions remembered one by one; the oldest half goes when there are more.
 _REMEMBERED = 100_000
 #: The same for kinds and families of functions.
@@ -70,6 +71,10 @@ def family_of(function_id: Hashable) -> str:
     if isinstance(function_id, tuple):
         return ",".join(map(family_of, function_id))
     return "#" if isinstance(function_id, int) else ""
+
+
+def _is_noise(duration_s: float, mean_s: float) -> bool:
+    return abs(duration_s - mean_s) <= NOISE_S or mean_s / NOISE <= duration_s <= mean_s * NOISE
 
 
 #: Of so many costs of one code it is known how long functions take; costs may be computed from the data.
@@ -147,7 +152,7 @@ class Estimates:
         kind = self._kinds.get((code, cost, family)) or self._kinds.get((code, cost, ""))
         if remembered is not None:
             # The order of functions that take the same time must not change from run to run.
-            if kind is not None and kind.mean_s / NOISE <= remembered <= kind.mean_s * NOISE:
+            if kind is not None and _is_noise(remembered, kind.mean_s):
                 return kind.mean_s
             return remembered
         if kind is not None:

@@ -125,6 +125,15 @@ def test_nvml_without_a_driver_means_no_gpus(monkeypatch):
 # ---------------------------------------------------------------------- registration
 
 
+@live(2, worker_kwargs={"memory_limit": 0})
+async def test_bytes_for_megabytes_are_warned_of(c, s, a):
+    """Memory is in megabytes; no machine has a hundred terabytes."""
+    async with handoff.Handoff(c) as session:
+        with pytest.warns(UserWarning, match=r"1\.6e\+10 MB of memory.*did you mean 16000\?"):
+            await session.register_node("0", {"memory": 16e9})
+        await session.register_node("0", {"memory": 1_000_000})
+
+
 @live(2, 2, worker_kwargs={"memory_limit": 0})
 async def test_registering_replaces_updating_merges(c, s, a, b):
     async with handoff.Handoff(c) as session:

@@ -22,6 +22,18 @@ def test_durations_that_differ_by_noise_are_equal():
     assert expected["d"] == 3.0
 
 
+def test_short_functions_differ_by_milliseconds_of_noise():
+    """Of 20 and 30 milliseconds none is the longer one."""
+    estimates = Estimates()
+    for function_id, duration_s in {"a": 0.02, "b": 0.03, "c": 0.2}.items():
+        estimates.kind("fit", NOTHING).learn(0.025)
+        estimates.remember("fit", function_id, duration_s)
+
+    expected = [estimates.expected("fit", NOTHING, i) for i in "abc"]
+
+    assert expected == [0.025, 0.025, 0.2]
+
+
 def test_families_of_one_code_are_told_apart():
     """Where one code does everything, ids that differ in numbers only are alike."""
     estimates = Estimates()
