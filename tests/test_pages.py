@@ -40,6 +40,8 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+#: Pages whose programs compute for many seconds.
+SLOW = ("docs/costs.md",)
 QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
 
@@ -124,7 +126,12 @@ class MainThread(io.StringIO):
         return super().write(text) if threading.current_thread() is threading.main_thread() else len(text)
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def named(path: Path) -> Any:
+    name = str(path.relative_to(ROOT))
+    return pytest.param(path, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+
+
+@pytest.mark.parametrize("path", [*map(named, PAGES)])
 def test_the_blocks_of_a_page(path: Path, elsewhere: None) -> None:
     """One after the other."""
     names: dict[str, Any] = {"__name__": "__main__"}
