@@ -250,7 +250,7 @@ class Ranks(Observer):
         """How a run stands; None if it is over, with no functions if it had better not be planned.
 
         That is so if too little is left, or if data is large: the planner knows no network, and its order
-        would take functions away from their data.
+        would take functions away from their data. It knows no resources either that the whole cluster shares.
         """
         run = self._runs.by_token.get(token)
         if run is None or run.over:
@@ -258,7 +258,7 @@ class Ranks(Observer):
         left = [f.expected_s or 0.0 for f in run.functions.values() if f.status in UNFINISHED]
         threads = sum(node.threads for node in self._nodes.by_name.values())
         is_short = sum(left) < LEAST_PLANNED_S * min(threads, len(left)) / 2
-        if is_short or run.with_data > MOST_DATA * run.offered:
+        if is_short or self._takes_shared(run) or run.with_data > MOST_DATA * run.offered:
             return Standing((), (), (), {}, {})
         now = time()
         count = len(run.manifest)
@@ -277,6 +277,13 @@ class Ranks(Observer):
         capabilities = self._nodes.capabilities
         offers = {n.name: (capabilities(n).to_dict(), n.threads) for n in nodes if n.accepting}
         return Standing(states, expected_s, ranks, running, offers)
+
+    def _takes_shared(self, run: RunState) -> bool:
+        """Whether functions of a run ask for what the whole cluster shares."""
+        shared = self._nodes.shared
+        return bool(shared) and any(
+            name in shared for demand in run.manifest.demands for name, _ in demand.cost.amounts
+        )
 
     def rank(self, client: str, token: str, ranks: dict[int, float]) -> None:
         """The client's planner has found a better order."""

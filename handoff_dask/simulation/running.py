@@ -21,10 +21,12 @@ from handoff_dask.placement.events import (
     NetworkMeasured,
     NodeJoined,
     RunOpened,
+    SharedRegistered,
     TimePassed,
 )
 from handoff_dask.placement.settings import DEFAULT_SETTINGS, EngineSettings
 from handoff_dask.placement.strategies import Strategy
+from handoff_dask.resources import units_of
 from handoff_dask.simulation.idleness import avoidable_idle
 from handoff_dask.simulation.learning import Learned
 from handoff_dask.simulation.problem import SimulatedFunction, SimulatedNode, Span, ranks_of
@@ -365,6 +367,7 @@ def simulate(
     *,
     ranks: Mapping[Hashable, float] | None = None,
     groups: Mapping[GroupKey, Demand] | None = None,
+    shared: Mapping[str, float] | None = None,
     overhead_s: float = 0.0,
     network: SimulatedNetwork | None = None,
     durations_known: bool = True,
@@ -387,6 +390,8 @@ def simulate(
         By function, larger goes earlier; the longest remaining path if absent.
     groups
         ``{collocation group: what its node must be able to hold}``.
+    shared
+        What all nodes share, licences say: ``{name: amount}``.
     overhead_s
         The round trip: half of it passes before a placed function starts, half before its end
         is known.
@@ -402,7 +407,8 @@ def simulate(
     engine
         The engine to drive, a new one if absent.
     idleness
-        Whether to work out the avoidable idleness, which takes as long as the rest.
+        Whether to work out the avoidable idleness, which takes as long as the rest.  It is not where something
+        is shared: a node that idles may do so for want of that.
 
     Raises
     ------
@@ -419,6 +425,7 @@ def simulate(
     start: list[Event] = [
         NodeJoined(node=n.name, capabilities=n.capabilities, threads=n.threads) for n in nodes
     ]
+    start += [SharedRegistered(name=name, total=units_of(name, has)) for name, has in (shared or {}).items()]
     if network is not None:
         start.append(_measured(network, nodes))
     costs = Counter(function.cost for function in functions)
@@ -444,7 +451,9 @@ def simulate(
         simulation.spans,
         simulation.events,
         simulation.decisions,
-        avoidable_idle(functions, nodes, simulation.spans, grace_s=2 * overhead_s) if idleness else 0.0,
+        avoidable_idle(functions, nodes, simulation.spans, grace_s=2 * overhead_s)
+        if idleness and not shared
+        else 0.0,
         0 if simulation.transfers is None else simulation.transfers.moved,
     )
 

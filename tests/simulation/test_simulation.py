@@ -190,3 +190,14 @@ def test_what_was_recorded_is_decided_again():
     again = [(now, engine.handle_all(events, now=now)) for now, events in run.events]
     assert again == run.decisions
     assert sum(isinstance(d, Place) for _, decisions in again for d in decisions) == len(scenario.functions)
+
+
+def test_what_all_nodes_share_bounds_them_together():
+    licence = Cost.parse({"cpu": 1, "licences": 1})
+    functions = [SimulatedFunction(n, 1.0, licence) for n in range(64)]
+    nodes = [node(name, cpu=16) for name in "abcd"]
+
+    assert simulate(functions, nodes, FIRST_AVAILABLE, shared={"licences": 8}).makespan_s == 8
+    assert simulate(functions, nodes, FIRST_AVAILABLE, shared={"licences": 64}).makespan_s == 1
+    with pytest.raises(SimulationStuck):
+        simulate(functions, nodes, FIRST_AVAILABLE)
