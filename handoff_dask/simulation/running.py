@@ -407,8 +407,8 @@ def simulate(
     engine
         The engine to drive, a new one if absent.
     idleness
-        Whether to work out the avoidable idleness, which takes as long as the rest.  It is not where something
-        is shared: a node that idles may do so for want of that.
+        Whether to work out the avoidable idleness, which takes as long as the rest.  It is not where
+        something is shared: a node that idles may do so for want of that.
 
     Raises
     ------
