@@ -15,7 +15,7 @@ from handoff_dask.cli.errors import UNPLACEABLE, WRONG, Commands, Stop
 from handoff_dask.cli.loading import load_dag
 from handoff_dask.cli.others import COMMANDS as OTHERS
 from handoff_dask.cli.parsing import ids_from, inputs_from, known_ids, parse_amount, parse_nodes
-from handoff_dask.cli.reuse import COMMANDS
+from handoff_dask.cli.reuse import COMMANDS, STORAGE_OPTIONS, cache_at
 from handoff_dask.cli.running import Run, refuse_unwritable
 from handoff_dask.cli.tables import amounts, labels, number, shared_text, table
 from handoff_dask.client.embedded import this_machine
@@ -91,6 +91,7 @@ for _command in (*COMMANDS, *OTHERS):
     metavar="URL",
     help="Where results are kept and found: a directory, or an fsspec URL.",
 )
+@STORAGE_OPTIONS
 @click.option(
     "--resume",
     metavar="ID",
@@ -120,6 +121,8 @@ def run(
     report: str | None,
     quiet: bool,
     as_json: bool,
+    cache: str | None,
+    storage_options: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Execute a DAG; print its results.
@@ -134,6 +137,9 @@ def run(
     dag = load_dag(target)
     wanted = ids_from(outputs, dag) if outputs else dag.sinks() or None
     values = inputs_from(inputs, dag)
+    if cache is None and storage_options:
+        raise ValidationError("--storage-option is given without --cache")
+    options["cache"] = None if cache is None else cache_at(cache, storage_options)
     options["allocation_strategy"] = options.pop("strategy")
     options["on_failure"] = "continue" if keep_going else "stop"
     with session_on(scheduler, nodes) as session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -16,19 +17,51 @@ from handoff_dask.reuse.cache import Cache
 from handoff_dask.reuse.reasons import why_rerun
 from handoff_dask.visualization.texts import id_texts, visible
 
+#: What fsspec's file system of a cache is made with.
+STORAGE_OPTIONS = click.option(
+    "--storage-option",
+    "storage_options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="What the file system of the cache is made with, the value as JSON or text; may be repeated.",
+)
+
+
+def cache_at(url: str, storage_options: Iterable[str]) -> Cache:
+    """The cache at a place.
+
+    Raises
+    ------
+    ValidationError
+        If an option is no ``NAME=VALUE``, or the place cannot be used.
+    """
+    options = {}
+    for text in storage_options:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ValidationError(f"--storage-option {text!r} is none; write NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return Cache(url, storage_options=options)
+
 
 @click.command("why-rerun")
 @click.argument("target", metavar="FILE[:NAME]")
 @click.option("--cache", "url", metavar="URL", required=True, help="Where results are kept.")
+@STORAGE_OPTIONS
 @click.option(
     "--input", "inputs", metavar="ID=VALUE", multiple=True, help="An input's value, as JSON or text."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def why(target: str, url: str, inputs: tuple[str, ...], as_json: bool) -> None:
+def why(
+    target: str, url: str, storage_options: tuple[str, ...], inputs: tuple[str, ...], as_json: bool
+) -> None:
     """Say why each function of a DAG would run again; execute nothing."""
     dag = load_dag(target)
     texts = id_texts(dag.functions)
-    reasons = why_rerun(dag, cache=url, inputs=inputs_from(inputs, dag))
+    reasons = why_rerun(dag, cache=cache_at(url, storage_options), inputs=inputs_from(inputs, dag))
     if as_json:
         told = {texts[i]: {"kind": reason.kind, "why": str(reason)} for i, reason in reasons.items()}
         click.echo(json.dumps(told, indent=2))
@@ -42,12 +75,15 @@ def why(target: str, url: str, inputs: tuple[str, ...], as_json: bool) -> None:
 
 @click.command("cache")
 @click.argument("url")
+@STORAGE_OPTIONS
 @click.option("--prune", metavar="TIME", help="Remove what was not used for so long: 30d, 12h.")
 @click.option("--keep", metavar="SIZE", help="Remove what was used longest ago until so much is left: 10GB.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def cache(url: str, prune: str | None, keep: str | None, as_json: bool) -> None:
+def cache(
+    url: str, storage_options: tuple[str, ...], prune: str | None, keep: str | None, as_json: bool
+) -> None:
     """Show what a cache holds, and remove what is old or too much."""
-    place = Cache(url)
+    place = cache_at(url, storage_options)
     removed = []
     if prune is not None or keep is not None:
         removed = place.prune(older_than=_seconds(prune), keep=_bytes(keep))

@@ -108,7 +108,8 @@ class Run:
         where = ", ".join(f"{count} on {visible(node)}" for node, count in sorted(ran.items()))
         took = seconds_text((record.ended or 0.0) - (record.submitted or 0.0))
         name = shortened(visible(self._name()), 48)
-        click.echo(f"{name} {record.status} in {took}: {where or 'nothing to run'}", err=True)
+        reused = f", {len(result.reused)} reused" if result.reused else ""
+        click.echo(f"{name} {record.status} in {took}: {where or 'nothing to run'}{reused}", err=True)
         for function_id, value in result.results.items():
             click.echo(f"{visible(self._texts[function_id])}: {_shown(value)}")
         for function_id, why in list(result.failed.items())[:FAILED_SHOWN]:
@@ -127,6 +128,7 @@ class Run:
         results: Mapping[Hashable, Any] = {} if result is None else result.results
         failed: Mapping[Hashable, BaseException] = {} if result is None else result.failed
         skipped: Mapping[Hashable, Hashable] = {} if result is None else result.skipped
+        reused = {} if result is None else dict.fromkeys(result.reused)
         return {
             "dag_id": self._texts[self._dag.id],
             "status": record.status,
@@ -135,6 +137,7 @@ class Run:
             "results": {self._texts[i]: _plain(value) for i, value in results.items()},
             "failed": {self._text(i): line_of(_error_text(why)) for i, why in failed.items()},
             "skipped": {self._text(i): self._text(by) for i, by in skipped.items()},
+            "reused": [self._text(i) for i in self._dag.functions if i in reused],
             "allocations": {self._text(i): f.node for i, f in done.items()},
             "timings": {
                 self._text(i): {"start": f.start, "stop": f.stop, "attempts": f.attempts}

@@ -62,3 +62,12 @@ def test_the_order_in_which_results_come_does_not_matter(tmp_path):
     shuffled = list(reversed(job()))
 
     assert handoff.execute_local(shuffled, cache=tmp_path).reused == {0, 1, 2, "all"}
+
+
+def test_a_place_that_fsspec_knows_and_its_options():
+    """A cache in memory keeps what this process computes."""
+    attempts.clear()
+    cache = handoff.Cache("memory://lessons", storage_options={"use_listings_cache": False})
+    handoff.execute_local(job(), cache=cache)
+
+    assert handoff.execute_local(job(), cache="memory://lessons").reused == {0, 1, 2, "all"}

@@ -49,3 +49,24 @@ def test_a_run_is_resumed(file, on_cluster):
     error = error_of("run", f"{file}:Makers.one", "--resume", "nobody", *on_cluster, code=2)
 
     assert "no execution 'nobody'" in error
+
+
+def test_a_cache_in_a_place_that_fsspec_knows(file, on_cluster, tmp_path):
+    """A URL, with options for its file system."""
+    there = ["--cache", f"file://{tmp_path}/cache", "--storage-option", "auto_mkdir=true"]
+    job = ["run", file, "--input", "n=4", *there, *on_cluster]
+    assert run(*job)[0] == "unpack: 8\n"
+    assert run(*job)[1].endswith(": nothing to run, 2 reused\n")
+    out, err = run("why-rerun", file, "--input", "n=4", *there)
+    assert (out, err) == ("", "0 would run, 2 are reused\n")
+    assert json.loads(run("cache", there[1], *there[2:], "--json")[0])["entries"] == 2
+    told = json.loads(run(*job, "--json")[0])
+    assert (told["reused"], told["allocations"]) == (["('pack', 1)", "unpack"], {})
+
+
+def test_options_of_a_cache_that_are_none(file, on_cluster, tmp_path):
+    where = ["run", file, "--input", "n=4", *on_cluster]
+    cache = ["--cache", str(tmp_path)]
+    assert "write NAME=VALUE" in error_of(*where, *cache, "--storage-option", "secret", code=2)
+    assert "without --cache" in error_of(*where, "--storage-option", "key=1", code=2)
+    assert "cannot be used" in error_of(*where, "--cache", "nowhere://x", code=2)
