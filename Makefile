@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 export HYPOTHESIS_PROFILE := repeat
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit packaging browser bench dask-suite docs release clean slow compatibility
+.PHONY: help demo faults soak test lint format unit packaging browser bench dask-suite docs release clean slow compatibility
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -65,6 +65,9 @@ browser: $(VENV)/.test ## Try reports and the scheduler's page in Chromium, whic
 
 bench: $(VENV)/.test ## Compare with stock Dask, side by side (minutes)
 	$(BIN)/python -m benchmarks
+
+faults: $(VENV)/.test ## Harm real processes while functions run: one test for each fault
+	$(BIN)/python -m pytest tests/cluster/test_faults.py
 
 soak: $(VENV)/.test ## Harm a cluster of real processes while users work on it: SEED=1 SOAK_S=600
 	$(BIN)/python -m tests.soak.soak

@@ -139,3 +139,8 @@ def dies_at_first(path: str) -> int:
         Path(path).touch()
         os._exit(1)
     return os.getpid()
+
+
+def waits_for_number(value: int, path: str) -> int:
+    """The same, after another one."""
+    return waits_for(path, value)

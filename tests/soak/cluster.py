@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Machine:
-    """Processes: a scheduler, workers with nannies, users."""
+    """Processes: a scheduler, workers with nannies, users whose DAGs have so many functions at most."""
 
-    def __init__(self, folder: Path, workers: int) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, workers: int, most: int) -> None:
+        self.folder, self.most = folder, most
         self.log = folder / "events.jsonl"
         self._names = 0
         self._started: list[subprocess.Popen[bytes]] = []
@@ -88,8 +88,9 @@ class Machine:
         notes = self.folder / "notes"
         notes.mkdir(exist_ok=True)
         user = self._python(
-            "-m", "tests.soak.user", self.address, str(seed), str(seconds), str(notes), str(file)
-        )
+            "-m", "tests.soak.user", self.address, str(seed), str(seconds), str(self.most), str(notes),
+            str(file),
+        )  # fmt: skip
         self.users[f"{seed}-{len(self.users)}"] = user, file
 
     def worker_process(self, name: str) -> psutil.Process | None:

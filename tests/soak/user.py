@@ -1,6 +1,7 @@
 """A user of the cluster, as a process: executes random DAGs one after the other, and does harm to itself.
 
-Arguments: the scheduler's address, a seed, seconds, a folder for notes, a file for what has been found.
+Arguments: the scheduler's address, a seed, seconds, how many functions a DAG has at most, a folder for notes,
+a file for what has been found.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ HARMED = (handoff.ExecutionCancelledError, asyncio.CancelledError)
 class User:
     """Executes DAGs and compares results."""
 
-    def __init__(self, address: str, seed: int, folder: str) -> None:
+    def __init__(self, address: str, seed: int, folder: str, most: int) -> None:
+        self.most = most
         self.address, self.rng, self.folder = address, random.Random(seed), folder
         self.name = f"user {seed}"
         self.counts: Counter[str] = Counter()
@@ -81,10 +83,10 @@ class User:
     def count(self, what: str, number: int = 1) -> None:
         self.counts[what] += number
 
-    def job(self, most: int = 60) -> tuple[Any, Any]:
+    def job(self, most: int | None = None) -> tuple[Any, Any]:
         self.number += 1
         name = f"{self.name} job {self.number}"
-        dag, values = jobs.job(self.rng, name, self.rng.randrange(5, most), self.folder)
+        dag, values = jobs.job(self.rng, name, self.rng.randrange(5, most or self.most), self.folder)
         return dag, values
 
     def compare(self, where: str, got: dict[Any, Any], values: dict[Any, Any]) -> None:
@@ -237,9 +239,9 @@ class User:
 
 
 def main() -> None:
-    address, seed, seconds, folder, file = sys.argv[1:]
+    address, seed, seconds, most, folder, file = sys.argv[1:]
     dask.config.set({"handoff.allocation-timeout": 60})
-    user = User(address, int(seed), folder)
+    user = User(address, int(seed), folder, int(most))
     try:
         user.run(float(seconds))
     finally:
