@@ -305,6 +305,9 @@ class SessionCore:
         return await function(*args, **kwargs)
 
     async def _stop(self) -> None:
+        if self.is_usable:
+            with suppress(SchedulerLostError):
+                await self._telemetry.catch_up_for_good()
         usable, self.link.is_closed = self.is_usable, True
         self._telemetry.close()
         self._executions.clear_retained()

@@ -156,6 +156,15 @@ class TelemetryReceiver:
         while receiver._undelivered and receiver._is_usable and not receiver._is_slow():
             await asyncio.sleep(0.002)
 
+    async def catch_up_for_good(self) -> None:
+        """Wait for what happened before the session stops: Dask's own tasks end without a word to it."""
+        if not self.is_receiving or not telemetry.has_handlers() or not await self._link.is_reachable():
+            return
+        total = await self._link.ask("count_of", listener=self._link.name)
+        while self._messages.handled < total and self._messages.is_running and not self._is_slow():
+            await asyncio.sleep(0.002)
+        await self.catch_up()
+
     @property
     def _undelivered(self) -> int:
         return self._taken - self._delivered

@@ -22,15 +22,6 @@ def submit(client, stage, name, **options):
     return client.submit(function.code, key=name, **options)
 
 
-async def told_of_releases(captured, number):
-    """Until so many claims are known to have been returned."""
-
-    def releases():
-        return [e for e in captured if e.event[1:] == ("resources", "release")]
-
-    await until(lambda: len(releases()) == number, lambda: f"told of {releases()}")
-
-
 @live(4, 4, worker_kwargs={"resources": {"gpu": 1}})
 async def test_a_task_waits_until_a_worker_has_room(c, s, a, b, stage):
     """distributed#6467, #8177: stock Dask sends all six at once, and to one worker if it likes."""
@@ -239,9 +230,8 @@ async def test_a_task_that_waits_can_be_explained(c, s, a, stage):
 async def test_they_are_in_telemetry_without_a_dag(c, s, a, b):
     with capture_telemetry() as captured:
         async with handoff.Handoff(c, dask_tasks="place"):
+            # A result of Dask's comes by another way than what is told of it, for which the end waits.
             await c.submit(inc, 1, resources={"cpu": 1}, key="counted")
-            # A result of Dask's comes by another way than what is told of it.
-            await told_of_releases(captured, 1)
     captured.balance()
     told = [e for e in captured if e.event[1] != "node"]
     assert {e.event[1:] for e in told} == {
@@ -304,7 +294,6 @@ async def test_every_interface_of_dask_is_placed(c, s, a, b):
                 array = da.ones(4, chunks=2).map_blocks(lambda block: block + 1, name="blocks")
             assert await c.compute(delayed) == 2
             assert await c.compute(array.sum()) == 8
-            await told_of_releases(captured, 6)
     placed = [e.metadata["function_id"] for e in captured if e.event[1:] == ("allocation", "function")]
     assert sorted(map(key_split, placed)) == ["blocks", "blocks", "delayed", "mapped", "mapped", "mapped"]
 

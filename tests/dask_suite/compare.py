@@ -8,9 +8,11 @@ See README.md beside this file.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import venv
@@ -51,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "files", nargs="*", help="tests to run, relative to the package, such as tests/test_client.py"
     )
     p.add_argument("-k", dest="expression", help="as pytest takes it")
+    p.add_argument("--place", action="store_true", help="let handoff place all tasks: each asks for a core")
     p.add_argument("--environment", type=Path, default=ROOT / "build" / "dask-suite")
     p.add_argument("--seconds", type=float, help="give up each of the two runs after so many seconds")
     return p
@@ -82,6 +85,9 @@ def run(
     file.touch()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"OUTCOMES": str(file), "PYTHONUNBUFFERED": "1"}
+    if preload and options.place:
+        environment["DASK_HANDOFF__DASK_TASKS"] = "place"
+        environment["COST_OF_ALL"] = json.dumps({"cpu": 1})
     if preload:
         environment["DASK_DISTRIBUTED__SCHEDULER__PRELOAD"] = PRELOAD
         environment["DASK_DISTRIBUTED__WORKER__PRELOAD"] = PRELOAD
@@ -98,6 +104,7 @@ def run(
         env=environment,
         stdout=log,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     with log:
         try:
@@ -105,9 +112,10 @@ def run(
         except subprocess.TimeoutExpired:
             print(f"given up after {options.seconds:.0f} s", flush=True)
         finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+            # Clusters of tests that were given up are there too.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
     if process.returncode not in (0, 1, -15):
         print(f"pytest ended with {process.returncode}; see {file.with_suffix('.log')}", flush=True)
     found: dict[str, dict[str, Any]] = {}
