@@ -6,9 +6,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from distributed import get_worker
+
 from handoff_dask.errors import CacheMissError
 from handoff_dask.graph.functions import Failed
-from handoff_dask.reuse.cache import Cache, Miss
+from handoff_dask.protocol.names import ATTEMPT
+from handoff_dask.reuse.cache import Cache, Hit, Miss
 
 __all__ = ["Keeping", "ReadCached"]
 
@@ -44,7 +47,14 @@ class Keeping:
         return Keeping, (self.call, self.cache, self.fingerprint, self.record)
 
     def __call__(self, *results: Any) -> Any:
-        """Call it, and keep what it gives, unless an argument has failed."""
+        """Call it, and keep what it gives, unless an argument has failed.
+
+        In a further attempt the result may be there already, its node having been lost afterwards.
+        """
+        if _is_further_attempt():
+            found = self.cache.get(self.fingerprint, warn=False)
+            if isinstance(found, Hit):
+                return found.value
         value = self.call(*results)
         if not any(isinstance(result, Failed) for result in results):
             try:
@@ -58,6 +68,16 @@ class Keeping:
                     error,
                 )
         return value
+
+
+def _is_further_attempt() -> bool:
+    """Whether the function that runs here has begun before."""
+    try:
+        worker = get_worker()
+        task = worker.state.tasks[worker.get_current_task()]
+    except (ValueError, KeyError):  # no worker runs it
+        return False
+    return bool((task.annotations or {}).get(ATTEMPT, 1) > 1)
 
 
 class ReadCached:

@@ -7,6 +7,7 @@ import pathlib
 
 import pytest
 from clusters import all_forgotten, live, nothing_claimed
+from stage import until
 
 import handoff_dask as handoff
 from handoff_dask import Argument, Cache, File, Function
@@ -314,3 +315,23 @@ def test_in_this_process(tmp_path):
         path.write_bytes(data)
     with pytest.warns(DamagedCacheWarning):
         assert handoff.execute_local(files(), cache=tmp_path).results == ALL
+
+
+@live(1, 1)
+async def test_a_result_that_is_lost_with_its_node_is_read_not_computed(c, s, a, b, tmp_path, stage):
+    dag = [
+        stage.function("slow", node="1", cost={"cpu": 1}, priority=9),
+        Function("made", [], load, extra_args=[4], cost={"cpu": 1}),
+        Function("both", ["made", "slow"], lambda made, slow: made),
+    ]
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit(dag, cache=tmp_path, outputs=["both"])
+        await stage.sees("slow")
+        (made,) = [task for key, task in s.tasks.items() if key.startswith("load")]
+        await until(lambda: made.state == "memory")
+        (holder,) = made.who_has
+        await s.remove_worker(holder.address, stimulus_id="test-kill")
+        stage.cue("slow")
+        result = await execution
+    assert result.results == {"both": 4}
+    assert ran == [("load", 4)]
