@@ -174,6 +174,6 @@ def record_of(
 
 
 def _settled_status(outcome: Outcome, status: str) -> str:
-    """What had not begun when a run failed or was cancelled never will."""
-    dropped = outcome.status in ("failed", "cancelled") and status in ("pending", "waiting")
+    """What had not ended when a run failed or was cancelled has no result, even if its thread goes on."""
+    dropped = outcome.status in ("failed", "cancelled") and status in ("pending", "waiting", "running")
     return "cancelled" if dropped else status

@@ -184,3 +184,15 @@ async def test_an_end_that_is_told_while_another_session_is_lost_is_an_end(c, s,
 def test_the_error_survives_pickling():
     error = pickle.loads(pickle.dumps(handoff.SessionEndedError("over")))
     assert (type(error), str(error), error.why) == (handoff.SessionEndedError, "over", "over")
+
+
+@live()
+async def test_nothing_runs_in_the_record_of_what_is_over(c, s, a, b, stage):
+    """Its thread may go on; what it makes is dropped."""
+    async with handoff.Handoff(c) as session:
+        execution = await session.submit([stage.function("f")])
+        await stage.sees("f")
+        await execution.cancel()
+        record = await execution.record()
+        assert (record.status, [f.status for f in record.functions]) == ("cancelled", ["cancelled"])
+        stage.cue("f")
