@@ -32,7 +32,8 @@ def test_an_embedded_cluster_lets_functions_use_their_cores():
 async def test_more_cpu_than_threads_and_bytes_for_megabytes_are_told(c, s, *workers):
     """By the session, and by a check of a DAG that claims several cores."""
     async with handoff.AsyncHandoff(c) as session:
-        await session.register_node("0", {"cpu": 8, "memory": 16e9})
+        with pytest.warns(UserWarning, match="did you mean 16000"):
+            await session.register_node("0", {"cpu": 8, "memory": 16e9})
         notes = (await session.node_notes())["0"]
     assert "declares cpu 8 but has 2 threads" in notes[0]
     assert "memory is in megabytes (did you mean 16000?)" in notes[-1]

@@ -148,10 +148,16 @@ def test_numbers_are_on_the_page_of_the_scheduler(processes, tmp_path):
         ("decisions_total", "place"): 4,
         ("decisions_total", "wait"): 1,
         ("decisions_total", "reject"): 0,
+        ("decisions_total", "move"): 0,
+        ("node_sick", "a"): 0,
+        ("node_sick", "b"): 0,
     }
     created = {name for name in during if name[0].endswith("_created")}
     shares = {name: value for name, value in during.items() if name[0] == "share"}
-    assert {n: v for n, v in during.items() if n not in {*times, *memory, *created, *shares}} == expected
+    used = {name for name in during if name[0].startswith("function_")}
+    left_out = {*times, *memory, *created, *shares, *used}
+    assert {n: v for n, v in during.items() if n not in left_out} == expected
+    assert {name[0] for name in used} >= {"function_cpu_seconds_total"}
     # The only client holds 1.5 of 2 cores on each node.
     assert list(shares.values()) == [0.75]
     assert times["decision_duration_seconds_count",] == times["decision_duration_seconds_bucket", "+Inf"] > 4

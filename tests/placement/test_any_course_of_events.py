@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from handoff_dask.placement.decisions import Decision, Place, Reject, Wait
+from handoff_dask.placement.decisions import Decision, MoveData, Place, Reject, Wait
 from handoff_dask.placement.engine import PlacementEngine
 from handoff_dask.placement.events import (
     ClaimedElsewhere,
@@ -167,6 +167,11 @@ class AnyCourse(RuleBasedStateMachine):
             elif isinstance(decision, Wait):
                 assert decision.function in self.waiting
                 assert decision.cause
+            elif isinstance(decision, MoveData):
+                assert decision.function in self.waiting
+                assert decision.node in self.workers
+                taken = {argument.key for argument in self.waiting[decision.function].arguments}
+                assert taken.issuperset(decision.data)
             else:
                 assert isinstance(decision, Reject)
                 run, _ = self.costs[decision.function]

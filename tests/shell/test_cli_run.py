@@ -51,6 +51,7 @@ def test_run_as_json(file, on_cluster):
         "results": {"('pack', 1)": "Box(content=42)"},
         "failed": {},
         "skipped": {},
+        "reused": [],
         "allocations": {"('pack', 1)": "big"},
     }
     assert timings["('pack', 1)"]["attempts"] == 1
