@@ -29,6 +29,7 @@ from distributed.system import MEMORY_LIMIT
 import handoff_dask as handoff
 from handoff_dask.cli import handoff as command
 from handoff_dask.client import embedded
+from handoff_dask.client.default import _defaults
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
@@ -112,6 +113,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     try:
         yield
     finally:
+        # A page may start several sessions, one after the other; the last is not the only one.
+        for session in list(_defaults.sessions.values()):
+            if session.is_usable:
+                session.stop()
         handoff.stop()
         for one in [*opened, *([cluster()] if cluster.cache_info().currsize else [])]:
             one.close()
