@@ -111,3 +111,4 @@ async def test_an_execution_of_coroutines_can_be_cancelled(c, s, a, b, stage):
         assert execution.status == "cancelled"
         with pytest.raises(handoff.ExecutionCancelledError):
             await execution
+        stage.close()  # a worker that closes waits for its threads
