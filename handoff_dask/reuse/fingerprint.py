@@ -31,8 +31,8 @@ __all__ = ["CodeDetails", "Details", "Snapshot", "details", "fingerprint"]
 FORMAT = b"handoff fingerprint 2"
 #: Containers in which files are looked for before they are read.
 _FLAT = (list, tuple, dict)
-#: Of the codes of a DAG the parts of so many are named; to name them takes 10 to 30 ms for each.  A code whose
-#: parts have no names is compared as a whole.
+#: Of the codes of a DAG the parts of so many are named; to name them takes 10 to 30 ms for each.  A code
+#: whose parts have no names is compared as a whole.
 MOST_NAMED = 20
 
 
