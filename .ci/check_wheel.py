@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import sys
 from importlib.metadata import distribution
@@ -10,13 +11,17 @@ from importlib.resources import files
 
 import handoff_dask
 
+#: Modules that are imported only once another package is there: ``{module: package}``.
+ONLY_BESIDE = {"handoff_dask.client.frame_costs": "pandas"}
+
 
 def main() -> None:
     """Import every module, look for the data files, load the entry points."""
     assert "site-packages" in (handoff_dask.__file__ or ""), f"not the wheel: {handoff_dask.__file__}"
     modules = [m.name for m in pkgutil.walk_packages(handoff_dask.__path__, "handoff_dask.")]
     for name in modules:
-        importlib.import_module(name)
+        if name not in ONLY_BESIDE or importlib.util.find_spec(ONLY_BESIDE[name]):
+            importlib.import_module(name)
     for data in ("py.typed", "handoff.yaml"):
         assert (files(handoff_dask) / data).is_file(), f"the wheel lacks {data}"
     dist = distribution("handoff-dask")
