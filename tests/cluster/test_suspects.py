@@ -23,6 +23,7 @@ def last(seconds):
     return seconds
 
 
+@pytest.mark.slow
 @gen_cluster(
     client=True,
     nthreads=[("127.0.0.1", 2)],

@@ -7,6 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
 from distributed import KilledWorker, Nanny
 from distributed.utils_test import gen_cluster
 from stage import until
@@ -28,6 +29,7 @@ def hold(path):
     threading.Event().wait(60)
 
 
+@pytest.mark.slow
 def test_functions_sent_ahead_are_not_blamed(tmp_path):
     """With no failure allowed, only the function that ran when its worker died fails."""
     path = tmp_path / "runs"
