@@ -270,9 +270,9 @@ class MovingAhead:
 
     def _leave(self, gathered: _Gathered) -> None:
         if gathered.home is not None:
-            left_s = self._inward[gathered.home] - gathered.inward_s
+            left_s = self._inward.get(gathered.home, 0.0) - gathered.inward_s
             if left_s > 1e-6:
                 self._inward[gathered.home] = left_s
             else:
-                del self._inward[gathered.home]
+                self._inward.pop(gathered.home, None)
             gathered.home = None

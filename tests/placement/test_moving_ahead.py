@@ -178,3 +178,14 @@ def test_a_group_moves_to_its_node(make_engine):
     other = "b" if node == "a" else "a"
     told = engine.handle(ready("next", cpu=1, group="team", arguments=[data("x", other)]), now=1)
     assert moves(told) == [("next", node, ["x"])]
+
+
+def test_several_joins_whose_data_is_at_their_home_end_one_by_one(four):
+    """Nothing has to move for any of them."""
+    for join in "jk":
+        for now, key in enumerate("xyz"):
+            four.handle(argument(join, (join, key), "a"), now=now)
+    for join in "jk":
+        there = [data((join, key), "a") for key in "xyz"]
+        assert placed(four.handle(ready(join, cpu=1, arguments=there), now=4)) == {join: "a"}
+    assert four._ahead._inward == {}
