@@ -10,7 +10,6 @@ Otherwise a function would begin to fetch what it takes when it is placed, and h
    after another, and the links are idle until the last one has ended.  So a node is chosen for it early, its
    home, and what is there already moves to that node.  Once it is ready its home has most of what it takes,
    and it goes there by the rules of :mod:`~handoff_dask.placement.locality`.
-
 3. *Functions that wait for one of a few nodes*, fewer than half, none of which has any of their data: each is
    given a home, the node where moving and waiting take least, and waits for it as under 1.
 
@@ -105,8 +104,6 @@ class MovingAhead:
 
     def home_of(self, run: Run, demand: Demand, data: Sequence[Datum]) -> str | None:
         """The node that a function is to wait for of whose data none is on a node where it may run."""
-        if demand.pin is not None or demand.group is not None:
-            return None
         eligible, _ = self._eligible(run, demand)
         if not 1 < len(eligible) <= self._few():
             return None
@@ -134,7 +131,7 @@ class MovingAhead:
         """A function waits that takes large data."""
         queue = scheduled.queue
         if queue.home is not None:
-            if len(queue.request.eligible) <= self._few():
+            if scheduled.has_moved or len(queue.request.eligible) <= self._few():
                 self._touched[queue] = None
             return
         node = self._only_node(queue)
@@ -197,7 +194,7 @@ class MovingAhead:
         if node is None or not node.present or not node.accepting or node.name in self._full_nodes:
             return
         for scheduled in queue.first_few(slots(node, queue.request)):
-            if scheduled.data and not scheduled.has_moved:
+            if scheduled.data:
                 scheduled.has_moved = True
                 yield from self._move(scheduled.function, scheduled.data, node.name)
 

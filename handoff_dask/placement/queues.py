@@ -110,7 +110,7 @@ class ScheduledFunction:
         self.duration_s = duration_s
         #: What it takes that is so large that it matters where it is.
         self.data: tuple[Datum, ...] = ()
-        #: Whether its data has been moved ahead.
+        #: Whether its data is at its home, or on its way there, since that has been chosen for it.
         self.has_moved = False
         #: When it was first delayed although a node had room, for a node that has its data.
         self.delayed_s: float | None = None

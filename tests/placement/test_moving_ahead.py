@@ -189,3 +189,11 @@ def test_several_joins_whose_data_is_at_their_home_end_one_by_one(four):
         there = [data((join, key), "a") for key in "xyz"]
         assert placed(four.handle(ready(join, cpu=1, arguments=there), now=4)) == {join: "a"}
     assert four._ahead._inward == {}
+
+
+def test_what_is_left_of_a_join_moves_while_it_waits_for_room(four):
+    """Its last argument has ended elsewhere, and its home is busy."""
+    four.handle(ready("busy", cpu=2, pin="d"), now=1)
+    assert moves(four.handle(argument("join", "x", "a", count=2, pin="d"), now=1)) == [("join", "d", ["x"])]
+    join = ready("join", cpu=1, pin="d", arguments=[data("x", "a"), data("y", "b")])
+    assert moves(four.handle(join, now=2)) == [("join", "d", ["y"])]
